@@ -1,0 +1,51 @@
+# What a new user runs: `make demo` and `make test`. `make help` lists the rest.
+
+CARGO ?= cargo
+DENY_VERSION := 0.20.2
+TOOLS := $(CURDIR)/target/tools
+DENY := $(TOOLS)/bin/cargo-deny
+CLUSTER := target/release/muster-cluster
+
+.PHONY: help build demo cluster test lint unit-tests cluster-tests bench host-packages fmt clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+build: ## build the daemons, musterctl and muster-cluster
+	$(CARGO) build --release --locked --bins
+
+demo: host-packages build ## three machines, a web server, a machine that dies: shown and cleaned up
+	@tests/cluster/demo
+
+cluster: host-packages build ## three machines that stay up; says how to talk to them
+	@$(CLUSTER) up --machines 3
+
+test: host-packages lint unit-tests build cluster-tests ## all that CI runs
+
+lint: $(DENY) ## formatting, lints, licences, documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(DENY) --workspace check bans licenses sources
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --document-private-items
+
+unit-tests: ## unit, property and snapshot tests
+	$(CARGO) test --workspace --locked --exclude muster-cluster --exclude muster-bench
+
+cluster-tests: host-packages build ## tests on machines with a real systemd (root)
+	$(CARGO) test --release --locked -p muster-cluster -- --test-threads=1
+
+bench: host-packages build ## measure; prints a table and writes target/bench.json (root)
+	$(CARGO) run --release --locked -p muster-bench
+
+host-packages: ## install what booting machines needs, with the host's package manager
+	@tests/cluster/host-packages
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+clean: ## remove all that was built, and the cluster
+	-@test ! -x $(CLUSTER) || $(CLUSTER) down
+	$(CARGO) clean
+
+$(DENY):
+	$(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --root $(TOOLS)

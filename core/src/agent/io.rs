@@ -1,0 +1,278 @@
+//! What goes into the agent and what comes out, and what it keeps on disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, SessionNumber, Term};
+use crate::machine::{Capacity, Labels};
+use crate::message::{FromAgent, Refused, ToAgent};
+use crate::state::{Phase, Target, UnitState};
+use crate::unit::{ContentHash, UnitName};
+
+/// How the agent presents its machine, apart from what is in its [`Ledger`] and [`Membership`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `/etc/machine-id`.
+    pub machine: MachineId,
+    /// The address that other machines reach it by; may be empty.
+    pub address: String,
+    /// Labels from its configuration.
+    pub labels: Labels,
+    /// What it has to give.
+    pub capacity: Capacity,
+    /// The agent's version.
+    pub version: String,
+}
+
+/// Which cluster the machine belongs to, kept across reboots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Membership {
+    /// The cluster; `None` before the first welcome.
+    pub cluster: Option<ClusterId>,
+    /// The newest term seen: no older one is obeyed.
+    pub term: Term,
+}
+
+/// What the agent knows of this boot, kept where a reboot removes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ledger {
+    /// The boot that all of this is about.
+    pub boot: BootId,
+    /// The agent's own random key.
+    pub key: AgentKey,
+    /// The session opened last.
+    pub session: SessionNumber,
+    /// The units whose files are on this machine.
+    pub units: BTreeMap<UnitName, Held>,
+    /// The last epochs of units that were here and are gone.
+    pub stopped: BTreeMap<UnitName, Epoch>,
+}
+
+impl Ledger {
+    /// The ledger of a machine that holds nothing yet.
+    pub fn new(boot: BootId, key: AgentKey) -> Self {
+        Self { boot, key, session: SessionNumber(0), units: BTreeMap::new(), stopped: BTreeMap::new() }
+    }
+}
+
+/// A copy of a unit whose files are on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// Which placement.
+    pub epoch: Epoch,
+    /// Of which content.
+    pub hash: ContentHash,
+    /// What the leader said to do with it.
+    pub target: Target,
+    /// How far the agent is with it.
+    pub phase: Phase,
+    /// Whether it is certain that what runs of it was started from these files, not from older ones.
+    pub settled: bool,
+}
+
+/// A call that makes systemd do something with a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// `StartUnit`.
+    Start,
+    /// `StopUnit`.
+    Stop,
+}
+
+/// Why a call to systemd came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// systemd has no such unit loaded.
+    NotLoaded,
+    /// systemd refused, in these words.
+    Refused(String),
+    /// No answer came, or none could come: the call may or may not have had its effect.
+    Unanswered(String),
+}
+
+/// What became of the writing of a unit's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// They are in place.
+    Done {
+        /// Whether PID 1 has a unit of that name loaded, from files of Muster's that were there before.
+        known: bool,
+    },
+    /// Nothing was written: the machine has a unit of that name of its own, from this file (or in this state, where
+    /// there is no file).
+    NameTaken(String),
+    /// They could not be written, for this reason.
+    Failed(String),
+    /// Nothing was written, since systemd could not be asked whether the name is free.
+    Unanswered,
+}
+
+/// A unit as systemd shows it when asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its state.
+    pub state: UnitState,
+    /// Whether a job is pending for it.
+    pub job: bool,
+    /// What is wrong with its file, in systemd's words, where systemd refuses to load it.
+    pub load_error: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The stream that [`Effect::Connect`] with this number asked for is open.
+    Connected(u64),
+    /// That stream could not be opened, or has ended. Every [`Effect::Connect`] ends in this.
+    Disconnected(u64),
+    /// A leader says something.
+    Leader(ToAgent),
+    /// [`Effect::SaveMembership`] is done, or failed for this reason.
+    MembershipSaved(Result<(), String>),
+    /// [`Effect::Write`] is done: what became of each unit of it.
+    Written(Vec<(UnitName, Written)>),
+    /// [`Effect::Remove`] is done: what became of each unit of it.
+    Removed(Vec<(UnitName, Result<(), String>)>),
+    /// systemd is connected and its signals are subscribed to, for the first time or again.
+    SystemdUp,
+    /// The connection to systemd is lost. Calls that wait are answered with [`CallError::Unanswered`].
+    SystemdDown,
+    /// systemd begins (`true`) or ends a reload: signals in between are noise.
+    Reloading(bool),
+    /// [`Effect::Reload`] is done, or failed for this reason.
+    Reloaded(Result<(), String>),
+    /// [`Effect::Start`] or [`Effect::Stop`] was answered, with the number of the job if all is well.
+    Answered(UnitName, Verb, Result<u32, CallError>),
+    /// The job with this number ended, with this result.
+    JobRemoved(UnitName, u32, String),
+    /// systemd signals the state of a unit.
+    Changed {
+        /// The unit.
+        unit: UnitName,
+        /// Its `ActiveState`.
+        active: String,
+        /// Its `SubState`.
+        sub: String,
+        /// Whether a job is pending for it.
+        job: bool,
+    },
+    /// [`Effect::Read`] is answered: the units, or those that it could not be found out about.
+    Read(Vec<(UnitName, Option<Seen>)>),
+    /// [`Effect::Check`] is answered: whether systemd still has old content of the unit; `None` when unknown.
+    Checked(UnitName, Option<bool>),
+    /// [`Effect::Explain`] is answered: what systemd says of the unit's failure, if anything.
+    Explained(UnitName, Option<String>),
+    /// [`Effect::Ping`] is answered, or (`false`) was not.
+    Pong(bool),
+    /// A moment that [`Agent::next_timer`](super::Agent::next_timer) named has come.
+    Tick,
+}
+
+/// The files of a unit, to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The unit.
+    pub name: UnitName,
+    /// Its placement, for its drop-in (see [`drop_in`](super::drop_in)).
+    pub epoch: Epoch,
+    /// The hash of its content.
+    pub hash: ContentHash,
+    /// Its content; `None` where the file is already there and stays.
+    pub content: Option<Arc<str>>,
+    /// Whether Muster has no unit of that name on this machine yet: then the machine must not have one of its own.
+    pub fresh: bool,
+}
+
+/// Something to do. They are to be started in this order; none waits for the end of one before it, but for
+/// [`Effect::SaveLedger`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Write this down so that it survives a reboot, then say so with [`Input::MembershipSaved`].
+    SaveMembership(Membership),
+    /// Write this down so that it survives the agent. Nothing that follows is done before.
+    SaveLedger(Box<Ledger>),
+    /// Open a stream to the next scheduler in turn.
+    Connect(u64),
+    /// End this stream.
+    Disconnect(u64),
+    /// Send this on the stream.
+    Send(FromAgent),
+    /// Write the files of these units.
+    Write(Vec<Write>),
+    /// Remove the files of these units.
+    Remove(Vec<UnitName>),
+    /// Let systemd forget that the unit failed. No answer is wanted.
+    ResetFailed(UnitName),
+    /// Stop the unit.
+    Stop(UnitName),
+    /// Start the unit.
+    Start(UnitName),
+    /// Find out whether systemd still has old content of the unit.
+    Check(UnitName),
+    /// Find out why the unit failed.
+    Explain(UnitName),
+    /// Read the state of these units.
+    Read(Vec<UnitName>),
+    /// Make systemd read its files again.
+    Reload,
+    /// Ask systemd for anything, to see whether it answers.
+    Ping,
+    /// Something that an operator should be able to read later.
+    Event(Event),
+}
+
+/// What happened, for the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A leader welcomed the machine.
+    Welcomed {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The leader's term.
+        term: Term,
+        /// How long a lease runs.
+        lease_ttl: Duration,
+    },
+    /// A scheduler refused the machine.
+    Refused(Refused),
+    /// A scheduler leads another cluster than the machine belongs to.
+    OtherCluster {
+        /// The machine's cluster.
+        ours: ClusterId,
+        /// The scheduler's.
+        theirs: ClusterId,
+    },
+    /// A message of a term that has been overtaken was not obeyed.
+    OldTerm {
+        /// Its term.
+        term: Term,
+        /// The newest term seen.
+        newest: Term,
+    },
+    /// The cluster and term could not be written down, so that the leader is not obeyed.
+    MembershipNotSaved(String),
+    /// The leader answers no heartbeats.
+    LeaderSilent,
+    /// An assignment was not applied, since a later epoch is or was here.
+    Stale(UnitName, Epoch),
+    /// The machine cannot hold a unit.
+    UnitRefused(UnitName, String),
+    /// A unit's start failed.
+    StartFailed(UnitName, String),
+    /// A unit could not be stopped; it is tried again.
+    StopFailed(UnitName, String),
+    /// A unit's files could not be removed; it is tried again.
+    RemoveFailed(UnitName, String),
+    /// A reload of systemd failed; it is tried again.
+    ReloadFailed(String),
+    /// A unit is on this machine now.
+    Holding(UnitName, Epoch),
+    /// A unit is gone from this machine.
+    Gone(UnitName, Epoch),
+}

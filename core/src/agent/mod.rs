@@ -1,0 +1,251 @@
+//! The agent's state machine: what one machine does with the units that a leader gives it.
+//!
+//! [`Agent`] is level-triggered. It keeps what the leader wants of each unit, what files are on the machine, and what
+//! systemd was last seen to say, and asks for the one thing that brings them together, unit by unit. Nothing is
+//! remembered of how it came there, so a message or a signal that is lost or repeated does no harm.
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | `session` | connecting, terms, heartbeats: what of the leader's words is obeyed |
+//! | `unit` | one unit: what is to be done with it next |
+//! | `units` | all units: what comes in is sorted to them, what they want done is gathered |
+//! | `io` | inputs, effects, and what is kept on disk |
+//! | `files` | the drop-in that goes with every unit |
+
+mod files;
+mod io;
+mod session;
+#[cfg(test)]
+mod tests;
+mod unit;
+mod units;
+
+use std::time::Duration;
+
+pub use files::{SLICES, drop_in};
+pub use io::{
+    CallError, Effect, Event, Held, Identity, Input, Ledger, Membership, Seen, Verb, Write, Written,
+};
+
+use crate::ids::{AgentKey, BootId};
+use crate::message::{FromAgent, Hello};
+use crate::time::Time;
+use session::Session;
+use units::Units;
+
+/// How often everything that is held is read again, in case a signal was lost.
+const RESYNC: Duration = Duration::from_secs(5 * 60);
+/// A reload that has lasted longer than this has ended, and its signal was lost.
+const RELOAD_MAX: Duration = Duration::from_secs(60);
+
+/// The agent of one machine.
+#[derive(Debug)]
+pub struct Agent {
+    identity: Identity,
+    boot: BootId,
+    key: AgentKey,
+    session: Session,
+    units: Units,
+    pid1: Pid1,
+    resync: Time,
+    /// Whether the ledger on disk is older than what is here.
+    ledger_changed: bool,
+}
+
+/// What is known of PID 1.
+#[derive(Debug)]
+struct Pid1 {
+    up: bool,
+    /// Since when it reloads its files.
+    reloading: Option<Time>,
+    /// When it last said anything.
+    heard: Time,
+    /// Whether a [`Effect::Ping`] is under way.
+    asked: bool,
+}
+
+impl Agent {
+    /// The agent that starts now, on a machine with this ledger and membership. `seed` is for the jitter of its
+    /// attempts to connect.
+    pub fn new(identity: Identity, membership: Membership, ledger: Ledger, seed: u64, now: Time) -> Self {
+        let Ledger { boot, key, session, units, stopped } = ledger;
+        Self {
+            identity,
+            boot,
+            key,
+            session: Session::new(membership, session, seed, now),
+            units: Units::new(units, stopped),
+            pid1: Pid1 { up: false, reloading: None, heard: now, asked: false },
+            resync: now + RESYNC,
+            ledger_changed: false,
+        }
+    }
+
+    /// Takes in all that has happened until `now`, and says what to do.
+    pub fn step(&mut self, now: Time, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for input in inputs {
+            self.take(now, input, &mut effects);
+        }
+        self.look_at_clock(now);
+        let pid1_age = now.since(self.pid1.heard);
+        if let Some(interval) = self.session.tick(now, pid1_age, &mut effects) {
+            // PID 1 is asked for a sign of life when it has given none lately. Half an interval, since an answer is
+            // always a little younger than a whole one when the next heartbeat is sent.
+            if self.pid1.up && !self.pid1.asked && pid1_age >= interval / 2 {
+                self.pid1.asked = true;
+                effects.push(Effect::Ping);
+            }
+        }
+        self.units.effects(now, self.pid1.up, &mut effects);
+        if self.session.is_welcome() {
+            let report = self.units.report();
+            if !report.is_empty() {
+                effects.push(Effect::Send(FromAgent::Report(report)));
+            }
+            // After the report, which may say what the leader did not know when it left out the content.
+            if self.units.take_content_missing() {
+                self.session.want_snapshot(&mut effects);
+            }
+        } else {
+            self.units.forget_reports();
+        }
+        if self.units.take_ledger_changed() || std::mem::take(&mut self.ledger_changed) {
+            effects.insert(0, Effect::SaveLedger(Box::new(self.ledger())));
+        }
+        effects
+    }
+
+    /// When to come back with [`Input::Tick`] at the latest, if nothing else happens.
+    pub fn next_timer(&self) -> Option<Time> {
+        let reloading = self.pid1.reloading.map(|since| since + RELOAD_MAX);
+        let units = self.units.next_timer().filter(|_| self.pid1.up);
+        [self.session.next_timer(), units, reloading, Some(self.resync)].into_iter().flatten().min()
+    }
+
+    /// When the machine's lease ends; `None` before it ever had one.
+    pub fn lease_end(&self) -> Option<Time> {
+        self.session.lease_end()
+    }
+
+    /// What the agent needs to know of this boot after a restart.
+    pub fn ledger(&self) -> Ledger {
+        Ledger {
+            boot: self.boot,
+            key: self.key,
+            session: self.session.number(),
+            units: self.units.held(),
+            stopped: self.units.stopped().clone(),
+        }
+    }
+
+    fn take(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) {
+        if input.is_from_pid1() {
+            self.pid1.heard = now;
+        }
+        match input {
+            Input::Tick => {}
+            Input::Connected(connection) => {
+                if self.session.connected(now, connection) {
+                    self.ledger_changed = true;
+                    effects.push(Effect::Send(FromAgent::Hello(self.hello())));
+                }
+            }
+            Input::Disconnected(connection) => self.session.disconnected(now, connection),
+            Input::Leader(message) => {
+                if let Some(assignments) = self.session.heard(now, message, effects) {
+                    self.units.assign(assignments);
+                }
+            }
+            Input::MembershipSaved(outcome) => {
+                for message in self.session.saved(now, outcome, effects) {
+                    if let Some(assignments) = self.session.heard(now, message, effects) {
+                        self.units.assign(assignments);
+                    }
+                }
+            }
+            Input::Written(outcomes) => {
+                for (name, outcome) in outcomes {
+                    self.units.written(now, name, outcome);
+                }
+            }
+            Input::Removed(outcomes) => {
+                for (name, outcome) in outcomes {
+                    self.units.removed(now, name, outcome);
+                }
+            }
+            Input::SystemdUp => {
+                self.pid1.up = true;
+                self.pid1.reloading = None;
+                self.pid1.asked = false;
+                self.units.systemd_up(now);
+            }
+            Input::SystemdDown => self.pid1.up = false,
+            Input::Reloading(true) => self.pid1.reloading = Some(now),
+            Input::Reloading(false) => {
+                self.pid1.reloading = None;
+                self.units.read_all(now);
+            }
+            Input::Reloaded(outcome) => self.units.reloaded(now, outcome),
+            Input::Answered(name, verb, answer) => self.units.answered(now, name, verb, answer),
+            // All units and jobs go and come again during a reload.
+            Input::JobRemoved(..) | Input::Changed { .. } if self.pid1.reloading.is_some() => {}
+            Input::JobRemoved(name, job, result) => self.units.job_removed(now, name, job, result),
+            Input::Changed { unit, active, sub, job } => self.units.signalled(unit, active, sub, job),
+            Input::Read(units) => {
+                for (name, seen) in units {
+                    self.units.seen(now, name, seen);
+                }
+            }
+            Input::Checked(name, outdated) => self.units.checked(now, name, outdated),
+            Input::Explained(name, why) => self.units.explained(name, why),
+            Input::Pong(_) => self.pid1.asked = false,
+        }
+    }
+
+    fn look_at_clock(&mut self, now: Time) {
+        if self.pid1.reloading.is_some_and(|since| since + RELOAD_MAX <= now) {
+            self.pid1.reloading = None;
+            self.resync = now;
+        }
+        if self.resync <= now {
+            self.resync = now + RESYNC;
+            if self.pid1.up {
+                self.units.read_all(now);
+            }
+        }
+    }
+
+    fn hello(&mut self) -> Hello {
+        let membership = self.session.membership();
+        Hello {
+            cluster: membership.cluster,
+            machine: self.identity.machine,
+            boot: self.boot,
+            key: self.key,
+            session: self.session.number(),
+            term: membership.term,
+            address: self.identity.address.clone(),
+            labels: self.identity.labels.clone(),
+            capacity: self.identity.capacity,
+            version: self.identity.version.clone(),
+            units: self.units.hello(),
+        }
+    }
+}
+
+impl Input {
+    /// Whether this proves that PID 1 is alive.
+    fn is_from_pid1(&self) -> bool {
+        match self {
+            Self::Answered(_, _, answer) => !matches!(answer, Err(CallError::Unanswered(_))),
+            Self::Read(units) => units.iter().any(|(_, seen)| seen.is_some()),
+            Self::Checked(_, outdated) => outdated.is_some(),
+            Self::Explained(_, why) => why.is_some(),
+            Self::Reloaded(outcome) => outcome.is_ok(),
+            Self::Pong(answered) => *answered,
+            Self::SystemdUp | Self::Reloading(_) | Self::JobRemoved(..) | Self::Changed { .. } => true,
+            _ => false,
+        }
+    }
+}

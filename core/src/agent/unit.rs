@@ -1,0 +1,257 @@
+//! One unit on this machine: what the leader wants of it, what is here, what is seen, and what is to be done next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::io::{Held, Verb};
+use crate::ids::Epoch;
+use crate::state::{Observation, Phase, Target, UnitState};
+use crate::time::Time;
+use crate::unit::ContentHash;
+
+/// What the leader said last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Hold it.
+    Hold(Wanted),
+    /// Remove any copy of this epoch or an older one.
+    Remove(Epoch),
+}
+
+/// The copy that the leader wants here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub epoch: Epoch,
+    pub hash: ContentHash,
+    /// Dropped once it is written.
+    pub content: Option<Arc<str>>,
+    pub target: Target,
+}
+
+/// What PID 1 knows of the files that were written last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Files {
+    /// There was no unit of that name before: PID 1 can have no older content.
+    Fresh,
+    /// There was one, and PID 1 may have its content still.
+    Replaced,
+    /// PID 1 has older content: a reload is needed.
+    Outdated,
+    /// PID 1 was reloaded. What runs may still have been started from older content, if there was any.
+    Reloaded,
+    /// PID 1 has this content, or will have it when it next loads the unit.
+    Current,
+}
+
+/// What is under way. One thing at a time, so that every answer has one question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    Nothing,
+    Writing(Epoch, ContentHash, Target),
+    Removing,
+    /// The files are removed; is it really inactive?
+    Confirming,
+    /// Does PID 1 have older content?
+    Checking,
+    /// Does PID 1 accept the file?
+    Verifying,
+    /// A job was asked for and the answer is not there yet. The job may end before: then its number and result.
+    Calling(Verb, Option<(u32, String)>),
+    /// A job is pending. Its number is not known after a restart of the agent.
+    Job(Verb, Option<u32>),
+    /// The start job ended with this result; why?
+    Explaining(String),
+    /// A start was asked for and the call came to no answer: what is read next tells whether it had any effect.
+    UnsureStart,
+    /// Something came to nothing. The unit is read after a while, and then looked at again.
+    Pausing,
+}
+
+/// A read that is under way, and whether a signal has come since: then the answer may be older than the signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    No,
+    Yes,
+    Overtaken,
+}
+
+/// What is to be done with a unit now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Nothing,
+    Write,
+    Check,
+    Verify,
+    Start,
+    Stop,
+    /// It was to be stopped, and was.
+    Settle,
+    Remove,
+    /// Its files are removed: see whether it is really inactive.
+    Confirm,
+    /// Nothing is left of it.
+    Forget,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Unit {
+    /// `None`: no leader has said anything of it (in this session's snapshot): it is left alone.
+    pub want: Option<Want>,
+    /// The wanted copy cannot be held, for this reason.
+    pub refused: Option<(Epoch, String)>,
+    pub held: Option<Held>,
+    pub state: Option<UnitState>,
+    /// Whether systemd has a job for it.
+    pub job: bool,
+    pub files: Files,
+    
+    /// Whether systemd was seen to accept the file.
+    pub verified: bool,
+    /// Whether a stop of ours has ended since the unit was last written or started: another one would do no more.
+    pub stopped: bool,
+    /// Whether its files are removed already: then it must go before anything else comes in its place.
+    pub removed: bool,
+    /// Whether a snapshot was asked for because the content of the wanted copy is missing.
+    pub asked_for_content: bool,
+    pub doing: Doing,
+    pub reading: Reading,
+    /// When to read its state if nothing else comes, and how long to wait the next time.
+    pub deadline: Option<Time>,
+    pub backoff: Duration,
+}
+
+impl Unit {
+    pub fn new(held: Option<Held>) -> Self {
+        // A start that was accepted before the agent was restarted may still be under way.
+        let doing = match &held {
+            Some(Held { phase: Phase::Starting, .. }) => Doing::Job(Verb::Start, None),
+            _ => Doing::Nothing,
+        };
+        Self {
+            want: None,
+            refused: None,
+            state: None,
+            job: false,
+            files: match &held {
+                Some(held) if held.settled => Files::Current,
+                _ => Files::Replaced,
+            },
+            held,
+            
+            verified: false,
+            stopped: false,
+            removed: false,
+            asked_for_content: false,
+            doing,
+            reading: Reading::No,
+            deadline: None,
+            backoff: super::units::FIRST_READ,
+        }
+    }
+
+    /// What is to be done now, when nothing is under way.
+    pub fn next(&self) -> Action {
+        match self.doing {
+            Doing::Nothing => self.next_in_peace(),
+            // A start that takes its time can be stopped.
+            Doing::Job(Verb::Start, _) if self.next_in_peace() == Action::Stop => Action::Stop,
+            _ => Action::Nothing,
+        }
+    }
+
+    fn next_in_peace(&self) -> Action {
+        match (&self.want, &self.held) {
+            (_, Some(_)) if self.removed => self.once_gone(Action::Confirm),
+            (None, Some(_)) => Action::Nothing,
+            (None | Some(Want::Remove(_)), None) => Action::Forget,
+            // A copy of a later epoch than the removal names never gets here.
+            (Some(Want::Remove(_)), Some(_)) => self.once_gone(Action::Remove),
+            (Some(Want::Hold(wanted)), held) => {
+                if self.refused.as_ref().is_some_and(|(epoch, _)| *epoch == wanted.epoch) {
+                    return Action::Nothing;
+                }
+                match held {
+                    None => Action::Write,
+                    // Whatever it does after the stop: what is activated again and again by a socket must not keep
+                    // its old content for ever.
+                    Some(held) if held.epoch < wanted.epoch => self.once_stopped(Action::Write),
+                    Some(held) => self.next_of_current(wanted.target, &held.phase),
+                }
+            }
+        }
+    }
+
+    /// What is to be done when the files of the wanted copy are in place.
+    fn next_of_current(&self, target: Target, phase: &Phase) -> Action {
+        match (phase, target) {
+            (Phase::Stopping, _)
+            | (Phase::Starting | Phase::Launched | Phase::StartFailed(_), Target::Loaded) => self.once_stopped(Action::Settle),
+            (Phase::Starting | Phase::Launched | Phase::StartFailed(_), Target::Launched) => Action::Nothing,
+            (Phase::Loaded, target) => match (self.files, target) {
+                (Files::Replaced, _) => Action::Check,
+                // The reload covers many units and is not this one's own.
+                (Files::Outdated, _) => Action::Nothing,
+                (Files::Reloaded, _) if !self.stopped => Action::Stop,
+                (_, Target::Launched) => Action::Start,
+                (_, Target::Loaded) if !self.verified => Action::Verify,
+                (_, Target::Loaded) => Action::Nothing,
+            },
+        }
+    }
+
+    /// Stops it first, even if it was seen to be inactive: a signal may be late or lost, and a stop too many does no
+    /// harm.
+    fn once_stopped(&self, after: Action) -> Action {
+        if self.stopped { after } else { Action::Stop }
+    }
+
+    /// Stops it first, and again if something has started it since, once it was read again.
+    fn once_gone(&self, after: Action) -> Action {
+        match (self.stopped, self.is_inactive()) {
+            (false, _) => Action::Stop,
+            (true, false) => Action::Nothing,
+            (true, true) => after,
+        }
+    }
+
+    /// Whether, as it was seen last, nothing of it runs or is about to.
+    pub fn is_inactive(&self) -> bool {
+        !self.job && self.state.as_ref().is_some_and(|state| matches!(&*state.active, "inactive" | "failed"))
+    }
+
+    pub fn is_failed(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.active == "failed")
+    }
+
+    /// The highest epoch that this unit stands for: no lower one is applied any more.
+    pub fn epoch(&self) -> Option<Epoch> {
+        let wanted = match &self.want {
+            Some(Want::Hold(wanted)) => Some(wanted.epoch),
+            Some(Want::Remove(epoch)) => Some(*epoch),
+            None => None,
+        };
+        let writing = match self.doing {
+            Doing::Writing(epoch, ..) => Some(epoch),
+            _ => None,
+        };
+        wanted.max(writing).max(self.held.as_ref().map(|held| held.epoch))
+    }
+
+    /// Whether nothing here speaks against this hash for this epoch: one epoch has one content.
+    pub fn may_be(&self, epoch: Epoch, hash: ContentHash) -> bool {
+        let other = |e: Epoch, h: ContentHash| e == epoch && h != hash;
+        let held = self.held.as_ref().is_some_and(|held| other(held.epoch, held.hash));
+        let writing = matches!(self.doing, Doing::Writing(e, h, _) if other(e, h));
+        let wanted = matches!(&self.want, Some(Want::Hold(wanted)) if other(wanted.epoch, wanted.hash));
+        !(held || writing || wanted)
+    }
+
+    /// What is seen of which copy; none while there is nothing to see.
+    pub fn observation(&self) -> Option<(Epoch, Observation)> {
+        if let Some((epoch, reason)) = &self.refused {
+            return Some((*epoch, Observation::Refused(reason.clone())));
+        }
+        let held = self.held.as_ref()?;
+        Some((held.epoch, Observation::Held { phase: held.phase.clone(), state: self.state.clone() }))
+    }
+}

@@ -1,0 +1,241 @@
+//! What clients ask for, and what they are answered.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ClusterId, CommandId, Epoch, MachineId, Term};
+use crate::machine::{MachineRecord, MachineState};
+use crate::state::{DesiredState, Observation};
+use crate::unit::{ContentHash, UnitName};
+
+/// A change that a client asks for. All of it is done, or nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Chosen by the client; a repetition finds the first one's result.
+    pub id: CommandId,
+    /// What to do.
+    pub verb: Verb,
+    /// To which units, in this order.
+    pub units: Vec<UnitArgument>,
+    /// Whether a unit that is known with other content takes the new one.
+    pub replace: bool,
+}
+
+/// What a command does with its units: fleet's verbs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verb {
+    /// Make known; leaves the desired state of a known unit alone.
+    Submit,
+    /// Submit, and have on a machine.
+    Load,
+    /// Submit, and have started.
+    Start,
+    /// Have on a machine, not started. Refused for an inactive unit.
+    Stop,
+    /// Have on no machine.
+    Unload,
+    /// Forget.
+    Destroy,
+    /// Stop and start again on the same machine. Refused for an inactive unit.
+    Restart,
+}
+
+/// A unit that a command names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitArgument {
+    /// Its name.
+    pub name: UnitName,
+    /// Its file, where the client has one. Without it the unit must be known, or be an instance of a known template.
+    pub content: Option<Arc<str>>,
+}
+
+/// What became of a command.
+pub type CommandResult = Result<Vec<UnitOutcome>, CommandError>;
+
+/// What a command did to one unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitOutcome {
+    /// The unit.
+    pub name: UnitName,
+    /// What was done.
+    pub done: Done,
+    /// What the user should know, for example an unknown key in the file.
+    pub warnings: Vec<String>,
+}
+
+/// What was done to a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Done {
+    /// It is new.
+    Created,
+    /// It took new content.
+    Replaced,
+    /// Its desired state changed, or it restarts.
+    Changed,
+    /// It was so already.
+    Unchanged,
+    /// It is known with other content, which it keeps, since `replace` was not given; the rest of the verb was done.
+    KeptOtherContent,
+    /// It is forgotten.
+    Destroyed,
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandError {
+    /// What is wrong with these units.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Units(Vec<UnitError>),
+    /// The store refused the write.
+    #[error("nothing was changed: the scheduler cannot write to its store: {0}")]
+    Store(String),
+    /// This scheduler stopped leading before it was decided; ask the leader, under the same command id.
+    #[error("this scheduler does not lead any more")]
+    NotLeader,
+}
+
+/// What is wrong with one unit of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{name}: {kind}")]
+pub struct UnitError {
+    /// The unit, as the client named it.
+    pub name: UnitName,
+    /// What is wrong.
+    pub kind: UnitErrorKind,
+}
+
+/// The kinds of [`UnitError`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum UnitErrorKind {
+    /// Neither known, nor sent, nor an instance of a known template.
+    #[error("no such unit; give its file, or submit it (or its template) first")]
+    NotFound,
+    /// The file or its options are refused, for these reasons.
+    #[error("{}", .0.join("; "))]
+    Invalid(Vec<String>),
+    /// A template cannot be on a machine, only its instances.
+    #[error("is a template: name an instance of it, for example {0}")]
+    Template(String),
+    /// The unit is inactive.
+    #[error("is inactive: it cannot be {0}")]
+    Inactive(String),
+    /// The unit's content is in use in a state above the one that the verb sets.
+    #[error("is {0}: its content can be replaced only by a command that leaves it {0} (`{1} --replace`)")]
+    InUse(DesiredState, String),
+}
+
+/// What a client wants to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// These units, or all.
+    Units {
+        /// Which; `None` for all.
+        names: Option<Vec<UnitName>>,
+        /// With the content of their files.
+        content: bool,
+        /// With what each machine has against a unit that waits.
+        reasons: bool,
+    },
+    /// All machines, and the cluster.
+    Machines,
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryAnswer {
+    /// To [`Query::Units`], in the order of their names; those that are not known are left out.
+    Units(Vec<UnitStatus>),
+    /// To [`Query::Machines`].
+    Machines(ClusterStatus),
+}
+
+/// All that is known of a unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitStatus {
+    /// Its name.
+    pub name: UnitName,
+    /// Whether the cluster knows it. It does not know one that was destroyed while copies of it are still being
+    /// stopped, nor an orphan.
+    pub known: bool,
+    /// The hash of its file.
+    pub hash: ContentHash,
+    /// The file, where it was asked for.
+    pub content: Option<Arc<str>>,
+    /// `Description=` of the file; empty without one.
+    pub description: String,
+    /// What was asked for.
+    pub desired: DesiredState,
+    /// Whether it runs on every machine that fits.
+    pub global: bool,
+    /// Its copies: what was decided and what is seen, current ones first.
+    pub copies: Vec<CopyStatus>,
+    /// Why it waits, where it does.
+    pub waiting: Option<Waiting>,
+}
+
+/// A copy of a unit on a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// The machine.
+    pub machine: MachineId,
+    /// Which placement of the unit.
+    pub epoch: Epoch,
+    /// What it is.
+    pub role: CopyRole,
+    /// What the machine says of it; `None` while it has not, or cannot.
+    pub observation: Option<Observation>,
+}
+
+/// What a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyRole {
+    /// The one that was decided.
+    Current,
+    /// An older one, which its machine stops (when it is heard from).
+    Stopping,
+    /// One that the leader has no record of: it runs on until an operator decides.
+    Orphaned,
+}
+
+/// Why a unit waits for a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// In one sentence.
+    pub reason: String,
+    /// What each machine has against it, where that was asked for.
+    pub machines: Vec<(MachineId, String)>,
+}
+
+/// All that is known of the cluster's machines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The leader's term.
+    pub term: Term,
+    /// The machines, in the order of their ids.
+    pub machines: Vec<MachineStatus>,
+}
+
+/// All that is known of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineStatus {
+    /// Its id.
+    pub id: MachineId,
+    /// What its agent said of it.
+    pub record: MachineRecord,
+    /// How the leader sees it.
+    pub state: MachineState,
+    /// Milliseconds since the leader last heard from it; `None` when this leader never did.
+    pub last_heard_ms: Option<u64>,
+    /// How many units are placed there.
+    pub units: usize,
+    /// What they reserve.
+    pub reserved: crate::machine::Capacity,
+}

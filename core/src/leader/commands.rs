@@ -1,0 +1,325 @@
+//! Clients' changes: checked as a whole first, then done as a whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Change, Effect, Leader, StoredCommand, Unit, description};
+use crate::command::{
+    Command, CommandError, CommandResult, Done, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, Verb,
+};
+use crate::ids::{CommandId, MachineId};
+use crate::leader::io::RequestId;
+use crate::state::DesiredState;
+use crate::unit::{ContentHash, Options, UnitFile, UnitName};
+
+/// How many results are kept. A client repeats a command within seconds; the bound is for the store's size.
+const KEPT_RESULTS: usize = 10_000;
+
+/// The results of recent commands.
+#[derive(Debug, Default)]
+pub(super) struct Commands {
+    by_number: BTreeMap<u64, StoredCommand>,
+    numbers: BTreeMap<CommandId, u64>,
+}
+
+impl Commands {
+    pub(super) fn new(by_number: BTreeMap<u64, StoredCommand>) -> Self {
+        let numbers = by_number.iter().map(|(number, command)| (command.id, *number)).collect();
+        Self { by_number, numbers }
+    }
+
+    fn result(&self, id: CommandId) -> Option<&CommandResult> {
+        Some(&self.by_number.get(self.numbers.get(&id)?)?.result)
+    }
+
+    /// Keeps a result, and forgets the oldest beyond the bound.
+    fn keep(&mut self, command: StoredCommand) -> Vec<Change> {
+        let number = self.by_number.last_key_value().map_or(0, |(number, _)| number + 1);
+        self.numbers.insert(command.id, number);
+        let mut changes = vec![Change::PutCommand(number, command.clone())];
+        self.by_number.insert(number, command);
+        while self.by_number.len() > KEPT_RESULTS {
+            let Some((number, old)) = self.by_number.pop_first() else { break };
+            self.numbers.remove(&old.id);
+            changes.push(Change::DeleteCommand(number));
+        }
+        changes
+    }
+}
+
+/// A unit file that was checked.
+#[derive(Clone, Debug)]
+struct Checked {
+    content: Arc<str>,
+    hash: ContentHash,
+    description: Box<str>,
+    options: Arc<Options>,
+    warnings: Vec<String>,
+}
+
+/// A unit of a command that was checked: its name, and its file, where there is one that counts.
+struct Step {
+    name: UnitName,
+    file: Option<Checked>,
+}
+
+impl Leader {
+    pub(super) fn execute(&mut self, request: RequestId, command: &Command) {
+        let result = match self.commands.result(command.id) {
+            Some(result) => result.clone(),
+            None => self.execute_new(command),
+        };
+        self.hold(Effect::AnswerCommand(request, result));
+    }
+
+    fn execute_new(&mut self, command: &Command) -> CommandResult {
+        let steps = self.check(command).map_err(CommandError::Units)?;
+        let outcomes =
+            steps.into_iter().map(|step| self.carry_out(command.verb, command.replace, step)).collect();
+        let result = Ok(outcomes);
+        let kept = self.commands.keep(StoredCommand { id: command.id, result: result.clone() });
+        self.turn.changes.extend(kept);
+        result
+    }
+
+    /// Checks all units of a command. Nothing is changed.
+    fn check(&self, command: &Command) -> Result<Vec<Step>, Vec<UnitError>> {
+        let mut steps: Vec<Step> = Vec::with_capacity(command.units.len());
+        let mut errors = Vec::new();
+        // A template and its instances may come in one command.
+        let mut templates: BTreeMap<UnitName, Arc<str>> = BTreeMap::new();
+        let mut named = BTreeSet::new();
+        for argument in command.units.iter().filter(|argument| named.insert(&argument.name)) {
+            match self.check_unit(command, argument, &templates) {
+                Ok(step) => {
+                    if let Some(file) = step.file.as_ref().filter(|_| step.name.is_template()) {
+                        templates.insert(step.name.clone(), Arc::clone(&file.content));
+                    }
+                    steps.push(step);
+                }
+                Err(kind) => errors.push(UnitError { name: argument.name.clone(), kind }),
+            }
+        }
+        if errors.is_empty() { Ok(steps) } else { Err(errors) }
+    }
+
+    fn check_unit(
+        &self,
+        command: &Command,
+        argument: &UnitArgument,
+        templates: &BTreeMap<UnitName, Arc<str>>,
+    ) -> Result<Step, UnitErrorKind> {
+        let name = &argument.name;
+        let known = self.units.get(name);
+        let step = |file| Ok(Step { name: name.clone(), file });
+        match command.verb {
+            Verb::Load | Verb::Start if name.is_template() => {
+                return Err(UnitErrorKind::Template(example_instance(name)));
+            }
+            Verb::Submit | Verb::Load | Verb::Start => {}
+            Verb::Destroy if self.strays.contains_key(name) => return step(None),
+            Verb::Unload | Verb::Destroy => {
+                return known.map_or(Err(UnitErrorKind::NotFound), |_| step(None));
+            }
+            Verb::Stop | Verb::Restart => {
+                let unit = known.ok_or(UnitErrorKind::NotFound)?;
+                if unit.desired == DesiredState::Inactive {
+                    let done = if command.verb == Verb::Stop { "stopped" } else { "restarted" };
+                    return Err(UnitErrorKind::Inactive(done.to_owned()));
+                }
+                return step(None);
+            }
+        }
+        let template = || {
+            let template = name.template()?;
+            templates.get(&template).or_else(|| Some(&self.units.get(&template)?.content))
+        };
+        let content = match (&argument.content, known) {
+            (Some(content), _) => content,
+            (None, Some(_)) => return step(None),
+            (None, None) => template().ok_or(UnitErrorKind::NotFound)?,
+        };
+        if known.is_some_and(|unit| unit.content == *content) {
+            return step(None);
+        }
+        if let Err(reason) = name.unit_type().schedulable() {
+            return Err(UnitErrorKind::Invalid(vec![reason.to_owned()]));
+        }
+        let file = check_file(name, content)?;
+        if let Some(unit) = known.filter(|_| command.replace) {
+            let verb_sets = wanted(command.verb).unwrap_or(DesiredState::Inactive);
+            if unit.desired > verb_sets {
+                let verb = if unit.desired == DesiredState::Loaded { "load" } else { "start" };
+                return Err(UnitErrorKind::InUse(unit.desired, verb.to_owned()));
+            }
+        }
+        step(Some(file))
+    }
+
+    /// Does what a command asks for one unit. It was checked before.
+    fn carry_out(&mut self, verb: Verb, replace: bool, step: Step) -> UnitOutcome {
+        let Step { name, file } = step;
+        let warnings = file.as_ref().map(|file| file.warnings.clone()).unwrap_or_default();
+        let content = match (file, self.units.contains_key(&name)) {
+            (Some(file), false) => {
+                self.create(&name, file);
+                Some(Done::Created)
+            }
+            (Some(file), true) if replace => {
+                self.replace(&name, file);
+                Some(Done::Replaced)
+            }
+            (Some(_), true) => Some(Done::KeptOtherContent),
+            (None, _) => None,
+        };
+        let state = match verb {
+            Verb::Submit => Done::Unchanged,
+            Verb::Load | Verb::Stop | Verb::Start | Verb::Unload => {
+                self.set_desired(&name, wanted(verb).unwrap_or_default())
+            }
+            Verb::Restart => self.restart(&name),
+            Verb::Destroy => self.destroy(&name),
+        };
+        self.turn.seen.insert(name.clone());
+        UnitOutcome { name, done: content.unwrap_or(state), warnings }
+    }
+
+    fn create(&mut self, name: &UnitName, file: Checked) {
+        self.orders += 1;
+        let Checked { content, hash, description, options, warnings: _ } = file;
+        self.turn.changes.push(Change::PutFile(name.clone(), Arc::clone(&content)));
+        let unit = Unit {
+            content,
+            hash,
+            description,
+            options,
+            desired: DesiredState::Inactive,
+            order: self.orders,
+            placements: BTreeMap::new(),
+        };
+        self.index(name, &unit);
+        self.units.insert(name.clone(), unit);
+        self.turn.records.insert(name.clone());
+    }
+
+    fn replace(&mut self, name: &UnitName, file: Checked) {
+        self.mark_tied(name);
+        let Some(mut unit) = self.units.remove(name) else { return };
+        self.unindex(name, &unit);
+        self.queue.remove(name, &unit);
+        let Checked { content, hash, description, options, warnings: _ } = file;
+        self.turn.changes.push(Change::PutFile(name.clone(), Arc::clone(&content)));
+        (unit.content, unit.hash, unit.description, unit.options) = (content, hash, description, options);
+        self.index(name, &unit);
+        self.units.insert(name.clone(), unit);
+        self.turn.records.insert(name.clone());
+        // Where it stays, it may leave more room than before.
+        for machine in self.placer.copies(name) {
+            self.queue.touch(machine);
+        }
+        self.place_again(name);
+        self.mark_tied(name);
+    }
+
+    fn set_desired(&mut self, name: &UnitName, desired: DesiredState) -> Done {
+        let Some(unit) = self.units.get_mut(name) else { return Done::Unchanged };
+        let was = std::mem::replace(&mut unit.desired, desired);
+        if was == desired {
+            return Done::Unchanged;
+        }
+        self.turn.records.insert(name.clone());
+        match desired {
+            DesiredState::Inactive => {
+                self.unplace_all(name);
+                self.unplace_followers(name);
+            }
+            DesiredState::Loaded => self.tell_placements(name),
+            // A later placement, so that a machine that hears only the last of "stop, start" starts it again.
+            DesiredState::Launched => self.renew_placements(name),
+        }
+        self.mark_tied(name);
+        Done::Changed
+    }
+
+    fn restart(&mut self, name: &UnitName) -> Done {
+        if self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Loaded) {
+            return self.set_desired(name, DesiredState::Launched);
+        }
+        self.renew_placements(name);
+        Done::Changed
+    }
+
+    fn destroy(&mut self, name: &UnitName) -> Done {
+        for machine in self.strays.remove(name).unwrap_or_default() {
+            let held = self.machines.get(&machine).and_then(|machine| machine.observed.get(name));
+            let Some(epoch) = held.map(|copy| copy.epoch) else { continue };
+            if self.latest_known(machine, name).is_none_or(|known| known < epoch) {
+                self.retire(machine, name, epoch);
+                self.count_stray(name, machine);
+            }
+        }
+        self.set_desired(name, DesiredState::Inactive);
+        if let Some(unit) = self.units.remove(name) {
+            self.unindex(name, &unit);
+            self.queue.remove(name, &unit);
+            self.placer.forget_unit(name);
+            self.turn.records.insert(name.clone());
+        }
+        Done::Destroyed
+    }
+
+    /// What an orphan takes up counts from the moment that its end is decided until it is gone.
+    fn count_stray(&mut self, name: &UnitName, machine: MachineId) {
+        let known = self.units.contains_key(name);
+        if !known && self.placer.copies(name).next().is_none() {
+            self.placer.set_unit(name, Arc::default());
+        }
+        self.placer.assign(name, machine);
+        if !known {
+            self.placer.forget_unit(name);
+        }
+    }
+
+    /// Tells the machines that the unit's desired state is another one.
+    fn tell_placements(&mut self, name: &UnitName) {
+        let machines = self.units.get(name).into_iter().flat_map(|unit| unit.placements.keys());
+        self.turn.copies.extend(machines.map(|machine| (*machine, name.clone())));
+    }
+
+    /// Gives each placement of the unit a later epoch: it stops and starts where it is.
+    fn renew_placements(&mut self, name: &UnitName) {
+        let machines: Vec<MachineId> =
+            self.units.get(name).map(|unit| unit.placements.keys().copied().collect()).unwrap_or_default();
+        for machine in machines {
+            let epoch = self.mint();
+            self.set_placement(name, machine, epoch);
+        }
+    }
+}
+
+fn wanted(verb: Verb) -> Option<DesiredState> {
+    match verb {
+        Verb::Submit | Verb::Destroy | Verb::Restart => None,
+        Verb::Load | Verb::Stop => Some(DesiredState::Loaded),
+        Verb::Start => Some(DesiredState::Launched),
+        Verb::Unload => Some(DesiredState::Inactive),
+    }
+}
+
+fn check_file(name: &UnitName, content: &Arc<str>) -> Result<Checked, UnitErrorKind> {
+    let file = UnitFile::parse(content.as_bytes())
+        .map_err(|error| UnitErrorKind::Invalid(vec![error.to_string()]))?;
+    let parsed = Options::parse(name, &file)
+        .map_err(|errors| UnitErrorKind::Invalid(errors.iter().map(ToString::to_string).collect()))?;
+    Ok(Checked {
+        content: Arc::clone(content),
+        hash: file.hash(),
+        description: description(&file),
+        options: Arc::new(parsed.options),
+        warnings: parsed.warnings.iter().map(ToString::to_string).collect(),
+    })
+}
+
+fn example_instance(template: &UnitName) -> String {
+    template.instance_of("1").map_or_else(|_| template.to_string(), |name| name.to_string())
+}

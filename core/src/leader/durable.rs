@@ -1,0 +1,116 @@
+//! What survives: intent and decisions, and the changes to them that a store commits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::CommandResult;
+use crate::ids::{ClusterId, CommandId, Epoch, MachineId};
+use crate::machine::MachineRecord;
+use crate::state::DesiredState;
+use crate::unit::UnitName;
+
+/// Everything that a store holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// Which cluster this is.
+    pub cluster: ClusterId,
+    /// The units that the cluster knows.
+    pub units: BTreeMap<UnitName, StoredUnit>,
+    /// The files of those units, byte for byte.
+    pub files: BTreeMap<UnitName, Arc<str>>,
+    /// The machines that ever were part of the cluster.
+    pub machines: BTreeMap<MachineId, MachineRecord>,
+    /// Copies that were ended by a decision and that their machine has not said to be gone: of this epoch or older.
+    pub retired: BTreeMap<(MachineId, UnitName), Epoch>,
+    /// The results of recent commands, by the order in which they were given.
+    pub commands: BTreeMap<u64, StoredCommand>,
+}
+
+impl Durable {
+    /// The state of a new cluster.
+    pub fn new(cluster: ClusterId) -> Self {
+        Self {
+            cluster,
+            units: BTreeMap::new(),
+            files: BTreeMap::new(),
+            machines: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            commands: BTreeMap::new(),
+        }
+    }
+
+    /// Applies one change, as a store does.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::PutUnit(name, unit) => {
+                self.units.insert(name, unit);
+            }
+            Change::PutFile(name, content) => {
+                self.files.insert(name, content);
+            }
+            Change::DeleteUnit(name) => {
+                self.units.remove(&name);
+                self.files.remove(&name);
+            }
+            Change::PutMachine(id, record) => {
+                self.machines.insert(id, record);
+            }
+            Change::PutRetired(machine, name, epoch) => {
+                self.retired.insert((machine, name), epoch);
+            }
+            Change::DeleteRetired(machine, name) => {
+                self.retired.remove(&(machine, name));
+            }
+            Change::PutCommand(number, command) => {
+                self.commands.insert(number, command);
+            }
+            Change::DeleteCommand(number) => {
+                self.commands.remove(&number);
+            }
+        }
+    }
+}
+
+/// A unit's record: what was asked for and what was decided. Its file stands beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredUnit {
+    /// What was asked for.
+    pub desired: DesiredState,
+    /// Counts submissions: of two units the smaller one was submitted first.
+    pub order: u64,
+    /// What was decided: on which machines it is placed, and which placement each is. A unit that is not global has
+    /// one machine at most.
+    pub placements: BTreeMap<MachineId, Epoch>,
+}
+
+/// A command's result, kept so that a repetition of the command finds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredCommand {
+    /// The command.
+    pub id: CommandId,
+    /// What it was answered.
+    pub result: CommandResult,
+}
+
+/// One change of the durable state. A batch of them is committed whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A unit's record is new or other.
+    PutUnit(UnitName, StoredUnit),
+    /// A unit's file is new or other.
+    PutFile(UnitName, Arc<str>),
+    /// A unit is forgotten, with its file.
+    DeleteUnit(UnitName),
+    /// A machine's record is new or other.
+    PutMachine(MachineId, MachineRecord),
+    /// A copy on this machine was ended by a decision.
+    PutRetired(MachineId, UnitName, Epoch),
+    /// That copy is gone.
+    DeleteRetired(MachineId, UnitName),
+    /// A command's result, under the number that orders commands.
+    PutCommand(u64, StoredCommand),
+    /// A command's result is old enough to be forgotten.
+    DeleteCommand(u64),
+}

@@ -1,0 +1,130 @@
+//! What goes into the leader and what comes out.
+
+use std::time::Duration;
+
+use crate::command::{Command, CommandResult, Query, QueryAnswer};
+use crate::ids::{CommitId, MachineId, Term};
+use crate::leader::durable::{Change, Durable};
+use crate::message::{FromAgent, ToAgent};
+use crate::unit::UnitName;
+
+/// The stream of one agent's session, numbered by the shell and never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// One request of a client, numbered by the shell and never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What the leader decides by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How often agents send a heartbeat.
+    pub heartbeat_interval: Duration,
+    /// How long a lease runs, counted by the agent from the sending of its heartbeat.
+    pub lease_ttl: Duration,
+    /// What the leader waits beyond that, for clocks that drift.
+    pub clock_margin: Duration,
+    /// How long a machine's PID 1 may be silent before the machine counts as lost.
+    pub systemd_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_secs(1),
+            lease_ttl: Duration::from_secs(5),
+            clock_margin: Duration::from_millis(100),
+            systemd_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A client asks for a change.
+    Command(RequestId, Command),
+    /// A client asks a question.
+    Query(RequestId, Query),
+    /// An agent says something.
+    Agent(ConnectionId, FromAgent),
+    /// An agent's stream ended.
+    Disconnected(ConnectionId),
+    /// This commit and all before it are durable.
+    Committed(CommitId),
+    /// A commit failed for certain, and with it all that were not yet durable: the store holds this.
+    CommitFailed {
+        /// Why, for the clients that wait.
+        reason: String,
+        /// What the store holds.
+        durable: Box<Durable>,
+    },
+    /// The store recorded this term, as [`Effect::TakeTerm`] asked.
+    TermTaken(Term),
+    /// A moment that [`Leader::next_timer`](crate::leader::Leader::next_timer) named has come.
+    Tick,
+}
+
+/// Something to do. They are to be carried out in this order.
+///
+/// The leader itself holds back what waits for a commit: an effect that is handed out may be carried out at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Commit this batch after those before it, and say so.
+    Persist(CommitId, Vec<Change>),
+    /// Send this to the agent.
+    Send(ConnectionId, ToAgent),
+    /// End this stream, after what was sent on it.
+    Close(ConnectionId),
+    /// Answer the client's command.
+    AnswerCommand(RequestId, CommandResult),
+    /// Answer the client's question.
+    AnswerQuery(RequestId, QueryAnswer),
+    /// Tell those who watch these units that something about them changed.
+    UnitsChanged(Vec<UnitName>),
+    /// Record a term above this one, and say so.
+    TakeTerm {
+        /// The highest term heard of.
+        above: Term,
+    },
+    /// Something that an operator should be able to read later.
+    Event(Event),
+}
+
+/// What happened, for the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A machine joined or came back.
+    MachineUp(MachineId),
+    /// A machine's lease ended.
+    MachineLost {
+        /// The machine.
+        machine: MachineId,
+        /// How many units were placed there.
+        units: usize,
+    },
+    /// A machine's agent was refused.
+    MachineRefused {
+        /// The machine.
+        machine: MachineId,
+        /// Why.
+        reason: String,
+    },
+    /// A unit was placed.
+    Placed {
+        /// The unit.
+        unit: UnitName,
+        /// Where.
+        machine: MachineId,
+        /// Where it was before.
+        from: Option<MachineId>,
+    },
+    /// A machine holds a unit that the leader has no record of.
+    Orphaned {
+        /// The unit.
+        unit: UnitName,
+        /// Where.
+        machine: MachineId,
+    },
+}

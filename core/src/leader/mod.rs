@@ -1,0 +1,517 @@
+//! The leader's state machine.
+//!
+//! [`Leader::step`] takes in what happened and says what to do. Its memory is the cluster's state, the store is its
+//! log: each step first changes the memory, then hands the changes to the store as one batch, and holds back all that
+//! tells of them until that batch is durable (the outbox).
+//!
+//! | file | what is in it |
+//! | --- | --- |
+//! | `io` | inputs and effects |
+//! | `durable` | what the store holds |
+//! | `outbox` | effects that wait for a commit |
+//! | `session` | agents: hello, heartbeats, reports, leases that end |
+//! | `commands` | clients' changes |
+//! | `placing` | which unit goes where, and when that is asked again |
+//! | `groups` | units tied by `MachineOf=` |
+//! | `status` | clients' questions |
+
+mod commands;
+mod durable;
+mod groups;
+mod io;
+mod outbox;
+mod placing;
+mod session;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::commands::Commands;
+pub use self::durable::{Change, Durable, StoredCommand, StoredUnit};
+pub use self::io::{ConnectionId, Effect, Event, Input, RequestId, Settings};
+use self::outbox::{Held, Outbox};
+use self::placing::Queue;
+use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
+use crate::machine::{MachineRecord, MachineState};
+use crate::message::{Assignment, Assignments, LeaderMessage, Removal, ToAgent};
+use crate::placement::Placer;
+use crate::state::{DesiredState, Observation, Target};
+use crate::time::Time;
+use crate::unit::{ContentHash, Options, UnitFile, UnitName};
+
+/// How long the leader leaves its own decisions alone after the store failed: a full disk is not asked again at once.
+/// Clients' commands are tried at any time.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// The leader: the single writer of the cluster's state.
+#[derive(Debug)]
+pub struct Leader {
+    settings: Settings,
+    cluster: ClusterId,
+    term: Term,
+    now: Time,
+    /// Counts the placements of this term.
+    epochs: u64,
+    /// Counts submissions.
+    orders: u64,
+    units: BTreeMap<UnitName, Unit>,
+    machines: BTreeMap<MachineId, Machine>,
+    /// Copies that were ended by a decision, and that their machine has not said to be gone.
+    retired: BTreeMap<(MachineId, UnitName), Epoch>,
+    /// Machines that hold a copy of the unit that nobody here knows of, or did when they said Hello.
+    strays: BTreeMap<UnitName, BTreeSet<MachineId>>,
+    commands: Commands,
+    connections: BTreeMap<ConnectionId, MachineId>,
+    /// When each machine's lease ends.
+    deadlines: BTreeSet<(Time, MachineId)>,
+    placer: Placer,
+    queue: Queue,
+    /// Who names the unit in `MachineOf=`.
+    followers: BTreeMap<UnitName, BTreeSet<UnitName>>,
+    /// The global units, in the order of their submission.
+    globals: BTreeSet<(u64, UnitName)>,
+    /// Whether every machine has reported or had a lease's time to: only then are units placed.
+    settled: bool,
+    /// Assignments that a machine did not take, since it holds or has stopped a later epoch.
+    stale: BTreeSet<(MachineId, UnitName)>,
+    /// Set while a higher term is being recorded.
+    taking_term: bool,
+    /// Set after the store failed: until then nothing is decided that no client asks for.
+    paused_until: Option<Time>,
+    turn: Turn,
+    outbox: Outbox,
+}
+
+/// A unit that the cluster knows.
+#[derive(Debug)]
+struct Unit {
+    content: Arc<str>,
+    hash: ContentHash,
+    description: Box<str>,
+    options: Arc<Options>,
+    desired: DesiredState,
+    order: u64,
+    /// Where it is placed. A unit that is not global is on one machine at most.
+    placements: BTreeMap<MachineId, Epoch>,
+}
+
+/// A machine that ever was part of the cluster.
+#[derive(Debug)]
+struct Machine {
+    record: MachineRecord,
+    /// Whether the store has this record.
+    saved: bool,
+    state: MachineState,
+    session: Option<Session>,
+    last_heard: Option<Time>,
+    deadline: Option<Time>,
+    /// What it says that it holds.
+    observed: BTreeMap<UnitName, Copy>,
+}
+
+#[derive(Debug)]
+struct Session {
+    connection: ConnectionId,
+    number: SessionNumber,
+    revision: Revision,
+}
+
+#[derive(Debug)]
+struct Copy {
+    epoch: Epoch,
+    hash: ContentHash,
+    observation: Observation,
+}
+
+/// What one step has changed.
+#[derive(Debug, Default)]
+struct Turn {
+    changes: Vec<Change>,
+    /// Units whose record is other than the store's.
+    records: BTreeSet<UnitName>,
+    /// Copies of which their machine must be told.
+    copies: BTreeSet<(MachineId, UnitName)>,
+    /// Machines that are told everything anew.
+    snapshots: BTreeSet<MachineId>,
+    /// Units of which something that a client sees is other than before.
+    seen: BTreeSet<UnitName>,
+    effects: Vec<Held>,
+}
+
+impl Leader {
+    /// A leader that takes office now, in this term, with what the store holds.
+    pub fn new(settings: Settings, term: Term, durable: Durable, now: Time) -> Self {
+        let mut leader = Self {
+            settings,
+            cluster: durable.cluster,
+            term,
+            now,
+            epochs: 0,
+            orders: 0,
+            units: BTreeMap::new(),
+            machines: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            commands: Commands::default(),
+            connections: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            placer: Placer::default(),
+            queue: Queue::default(),
+            followers: BTreeMap::new(),
+            globals: BTreeSet::new(),
+            settled: durable.machines.is_empty(),
+            stale: BTreeSet::new(),
+            taking_term: false,
+            paused_until: None,
+            turn: Turn::default(),
+            outbox: Outbox::default(),
+        };
+        leader.load(durable);
+        let deadline = now + leader.lease();
+        for (id, machine) in &mut leader.machines {
+            machine.deadline = Some(deadline);
+            leader.deadlines.insert((deadline, *id));
+        }
+        leader
+    }
+
+    /// Takes in what happened at `now`, and says what to do, in this order.
+    pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
+        self.now = self.now.max(now);
+        // First, so that what was on its way when a lease ended does not revive it.
+        self.end_leases();
+        match input {
+            Input::Command(request, command) => self.execute(request, &command),
+            Input::Query(request, query) => self.answer(request, query),
+            Input::Agent(connection, message) => self.hear(connection, message),
+            Input::Disconnected(connection) => self.disconnected(connection),
+            Input::Committed(upto) => self.outbox.committed(upto),
+            Input::CommitFailed { reason, durable } => self.roll_back(&reason, *durable),
+            Input::TermTaken(term) => self.take_office(term),
+            Input::Tick => {}
+        }
+        self.decide();
+        self.finish_turn();
+        self.outbox.take()
+    }
+
+    /// When to come back with [`Input::Tick`] at the latest, if nothing else happens.
+    pub fn next_timer(&self) -> Option<Time> {
+        let lease = self.deadlines.first().map(|(deadline, _)| *deadline);
+        lease.into_iter().chain(self.paused_until).min()
+    }
+
+    /// How many machines have a lease, and how many units are known.
+    pub fn size(&self) -> (usize, usize) {
+        let up = self.machines.values().filter(|machine| machine.state == MachineState::Up).count();
+        (up, self.units.len())
+    }
+
+    /// How long the leader counts a machine as alive after it heard from it.
+    fn lease(&self) -> Duration {
+        self.settings.lease_ttl + self.settings.clock_margin
+    }
+
+    /// Decides what follows from what has changed. The order is the policy: units wait for machines before global
+    /// units fill what is left.
+    fn decide(&mut self) {
+        if self.paused_until.is_some_and(|until| self.now < until) {
+            return;
+        }
+        if self.paused_until.take().is_some() {
+            self.turn.snapshots.extend(self.machines.keys());
+        }
+        let unsaved = self.machines.iter_mut().filter(|(_, machine)| !machine.saved);
+        for (id, machine) in unsaved {
+            machine.saved = true;
+            self.turn.changes.push(Change::PutMachine(*id, machine.record.clone()));
+        }
+        if !self.settled && !self.machines.values().any(|machine| machine.state == MachineState::Awaited) {
+            self.settled = true;
+            self.tell_what_was_withheld();
+        }
+        if self.settled {
+            self.renew_stale();
+            self.place();
+        }
+    }
+
+    /// Hands the turn's changes to the store, and all that tells of them to the outbox.
+    fn finish_turn(&mut self) {
+        let mut turn = std::mem::take(&mut self.turn);
+        for name in turn.records {
+            turn.changes.push(match self.units.get(&name) {
+                Some(unit) => Change::PutUnit(name, unit.stored()),
+                None => Change::DeleteUnit(name),
+            });
+        }
+        if !turn.changes.is_empty() {
+            let commit = self.outbox.issue();
+            self.outbox.now(Effect::Persist(commit, turn.changes));
+        }
+        for effect in turn.effects {
+            self.outbox.hold(effect);
+        }
+        for machine in &turn.snapshots {
+            self.send_snapshot(*machine);
+        }
+        turn.copies.retain(|(machine, _)| !turn.snapshots.contains(machine));
+        self.send_deltas(turn.copies);
+        if !turn.seen.is_empty() {
+            self.outbox.hold(Held::Effect(Effect::UnitsChanged(turn.seen.into_iter().collect())));
+        }
+    }
+
+    /// Takes in what the store holds. What was observed is kept.
+    fn load(&mut self, durable: Durable) {
+        let Durable { cluster: _, units, mut files, machines, retired, commands } = durable;
+        self.units.clear();
+        self.placer = Placer::default();
+        self.queue = Queue::default();
+        self.followers.clear();
+        self.globals.clear();
+        self.commands = Commands::new(commands);
+        for machine in self.machines.values_mut() {
+            machine.saved = false;
+        }
+        for (id, record) in machines {
+            let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
+            machine.saved = machine.record == record;
+        }
+        for (id, machine) in &self.machines {
+            self.placer.set_machine(*id, machine.record.labels.clone(), machine.record.capacity);
+        }
+        for (name, stored) in units {
+            let content = files.remove(&name).unwrap_or_default();
+            self.orders = self.orders.max(stored.order);
+            let (hash, description, options) = read(&name, &content);
+            let StoredUnit { desired, order, placements } = stored;
+            let unit = Unit { content, hash, description, options, desired, order, placements };
+            self.index(&name, &unit);
+            for machine in unit.placements.keys() {
+                self.placer.assign(&name, *machine);
+            }
+            self.units.insert(name, unit);
+        }
+        for (machine, name) in retired.keys() {
+            if !self.units.contains_key(name) && self.placer.copies(name).next().is_none() {
+                self.placer.set_unit(name, Arc::default());
+            }
+            self.placer.assign(name, *machine);
+            if !self.units.contains_key(name) {
+                self.placer.forget_unit(name);
+            }
+        }
+        self.retired = retired;
+        for id in self.machines.keys().copied().collect::<Vec<_>>() {
+            self.update_openness(id);
+        }
+        for name in self.units.keys().cloned().collect::<Vec<_>>() {
+            self.mark(&name);
+        }
+    }
+
+    /// The store lost what was not yet durable: goes on from what it holds, and tells who waited.
+    fn roll_back(&mut self, reason: &str, durable: Durable) {
+        let waited = self.outbox.failed(reason);
+        self.load(durable);
+        self.paused_until = Some(self.now + STORE_RETRY);
+        for held in waited {
+            match held {
+                Held::Answer(request, query, _) => self.answer(request, query),
+                Held::Effect(Effect::UnitsChanged(names)) => self.turn.seen.extend(names),
+                // What machines were to be told was not decided: they are told anew when the pause ends.
+                Held::Effect(Effect::Send(..)) => {}
+                Held::Effect(effect) => self.outbox.now(effect),
+            }
+        }
+    }
+
+    /// Goes on in a higher term: all that is said from now on is said in it.
+    fn take_office(&mut self, term: Term) {
+        if term > self.term {
+            self.term = term;
+            self.epochs = 0;
+        }
+        self.taking_term = false;
+        self.turn.snapshots.extend(self.machines.keys());
+    }
+
+    /// An epoch larger than all before it.
+    fn mint(&mut self) -> Epoch {
+        self.epochs += 1;
+        Epoch { term: self.term, counter: self.epochs }
+    }
+
+    /// The unit is known to the placer and to the indexes from now on. Templates are on no machine, so that neither
+    /// needs them.
+    fn index(&mut self, name: &UnitName, unit: &Unit) {
+        if name.is_template() {
+            return;
+        }
+        self.placer.set_unit(name, Arc::clone(&unit.options));
+        for target in &unit.options.machine_of {
+            self.followers.entry(target.clone()).or_default().insert(name.clone());
+        }
+        if unit.options.global {
+            self.globals.insert((unit.order, name.clone()));
+        }
+    }
+
+    /// The opposite of [`Self::index`], but for the placer.
+    fn unindex(&mut self, name: &UnitName, unit: &Unit) {
+        for target in &unit.options.machine_of {
+            if let Some(followers) = self.followers.get_mut(target) {
+                followers.remove(name);
+                if followers.is_empty() {
+                    self.followers.remove(target);
+                }
+            }
+        }
+        self.globals.remove(&(unit.order, name.clone()));
+    }
+
+    fn hold(&mut self, effect: Effect) {
+        self.turn.effects.push(Held::Effect(effect));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.hold(Effect::Event(event));
+    }
+
+    /// Tells the machine everything: what it should hold, and what it should not any more.
+    fn send_snapshot(&mut self, id: MachineId) {
+        let names = self.placer.units_on(id).cloned().collect();
+        let (hold, remove) = self.orders_for(id, names);
+        self.send_assignments(id, true, hold, remove);
+    }
+
+    fn send_deltas(&mut self, copies: BTreeSet<(MachineId, UnitName)>) {
+        let mut by_machine: BTreeMap<MachineId, Vec<UnitName>> = BTreeMap::new();
+        for (machine, name) in copies {
+            by_machine.entry(machine).or_default().push(name);
+        }
+        for (machine, names) in by_machine {
+            let (hold, remove) = self.orders_for(machine, names);
+            if !hold.is_empty() || !remove.is_empty() {
+                self.send_assignments(machine, false, hold, remove);
+            }
+        }
+    }
+
+    fn send_assignments(
+        &mut self,
+        id: MachineId,
+        snapshot: bool,
+        hold: Vec<Assignment>,
+        remove: Vec<Removal>,
+    ) {
+        let Some(session) = self.machines.get_mut(&id).and_then(|machine| machine.session.as_mut()) else {
+            return;
+        };
+        session.revision = Revision(session.revision.0 + 1);
+        let assignments = Assignments { snapshot, revision: session.revision, hold, remove };
+        let (connection, session) = (session.connection, session.number);
+        let message = ToAgent { term: self.term, session, body: LeaderMessage::Assignments(assignments) };
+        self.outbox.hold(Held::Effect(Effect::Send(connection, message)));
+    }
+
+    /// What the machine must be told of these units.
+    fn orders_for(&self, id: MachineId, names: Vec<UnitName>) -> (Vec<Assignment>, Vec<Removal>) {
+        let mut hold = Vec::new();
+        let mut remove = Vec::new();
+        let Some(machine) = self.machines.get(&id) else { return (hold, remove) };
+        for name in names {
+            let unit = self.units.get(&name);
+            if let Some((unit, epoch)) = unit.and_then(|unit| Some((unit, *unit.placements.get(&id)?))) {
+                let held = machine.observed.get(&name).filter(|copy| copy.epoch == epoch);
+                // Until every machine has had the time to report, a later copy may be anywhere: nothing new is started.
+                if held.is_none() && !self.settled {
+                    continue;
+                }
+                let has_content = held.is_some_and(|copy| {
+                    copy.hash == unit.hash && matches!(copy.observation, Observation::Held { .. })
+                });
+                hold.push(Assignment {
+                    epoch,
+                    hash: unit.hash,
+                    content: (!has_content).then(|| Arc::clone(&unit.content)),
+                    target: unit.target(),
+                    name,
+                });
+            } else if let Some(epoch) = self.retired.get(&(id, name.clone())) {
+                remove.push(Removal { name, epoch: *epoch });
+            }
+        }
+        (hold, remove)
+    }
+
+    /// Re-derives what is counted and indexed from what it is derived from, and says what differs. Empty when all is
+    /// well. Its cost grows with the cluster: it is for tests and for operators.
+    pub fn differences(&self) -> Vec<String> {
+        let mut found = self.placer.differences();
+        for (name, unit) in &self.units {
+            if !unit.options.global && unit.placements.len() > 1 {
+                found.push(format!("{name}: placed on {} machines", unit.placements.len()));
+            }
+            if unit.desired == DesiredState::Inactive && !unit.placements.is_empty() {
+                found.push(format!("{name}: is inactive and placed"));
+            }
+            if self.queue.is_waiting(name, unit) != self.waits(name, unit) {
+                found.push(format!("{name}: whether it waits is remembered wrongly"));
+            }
+            let placed: BTreeSet<MachineId> = unit.placements.keys().copied().collect();
+            let counted: BTreeSet<MachineId> = self.placer.copies(name).collect();
+            if !placed.is_subset(&counted) {
+                found.push(format!("{name}: a placement is not counted"));
+            }
+        }
+        for (machine, name) in self.retired.keys() {
+            if !self.placer.copies(name).any(|id| id == *machine) {
+                found.push(format!("{name}: a copy on {machine} that is not gone is not counted"));
+            }
+        }
+        found
+    }
+}
+
+impl Unit {
+    fn stored(&self) -> StoredUnit {
+        StoredUnit { desired: self.desired, order: self.order, placements: self.placements.clone() }
+    }
+
+    fn target(&self) -> Target {
+        if self.desired == DesiredState::Launched { Target::Launched } else { Target::Loaded }
+    }
+}
+
+impl Machine {
+    fn awaited(record: MachineRecord) -> Self {
+        Self {
+            record,
+            saved: false,
+            state: MachineState::Awaited,
+            session: None,
+            last_heard: None,
+            deadline: None,
+            observed: BTreeMap::new(),
+        }
+    }
+}
+
+/// What the leader keeps of a unit file. A file in the store was checked when it was submitted; should a later version
+/// refuse one all the same, its unit is kept and has no options.
+fn read(name: &UnitName, content: &str) -> (ContentHash, Box<str>, Arc<Options>) {
+    let hash = ContentHash::of(content.as_bytes());
+    let Ok(file) = UnitFile::parse(content.as_bytes()) else { return (hash, "".into(), Arc::default()) };
+    let options = Options::parse(name, &file).map(|parsed| parsed.options).unwrap_or_default();
+    (hash, description(&file), Arc::new(options))
+}
+
+fn description(file: &UnitFile) -> Box<str> {
+    file.value("Unit", "Description").map(|text| text.into_owned().into_boxed_str()).unwrap_or_default()
+}

@@ -1,0 +1,305 @@
+//! Which unit goes where, and when that is asked again.
+//!
+//! A unit that waits is tried when something about it changes, on all machines; and when a machine changes to its
+//! favour (it joins, something on it ends), on that machine. So the cost of an event grows with what it changes.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Change, Event, Leader, Unit};
+use crate::ids::{Epoch, MachineId};
+use crate::machine::MachineState;
+use crate::state::DesiredState;
+use crate::unit::UnitName;
+
+/// Who goes first: the higher priority, then the earlier submission.
+type Key = (Reverse<i32>, u64, UnitName);
+
+/// The units that wait for a machine, and what has changed since they were last tried.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: BTreeSet<Key>,
+    /// Those that are to be tried on all machines.
+    fresh: BTreeSet<Key>,
+    /// Machines on which those that wait are to be tried.
+    touched: BTreeSet<MachineId>,
+    /// Global units that are to be tried on all machines.
+    fresh_globals: BTreeSet<(u64, UnitName)>,
+}
+
+impl Queue {
+    /// The machine changed to the favour of units that wait.
+    pub(super) fn touch(&mut self, id: MachineId) {
+        self.touched.insert(id);
+    }
+
+    pub(super) fn is_waiting(&self, name: &UnitName, unit: &Unit) -> bool {
+        self.waiting.contains(&key(name, unit))
+    }
+
+    /// Takes the unit out.
+    pub(super) fn remove(&mut self, name: &UnitName, unit: &Unit) {
+        let key = key(name, unit);
+        self.waiting.remove(&key);
+        self.fresh.remove(&key);
+        self.fresh_globals.remove(&(unit.order, name.clone()));
+    }
+
+    fn is_idle(&self) -> bool {
+        self.fresh.is_empty() && self.touched.is_empty() && self.fresh_globals.is_empty()
+    }
+}
+
+fn key(name: &UnitName, unit: &Unit) -> Key {
+    (Reverse(unit.options.priority), unit.order, name.clone())
+}
+
+impl Leader {
+    /// Whether the unit should be on a machine, and is on none that is reachable.
+    pub(super) fn waits(&self, name: &UnitName, unit: &Unit) -> bool {
+        unit.desired != DesiredState::Inactive
+            && !unit.options.global
+            && !name.is_template()
+            && self.live_machine(unit).is_none()
+    }
+
+    /// The machine that a unit is on, if that machine is not lost.
+    pub(super) fn live_machine(&self, unit: &Unit) -> Option<MachineId> {
+        let lost =
+            |id: &MachineId| self.machines.get(id).is_none_or(|m| m.state == MachineState::Unreachable);
+        unit.placements.keys().copied().find(|id| !lost(id))
+    }
+
+    /// Something about the unit changed: puts it into the queue, or takes it out.
+    pub(super) fn mark(&mut self, name: &UnitName) {
+        let Some(unit) = self.units.get(name) else { return };
+        if self.waits(name, unit) {
+            let key = key(name, unit);
+            self.queue.fresh.insert(key.clone());
+            self.queue.waiting.insert(key);
+        } else {
+            let global = unit.options.global && unit.desired != DesiredState::Inactive && !name.is_template();
+            self.queue.remove(name, unit);
+            if global {
+                self.queue.fresh_globals.insert((unit.order, name.clone()));
+            }
+        }
+    }
+
+    /// Places what waits, as far as it fits.
+    pub(super) fn place(&mut self) {
+        while !self.queue.is_idle() {
+            let mut touched = std::mem::take(&mut self.queue.touched);
+            touched.retain(|id| self.placer.is_open(*id));
+            self.place_waiting(&touched);
+            self.place_globals(&touched);
+        }
+    }
+
+    fn place_waiting(&mut self, touched: &BTreeSet<MachineId>) {
+        let fresh = std::mem::take(&mut self.queue.fresh);
+        let keys: Vec<Key> = if touched.is_empty() {
+            fresh.iter().cloned().collect()
+        } else {
+            self.queue.waiting.iter().cloned().collect()
+        };
+        let mut fits_nowhere = BTreeSet::new();
+        for key in keys {
+            if !self.queue.waiting.contains(&key) {
+                continue;
+            }
+            let name = &key.2;
+            let Ok(group) = self.group(name) else { continue };
+            let is_fresh = fresh.contains(&key);
+            let alone = group.units.len() == 1;
+            if alone && !fits_nowhere.is_empty() {
+                let requirement = self.placer.requirement(name).map(|requirement| (is_fresh, requirement));
+                if requirement.is_some_and(|requirement| fits_nowhere.contains(&requirement)) {
+                    continue;
+                }
+            }
+            let also = |machine| self.group_may_be_on(&group, machine).is_ok();
+            let machine = if is_fresh {
+                self.placer.best(&group.units, also)
+            } else {
+                self.placer.best_of(touched, &group.units, also)
+            };
+            match machine {
+                Some(machine) => {
+                    for name in &group.units {
+                        self.place_on(name, machine);
+                    }
+                }
+                // What ties a unit to others is not part of its requirement.
+                None if alone
+                    && self.units.get(name).is_some_and(|unit| unit.options.machine_of.is_empty()) =>
+                {
+                    fits_nowhere
+                        .extend(self.placer.requirement(name).map(|requirement| (is_fresh, requirement)));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Global units go wherever they fit, the one submitted first before the others.
+    fn place_globals(&mut self, touched: &BTreeSet<MachineId>) {
+        let fresh = std::mem::take(&mut self.queue.fresh_globals);
+        if fresh.is_empty() && touched.is_empty() {
+            return;
+        }
+        let candidates = if touched.is_empty() { &fresh } else { &self.globals };
+        let mut chosen = Vec::new();
+        for global in candidates.clone() {
+            let name = &global.1;
+            let Some(unit) = self.units.get(name) else { continue };
+            if unit.desired == DesiredState::Inactive {
+                continue;
+            }
+            let everywhere: Vec<MachineId> = if fresh.contains(&global) {
+                self.placer.open().collect()
+            } else {
+                touched.iter().copied().collect()
+            };
+            for machine in everywhere {
+                let there = self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&machine));
+                if !there && self.placer.check(std::slice::from_ref(name), machine).is_ok() {
+                    self.place_on(name, machine);
+                    chosen.push(name.clone());
+                }
+            }
+        }
+        for name in chosen {
+            self.mark_followers(&name);
+        }
+    }
+
+    /// The unit changed, and with it the group of those that wait with it.
+    pub(super) fn mark_tied(&mut self, name: &UnitName) {
+        for tied in self.tied(name, &BTreeSet::new()) {
+            self.mark(&tied);
+        }
+    }
+
+    /// Units that are tied to this one may fit now.
+    fn mark_followers(&mut self, name: &UnitName) {
+        for follower in self.followers.get(name).cloned().unwrap_or_default() {
+            if self.units.get(&follower).is_some_and(|unit| self.waits(&follower, unit)) {
+                self.mark(&follower);
+            }
+        }
+    }
+
+    /// Decides that the unit is on this machine from now on.
+    fn place_on(&mut self, name: &UnitName, machine: MachineId) {
+        let Some(unit) = self.units.get(name) else { return };
+        let from = if unit.options.global { None } else { unit.placements.keys().next().copied() };
+        if let Some(from) = from.filter(|from| *from != machine) {
+            self.unplace(name, from);
+        }
+        let epoch = self.mint();
+        self.set_placement(name, machine, epoch);
+        self.event(Event::Placed { unit: name.clone(), machine, from });
+    }
+
+    /// Records that the unit is on this machine, as this placement. Copies there that were ended before are covered:
+    /// the machine stops what is older than what it is told to hold.
+    pub(super) fn set_placement(&mut self, name: &UnitName, machine: MachineId, epoch: Epoch) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        unit.placements.insert(machine, epoch);
+        self.placer.assign(name, machine);
+        if self.retired.remove(&(machine, name.clone())).is_some() {
+            self.turn.changes.push(Change::DeleteRetired(machine, name.clone()));
+        }
+        if let Some(unit) = self.units.get(name).filter(|unit| !self.waits(name, unit)) {
+            self.queue.remove(name, unit);
+        }
+        self.turn.records.insert(name.clone());
+        self.turn.copies.insert((machine, name.clone()));
+        self.turn.seen.insert(name.clone());
+    }
+
+    /// Decides that the unit is not on this machine any more. What it has there counts until it is gone.
+    pub(super) fn unplace(&mut self, name: &UnitName, machine: MachineId) {
+        let Some(epoch) = self.units.get_mut(name).and_then(|unit| unit.placements.remove(&machine)) else {
+            return;
+        };
+        self.retire(machine, name, epoch);
+        self.turn.records.insert(name.clone());
+    }
+
+    /// Records the end of the unit's copies on this machine up to this epoch.
+    pub(super) fn retire(&mut self, machine: MachineId, name: &UnitName, epoch: Epoch) {
+        self.retired.insert((machine, name.clone()), epoch);
+        self.turn.changes.push(Change::PutRetired(machine, name.clone(), epoch));
+        self.turn.copies.insert((machine, name.clone()));
+        self.turn.seen.insert(name.clone());
+    }
+
+    /// Decides that the unit is on no machine, and with it those that are tied to it.
+    pub(super) fn unplace_all(&mut self, name: &UnitName) {
+        let machines: Vec<MachineId> =
+            self.units.get(name).map(|unit| unit.placements.keys().copied().collect()).unwrap_or_default();
+        for machine in machines {
+            self.unplace(name, machine);
+        }
+        self.mark(name);
+    }
+
+    /// Takes those off their machine that are tied to a unit that is not there any more, and those tied to them.
+    pub(super) fn unplace_followers(&mut self, name: &UnitName) {
+        let mut targets = vec![name.clone()];
+        while let Some(target) = targets.pop() {
+            let on: BTreeSet<MachineId> = self
+                .units
+                .get(&target)
+                .map(|unit| unit.placements.keys().copied().collect())
+                .unwrap_or_default();
+            for follower in self.followers.get(&target).cloned().unwrap_or_default() {
+                let Some(unit) = self.units.get(&follower) else { continue };
+                let off = unit.placements.keys().any(|machine| !on.contains(machine));
+                if off {
+                    self.unplace_all(&follower);
+                    targets.push(follower);
+                } else {
+                    self.mark(&follower);
+                }
+            }
+        }
+    }
+
+    /// Places the unit anew where it is: it stops there and starts again. Where it does not fit any more (its options
+    /// changed), it goes elsewhere.
+    pub(super) fn place_again(&mut self, name: &UnitName) {
+        let Some(unit) = self.units.get(name) else { return };
+        let placements: BTreeMap<MachineId, Epoch> = unit.placements.clone();
+        let global = unit.options.global;
+        for machine in placements.into_keys() {
+            let one_of_many = placements_exceed(global, self.units.get(name));
+            let fits = !one_of_many && self.still_fits(name, machine);
+            if fits {
+                let epoch = self.mint();
+                self.set_placement(name, machine, epoch);
+            } else {
+                self.unplace(name, machine);
+            }
+        }
+        self.unplace_followers(name);
+        self.mark(name);
+    }
+
+    /// Whether the unit may stay on the machine with its present options. A machine that takes nothing new keeps what
+    /// it has.
+    fn still_fits(&self, name: &UnitName, machine: MachineId) -> bool {
+        let there = |target: &UnitName| {
+            self.units.get(target).is_some_and(|unit| unit.placements.contains_key(&machine))
+        };
+        let with_targets = self.units.get(name).is_some_and(|unit| unit.options.machine_of.iter().all(there));
+        with_targets && self.placer.may_stay(name, machine)
+    }
+}
+
+/// A unit that is not global any more cannot stay on several machines.
+fn placements_exceed(global: bool, unit: Option<&Unit>) -> bool {
+    !global && unit.is_some_and(|unit| unit.placements.len() > 1)
+}

@@ -1,0 +1,334 @@
+//! Agents: their hellos, heartbeats and reports, and leases that end.
+
+use std::collections::BTreeSet;
+
+use super::{Change, Copy, Effect, Event, Leader, Machine, Session};
+use crate::ids::{Epoch, MachineId, Revision};
+use crate::leader::io::ConnectionId;
+use crate::machine::{MachineRecord, MachineState};
+use crate::message::{
+    FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
+};
+use crate::state::DesiredState;
+use crate::unit::UnitName;
+
+impl Leader {
+    pub(super) fn hear(&mut self, connection: ConnectionId, message: FromAgent) {
+        if let FromAgent::Hello(hello) = message {
+            return self.hello(connection, hello);
+        }
+        let Some(&id) = self.connections.get(&connection) else { return };
+        match message {
+            FromAgent::Hello(_) => {}
+            FromAgent::Heartbeat { number, pid1_age } => self.heartbeat(id, number, pid1_age),
+            FromAgent::Report(reports) => {
+                for report in reports {
+                    self.report(id, report);
+                }
+            }
+            FromAgent::SnapshotWanted => {
+                self.turn.snapshots.insert(id);
+            }
+        }
+    }
+
+    pub(super) fn disconnected(&mut self, connection: ConnectionId) {
+        let Some(id) = self.connections.remove(&connection) else { return };
+        if let Some(machine) = self.machines.get_mut(&id) {
+            machine.session = None;
+        }
+        self.update_openness(id);
+    }
+
+    /// A machine presents itself: from here on this session is the one that counts.
+    fn hello(&mut self, connection: ConnectionId, hello: Hello) {
+        let id = hello.machine;
+        let refused = match hello.cluster {
+            Some(theirs) if theirs != self.cluster => {
+                Some(Refused::OtherCluster { theirs, ours: self.cluster })
+            }
+            _ if hello.term > self.term => Some(Refused::HigherTermSeen(hello.term)),
+            _ if self.opened_later(&hello) => Some(Refused::Replaced),
+            _ => None,
+        };
+        if let Some(refused) = refused {
+            if matches!(refused, Refused::HigherTermSeen(_))
+                && !std::mem::replace(&mut self.taking_term, true)
+            {
+                self.outbox.now(Effect::TakeTerm { above: hello.term });
+            }
+            self.event(Event::MachineRefused { machine: id, reason: refused.to_string() });
+            self.refuse(connection, &hello, refused);
+            return;
+        }
+        let old = self.machines.get_mut(&id).and_then(|machine| machine.session.take());
+        if let Some(old) = old.filter(|old| old.connection != connection) {
+            self.connections.remove(&old.connection);
+            self.say(old.connection, old.number, LeaderMessage::Refused(Refused::Replaced));
+            self.outbox.now(Effect::Close(old.connection));
+        }
+        self.connections.insert(connection, id);
+        let number = hello.session;
+        let units = self.admit(connection, hello);
+        self.say(
+            connection,
+            number,
+            LeaderMessage::Welcome(Welcome {
+                cluster: self.cluster,
+                heartbeat_interval: self.settings.heartbeat_interval,
+                lease_ttl: self.settings.lease_ttl,
+            }),
+        );
+        self.take_inventory(id, units);
+        self.turn.snapshots.insert(id);
+        self.update_openness(id);
+    }
+
+    /// Whether a session of the same agent that was opened after this one is known.
+    fn opened_later(&self, hello: &Hello) -> bool {
+        self.machines.get(&hello.machine).is_some_and(|machine| {
+            let newer = machine.session.as_ref().is_some_and(|session| session.number > hello.session);
+            newer && machine.record.key == hello.key && machine.record.boot == hello.boot
+        })
+    }
+
+    /// The machine's record, session and lease. Returns what it holds.
+    fn admit(&mut self, connection: ConnectionId, hello: Hello) -> Vec<HeldUnit> {
+        let id = hello.machine;
+        let record = MachineRecord {
+            address: hello.address,
+            labels: hello.labels,
+            capacity: hello.capacity,
+            version: hello.version,
+            boot: hello.boot,
+            key: hello.key,
+        };
+        let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
+        if machine.record != record {
+            machine.record = record;
+            machine.saved = false;
+        }
+        machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
+        machine.observed.clear();
+        self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
+        if machine.state != MachineState::Up {
+            machine.state = MachineState::Up;
+            self.event(Event::MachineUp(id));
+        }
+        self.extend_lease(id);
+        hello.units
+    }
+
+    /// Compares what a machine holds with what was decided.
+    fn take_inventory(&mut self, id: MachineId, held: Vec<HeldUnit>) {
+        let names: BTreeSet<UnitName> = held.iter().map(|held| held.name.clone()).collect();
+        // A copy that was ended by a decision and is not there any more is gone.
+        let gone: Vec<UnitName> =
+            self.placer.units_on(id).filter(|name| !names.contains(*name)).cloned().collect();
+        for name in gone {
+            self.copy_gone(id, &name, None);
+        }
+        for unit in held {
+            let copy = Copy { epoch: unit.epoch, hash: unit.hash, observation: unit.observation };
+            self.adopt_or_note(id, &unit.name, &copy);
+            self.turn.seen.insert(unit.name.clone());
+            if let Some(machine) = self.machines.get_mut(&id) {
+                machine.observed.insert(unit.name, copy);
+            }
+        }
+        // Units that waited for another machine stay on this one, since it is back.
+        for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
+            self.mark(&name);
+            self.turn.seen.insert(name);
+        }
+    }
+
+    /// A machine holds this copy. A later one than any that this store knows of proves that the store is old: where it
+    /// is still what is wanted, the copy is the current one. Of what has no record, the end is not decided here.
+    fn adopt_or_note(&mut self, id: MachineId, name: &UnitName, copy: &Copy) {
+        if self.latest_known(id, name).is_some_and(|known| copy.epoch <= known) {
+            return;
+        }
+        let latest = self.placer.copies(name).filter_map(|machine| self.latest_known(machine, name)).max();
+        let wanted = self.units.get(name).filter(|unit| {
+            unit.desired != DesiredState::Inactive && unit.hash == copy.hash && !name.is_template()
+        });
+        let global = wanted.is_some_and(|unit| unit.options.global);
+        if wanted.is_none() || (!global && latest.is_some_and(|latest| copy.epoch < latest)) {
+            self.strays.entry(name.clone()).or_default().insert(id);
+            self.event(Event::Orphaned { unit: name.clone(), machine: id });
+            return;
+        }
+        if !global {
+            self.unplace_all(name);
+        }
+        self.set_placement(name, id, copy.epoch);
+    }
+
+    /// The epoch up to which the leader has a record of copies of the unit on this machine.
+    pub(super) fn latest_known(&self, id: MachineId, name: &UnitName) -> Option<Epoch> {
+        let placed = self.units.get(name).and_then(|unit| unit.placements.get(&id));
+        placed.or_else(|| self.retired.get(&(id, name.clone()))).copied()
+    }
+
+    fn heartbeat(&mut self, id: MachineId, number: u64, pid1_age: std::time::Duration) {
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        let Some(session) = &machine.session else { return };
+        let (connection, session) = (session.connection, session.number);
+        if pid1_age > self.settings.systemd_timeout {
+            return self.lose(id);
+        }
+        let state =
+            if pid1_age > self.settings.lease_ttl { MachineState::Degraded } else { MachineState::Up };
+        if std::mem::replace(&mut machine.state, state) != state {
+            self.update_openness(id);
+        }
+        self.extend_lease(id);
+        self.say(connection, session, LeaderMessage::HeartbeatAck { number });
+    }
+
+    fn report(&mut self, id: MachineId, report: UnitReport) {
+        let UnitReport { name, epoch, change } = report;
+        match change {
+            ReportedChange::Gone => self.copy_gone(id, &name, Some(epoch)),
+            ReportedChange::Stale(_) => {
+                self.stale.insert((id, name));
+            }
+            ReportedChange::Observed(observation) => {
+                let hash = self.units.get(&name).map(|unit| unit.hash);
+                let Some(machine) = self.machines.get_mut(&id) else { return };
+                self.turn.seen.insert(name.clone());
+                match machine.observed.get_mut(&name) {
+                    Some(copy) if copy.epoch == epoch => copy.observation = observation,
+                    Some(copy) if copy.epoch > epoch => {}
+                    _ => {
+                        let Some(hash) = hash else { return };
+                        machine.observed.insert(name, Copy { epoch, hash, observation });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing of the unit up to this epoch is left on the machine; of any epoch, where none is given.
+    fn copy_gone(&mut self, id: MachineId, name: &UnitName, upto: Option<Epoch>) {
+        let covers = |epoch: &Epoch| upto.is_none_or(|upto| *epoch <= upto);
+        let machine = self.machines.get_mut(&id);
+        if let Some(machine) =
+            machine.filter(|m| m.observed.get(name).is_some_and(|copy| covers(&copy.epoch)))
+        {
+            machine.observed.remove(name);
+        }
+        if let Some(machines) = self.strays.get_mut(name) {
+            machines.remove(&id);
+            if machines.is_empty() {
+                self.strays.remove(name);
+            }
+        }
+        self.turn.seen.insert(name.clone());
+        let key = (id, name.clone());
+        if self.retired.get(&key).is_some_and(covers) {
+            self.retired.remove(&key);
+            self.turn.changes.push(Change::DeleteRetired(id, name.clone()));
+            if !self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&id)) {
+                self.placer.release(name, id);
+                self.queue.touch(id);
+            }
+        }
+    }
+
+    fn extend_lease(&mut self, id: MachineId) {
+        let deadline = self.now + self.lease();
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        machine.last_heard = Some(self.now);
+        if let Some(old) = machine.deadline.replace(deadline) {
+            self.deadlines.remove(&(old, id));
+        }
+        self.deadlines.insert((deadline, id));
+    }
+
+    /// Loses the machines whose lease ended.
+    pub(super) fn end_leases(&mut self) {
+        while let Some(&(deadline, id)) = self.deadlines.first() {
+            if deadline > self.now {
+                break;
+            }
+            self.lose(id);
+        }
+    }
+
+    /// The machine's lease is over, and nothing revives it but another Hello: its units wait for other machines, and
+    /// are its own again if it comes back before they found one.
+    fn lose(&mut self, id: MachineId) {
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        if let Some(deadline) = machine.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        machine.state = MachineState::Unreachable;
+        machine.observed.clear();
+        if let Some(session) = machine.session.take() {
+            self.connections.remove(&session.connection);
+            self.say(session.connection, session.number, LeaderMessage::Refused(Refused::LeaseEnded));
+            self.outbox.now(Effect::Close(session.connection));
+        }
+        self.update_openness(id);
+        let names: Vec<UnitName> = self.placer.units_on(id).cloned().collect();
+        let mut units = 0;
+        for name in names {
+            units += usize::from(self.units.get(&name).is_some_and(|unit| unit.placements.contains_key(&id)));
+            self.mark(&name);
+            self.turn.seen.insert(name);
+        }
+        self.event(Event::MachineLost { machine: id, units });
+    }
+
+    /// Whether the machine takes new units depends on its session and state.
+    pub(super) fn update_openness(&mut self, id: MachineId) {
+        let open = self
+            .machines
+            .get(&id)
+            .is_some_and(|machine| machine.session.is_some() && machine.state == MachineState::Up);
+        if self.placer.set_open(id, open) && open {
+            self.queue.touch(id);
+        }
+    }
+
+    fn refuse(&mut self, connection: ConnectionId, hello: &Hello, refused: Refused) {
+        // An agent listens to no term below the one that it has seen.
+        if !matches!(refused, Refused::HigherTermSeen(_)) {
+            self.say(connection, hello.session, LeaderMessage::Refused(refused));
+        }
+        self.outbox.now(Effect::Close(connection));
+    }
+
+    /// Says something that rests on no commit.
+    fn say(&mut self, connection: ConnectionId, session: crate::ids::SessionNumber, body: LeaderMessage) {
+        self.outbox.now(Effect::Send(connection, ToAgent { term: self.term, session, body }));
+    }
+
+    /// Machines may start what they were not told of until now.
+    pub(super) fn tell_what_was_withheld(&mut self) {
+        for (id, machine) in &self.machines {
+            if machine.session.is_none() {
+                continue;
+            }
+            for name in self.placer.units_on(*id) {
+                let placed = self.units.get(name).and_then(|unit| unit.placements.get(id));
+                let held = machine.observed.get(name).map(|copy| &copy.epoch);
+                if placed.is_some() && held != placed {
+                    self.turn.copies.insert((*id, name.clone()));
+                }
+            }
+        }
+    }
+
+    /// Gives a later epoch to placements that their machine did not take since it has stopped that one.
+    pub(super) fn renew_stale(&mut self) {
+        for (id, name) in std::mem::take(&mut self.stale) {
+            if self.units.get(&name).is_some_and(|unit| unit.placements.contains_key(&id)) {
+                let epoch = self.mint();
+                self.set_placement(&name, id, epoch);
+            }
+        }
+    }
+}

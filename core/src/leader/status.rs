@@ -1,0 +1,163 @@
+//! Clients' questions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Effect, Held, Leader};
+use crate::command::{
+    ClusterStatus, CopyRole, CopyStatus, MachineStatus, Query, QueryAnswer, UnitStatus, Waiting,
+};
+use crate::ids::{Epoch, MachineId};
+use crate::leader::io::RequestId;
+use crate::machine::MachineState;
+use crate::state::DesiredState;
+use crate::unit::{ContentHash, UnitName};
+
+impl Leader {
+    /// Answers once all that the answer may rest on is durable.
+    pub(super) fn answer(&mut self, request: RequestId, query: Query) {
+        let answer = match &query {
+            Query::Units { names, content, reasons } => {
+                let unit = |name: &UnitName| self.unit_status(name, *content, *reasons);
+                QueryAnswer::Units(match names {
+                    Some(names) => {
+                        names.iter().collect::<BTreeSet<_>>().into_iter().filter_map(unit).collect()
+                    }
+                    None => self.all_names().into_iter().filter_map(unit).collect(),
+                })
+            }
+            Query::Machines => QueryAnswer::Machines(self.cluster_status()),
+        };
+        self.turn.effects.push(Held::Answer(request, query, Effect::AnswerQuery(request, answer)));
+    }
+
+    /// The units that the cluster knows, and those of which copies are left.
+    fn all_names(&self) -> BTreeSet<&UnitName> {
+        self.units.keys().chain(self.placer.forgotten()).chain(self.strays.keys()).collect()
+    }
+
+    fn unit_status(&self, name: &UnitName, content: bool, reasons: bool) -> Option<UnitStatus> {
+        let copies = self.copies(name);
+        let Some(unit) = self.units.get(name) else {
+            let held = copies
+                .iter()
+                .find_map(|copy| Some(self.machines.get(&copy.machine)?.observed.get(name)?.hash));
+            return (!copies.is_empty()).then(|| UnitStatus {
+                name: name.clone(),
+                known: false,
+                hash: held.unwrap_or_else(|| ContentHash::of(b"")),
+                content: None,
+                description: String::new(),
+                desired: DesiredState::Inactive,
+                global: false,
+                copies,
+                waiting: None,
+            });
+        };
+        Some(UnitStatus {
+            name: name.clone(),
+            known: true,
+            hash: unit.hash,
+            content: content.then(|| Arc::clone(&unit.content)),
+            description: unit.description.to_string(),
+            desired: unit.desired,
+            global: unit.options.global,
+            copies,
+            waiting: self.waiting(name, reasons),
+        })
+    }
+
+    /// All copies of a unit that were decided or are seen, current ones first.
+    fn copies(&self, name: &UnitName) -> Vec<CopyStatus> {
+        let mut found: BTreeMap<(CopyRole, MachineId), Epoch> = BTreeMap::new();
+        let placements = self.units.get(name).map(|unit| &unit.placements);
+        for (machine, epoch) in placements.into_iter().flatten() {
+            found.insert((CopyRole::Current, *machine), *epoch);
+        }
+        for machine in self.placer.copies(name) {
+            if let Some(epoch) = self.retired.get(&(machine, name.clone())) {
+                found.insert((CopyRole::Stopping, machine), *epoch);
+            }
+        }
+        for machine in self.strays.get(name).into_iter().flatten() {
+            let copy = self.machines.get(machine).and_then(|machine| machine.observed.get(name));
+            if let Some(copy) =
+                copy.filter(|copy| self.latest_known(*machine, name).is_none_or(|e| e < copy.epoch))
+            {
+                found.insert((CopyRole::Orphaned, *machine), copy.epoch);
+            }
+        }
+        let status = |((role, machine), epoch): ((CopyRole, MachineId), Epoch)| {
+            let seen = self.machines.get(&machine).and_then(|machine| machine.observed.get(name));
+            let seen = seen.filter(|copy| role != CopyRole::Current || copy.epoch == epoch);
+            CopyStatus { machine, epoch, role, observation: seen.map(|copy| copy.observation.clone()) }
+        };
+        found.into_iter().map(status).collect()
+    }
+
+    /// Why a unit is on no machine that is reachable.
+    fn waiting(&self, name: &UnitName, reasons: bool) -> Option<Waiting> {
+        let unit = self.units.get(name)?;
+        if !self.waits(name, unit) {
+            return None;
+        }
+        let reason = |reason: &str| Some(Waiting { reason: reason.to_owned(), machines: Vec::new() });
+        if !self.settled {
+            return reason("the scheduler has just started and waits for the machines to report");
+        }
+        if self.machines.is_empty() {
+            return reason("no machine has joined the cluster");
+        }
+        let group = match self.group(name) {
+            Ok(group) => group,
+            Err(why) => return reason(&why.to_string()),
+        };
+        let mut refusals = Vec::new();
+        if reasons {
+            for (id, machine) in &self.machines {
+                let refusal = if machine.state == MachineState::Unreachable {
+                    Some("is unreachable".to_owned())
+                } else {
+                    let tied = self.group_may_be_on(&group, *id);
+                    let refusal = tied.and_then(|()| self.placer.check(&group.units, *id)).err();
+                    refusal.map(|refusal| refusal.to_string())
+                };
+                refusals.extend(refusal.map(|refusal| (*id, refusal)));
+            }
+        }
+        let subject = match group.units.len() {
+            1 => "the unit".to_owned(),
+            n => format!("the {n} units that MachineOf= ties together"),
+        };
+        let lost = unit.placements.keys().next();
+        Some(Waiting {
+            reason: match lost {
+                Some(machine) => {
+                    format!(
+                        "its machine {} is unreachable, and no other machine takes {subject}",
+                        machine.short()
+                    )
+                }
+                None => format!("no machine takes {subject}"),
+            },
+            machines: refusals,
+        })
+    }
+
+    fn cluster_status(&self) -> ClusterStatus {
+        let machine = |(id, machine): (&MachineId, &super::Machine)| {
+            let (units, reserved) = self.placer.usage(*id);
+            let heard = machine.last_heard.map(|heard| self.now.since(heard).as_millis());
+            MachineStatus {
+                id: *id,
+                record: machine.record.clone(),
+                state: machine.state,
+                last_heard_ms: heard.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
+                units,
+                reserved,
+            }
+        };
+        let machines = self.machines.iter().map(machine).collect();
+        ClusterStatus { cluster: self.cluster, term: self.term, machines }
+    }
+}

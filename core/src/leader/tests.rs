@@ -1,0 +1,1003 @@
+//! The leader against machines that do what they are told.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::command::{
+    ClusterStatus, Command, CommandError, CommandResult, CopyRole, Done, Query, QueryAnswer, UnitArgument,
+    UnitErrorKind, UnitStatus, Verb,
+};
+use crate::ids::{AgentKey, BootId, CommandId, CommitId};
+use crate::machine::{Capacity, Labels};
+use crate::message::{FromAgent, HeldUnit, Hello, Refused, ReportedChange, UnitReport};
+use crate::state::Phase;
+use crate::unit::{Bytes, MilliCpu};
+
+/// A machine that holds what it is told to hold.
+#[derive(Clone, Debug)]
+struct Agent {
+    id: MachineId,
+    labels: Labels,
+    connection: Option<ConnectionId>,
+    session: SessionNumber,
+    cluster: Option<ClusterId>,
+    term: Term,
+    held: BTreeMap<UnitName, HeldUnit>,
+    stopped: BTreeMap<UnitName, Epoch>,
+    heartbeats: u64,
+    acked: u64,
+    refused: Option<Refused>,
+}
+
+/// A leader, its store and its machines, in one thread.
+struct World {
+    leader: Leader,
+    now: Time,
+    stored: Durable,
+    agents: BTreeMap<MachineId, Agent>,
+    next_id: u64,
+    /// Whether the store commits at once; else batches wait in `uncommitted`.
+    committing: bool,
+    uncommitted: Vec<(CommitId, Vec<Change>)>,
+    results: BTreeMap<RequestId, CommandResult>,
+    answers: BTreeMap<RequestId, QueryAnswer>,
+    commits: usize,
+}
+
+fn name(text: &str) -> UnitName {
+    UnitName::parse(text).unwrap()
+}
+
+fn machine(number: u128) -> MachineId {
+    MachineId::new(number << 96)
+}
+
+fn service(options: &str) -> String {
+    format!("[Service]\nExecStart=/bin/sleep infinity\n{options}")
+}
+
+impl World {
+    fn new(machines: u128) -> Self {
+        let mut world = Self::of(Durable::new(ClusterId::new(7)), Term(1));
+        for number in 1..=machines {
+            world.join(machine(number), &[]);
+        }
+        world
+    }
+
+    fn of(stored: Durable, term: Term) -> Self {
+        let now = Time::from_boot(Duration::from_secs(1000));
+        Self {
+            leader: Leader::new(Settings::default(), term, stored.clone(), now),
+            now,
+            stored,
+            agents: BTreeMap::new(),
+            next_id: 0,
+            committing: true,
+            uncommitted: Vec::new(),
+            results: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            commits: 0,
+        }
+    }
+
+    /// The same cluster under a leader that was restarted.
+    fn restarted(self) -> Self {
+        let term = self.leader.term.next();
+        let mut world = Self::of(self.stored, term);
+        world.next_id = self.next_id;
+        world.agents = self.agents;
+        world.agents.values_mut().for_each(|agent| agent.connection = None);
+        world
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn join(&mut self, id: MachineId, labels: &[(&str, &str)]) {
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.agents.insert(
+            id,
+            Agent {
+                id,
+                labels,
+                connection: None,
+                session: SessionNumber(0),
+                cluster: None,
+                term: Term(0),
+                held: BTreeMap::new(),
+                stopped: BTreeMap::new(),
+                heartbeats: 0,
+                acked: 0,
+                refused: None,
+            },
+        );
+        self.connect(id);
+    }
+
+    fn connect(&mut self, id: MachineId) {
+        let connection = ConnectionId(self.id());
+        let agent = self.agents.get_mut(&id).unwrap();
+        agent.connection = Some(connection);
+        agent.session = SessionNumber(agent.session.0 + 1);
+        agent.refused = None;
+        let hello = Hello {
+            cluster: agent.cluster,
+            machine: id,
+            boot: BootId::new(1),
+            key: AgentKey::new(id.bits()),
+            session: agent.session,
+            term: agent.term,
+            address: "198.18.0.1".to_owned(),
+            labels: agent.labels.clone(),
+            capacity: Capacity { cpu: MilliCpu(4000), memory: Bytes(1 << 30) },
+            version: "test".to_owned(),
+            units: agent.held.values().cloned().collect(),
+        };
+        self.step(Input::Agent(connection, FromAgent::Hello(hello)));
+    }
+
+    /// The machine goes silent, with all that it holds running on.
+    fn cut(&mut self, id: MachineId) {
+        let connection = self.agents.get_mut(&id).unwrap().connection.take().unwrap();
+        self.step(Input::Disconnected(connection));
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            for effect in self.leader.step(self.now, input) {
+                self.carry_out(effect, &mut inputs);
+            }
+            assert_eq!(self.leader.differences(), Vec::<String>::new());
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, inputs: &mut Vec<Input>) {
+        match effect {
+            Effect::Persist(commit, changes) => {
+                self.commits += 1;
+                if self.committing {
+                    changes.into_iter().for_each(|change| self.stored.apply(change));
+                    inputs.insert(0, Input::Committed(commit));
+                } else {
+                    self.uncommitted.push((commit, changes));
+                }
+            }
+            Effect::Send(connection, message) => {
+                let agent = self.agents.values_mut().find(|agent| agent.connection == Some(connection));
+                if let Some(reports) = agent.and_then(|agent| agent.hear(message)) {
+                    inputs.insert(0, Input::Agent(connection, FromAgent::Report(reports)));
+                }
+            }
+            Effect::Close(connection) => {
+                for agent in self.agents.values_mut().filter(|agent| agent.connection == Some(connection)) {
+                    agent.connection = None;
+                }
+            }
+            Effect::AnswerCommand(request, result) => {
+                self.results.insert(request, result);
+            }
+            Effect::AnswerQuery(request, answer) => {
+                self.answers.insert(request, answer);
+            }
+            Effect::TakeTerm { above } => inputs.insert(0, Input::TermTaken(above.next())),
+            Effect::UnitsChanged(_) | Effect::Event(_) => {}
+        }
+    }
+
+    /// Lets time pass, with heartbeats from all machines that are connected.
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds * 2 {
+            self.now = self.now + Duration::from_millis(500);
+            self.step(Input::Tick);
+            let connected: Vec<(MachineId, ConnectionId)> =
+                self.agents.values().filter_map(|agent| Some((agent.id, agent.connection?))).collect();
+            for (id, connection) in connected {
+                let agent = self.agents.get_mut(&id).unwrap();
+                agent.heartbeats += 1;
+                let number = agent.heartbeats;
+                let pid1_age = Duration::ZERO;
+                self.step(Input::Agent(connection, FromAgent::Heartbeat { number, pid1_age }));
+            }
+        }
+    }
+
+    fn command_as(
+        &mut self,
+        id: CommandId,
+        verb: Verb,
+        units: &[(&str, Option<&str>)],
+        replace: bool,
+    ) -> RequestId {
+        let request = RequestId(self.id());
+        let argument = |(unit, content): &(&str, Option<&str>)| UnitArgument {
+            name: name(unit),
+            content: content.map(Arc::from),
+        };
+        let units = units.iter().map(argument).collect();
+        self.step(Input::Command(request, Command { id, verb, units, replace }));
+        request
+    }
+
+    fn command(&mut self, verb: Verb, units: &[(&str, Option<&str>)]) -> CommandResult {
+        let id = CommandId::new(self.id().into());
+        let request = self.command_as(id, verb, units, false);
+        self.results.remove(&request).expect("an answer")
+    }
+
+    fn replace(&mut self, verb: Verb, unit: &str, content: &str) -> CommandResult {
+        let id = CommandId::new(self.id().into());
+        let request = self.command_as(id, verb, &[(unit, Some(content))], true);
+        self.results.remove(&request).expect("an answer")
+    }
+
+    fn start(&mut self, unit: &str, options: &str) {
+        self.command(Verb::Start, &[(unit, Some(&service(options)))]).expect("started");
+    }
+
+    fn query(&mut self, query: Query) -> QueryAnswer {
+        let request = RequestId(self.id());
+        self.step(Input::Query(request, query));
+        self.answers.remove(&request).expect("an answer")
+    }
+
+    fn status(&mut self, unit: &str) -> Option<UnitStatus> {
+        let names = Some(vec![name(unit)]);
+        match self.query(Query::Units { names, content: false, reasons: true }) {
+            QueryAnswer::Units(mut units) => units.pop(),
+            QueryAnswer::Machines(_) => None,
+        }
+    }
+
+    fn machines(&mut self) -> ClusterStatus {
+        match self.query(Query::Machines) {
+            QueryAnswer::Machines(status) => status,
+            QueryAnswer::Units(_) => unreachable!(),
+        }
+    }
+
+    /// The machines on which the unit runs.
+    fn running(&self, unit: &str) -> Vec<MachineId> {
+        let unit = name(unit);
+        let runs = |agent: &&Agent| agent.held.get(&unit).is_some_and(|held| held.target == Target::Launched);
+        self.agents.values().filter(runs).map(|agent| agent.id).collect()
+    }
+
+    fn reason(&mut self, unit: &str) -> String {
+        let waiting = self.status(unit).expect("known").waiting.expect("waits");
+        let machines = waiting.machines.iter().map(|(id, why)| format!("\n{}: {why}", id.short()));
+        std::iter::once(waiting.reason).chain(machines).collect()
+    }
+}
+
+impl Agent {
+    fn hear(&mut self, message: ToAgent) -> Option<Vec<UnitReport>> {
+        assert!(message.term >= self.term, "a leader speaks in a term that is over");
+        if message.session != self.session {
+            return None;
+        }
+        self.term = message.term;
+        match message.body {
+            LeaderMessage::Welcome(welcome) => self.cluster = Some(welcome.cluster),
+            LeaderMessage::HeartbeatAck { number } => self.acked = number,
+            LeaderMessage::Refused(refused) => {
+                self.refused = Some(refused);
+                self.connection = None;
+            }
+            LeaderMessage::Assignments(assignments) => {
+                let held =
+                    assignments.hold.into_iter().map(|assignment| self.take(assignment)).collect::<Vec<_>>();
+                let removed = assignments.remove.into_iter().map(|removal| self.remove(removal));
+                return Some(removed.chain(held).collect());
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, assignment: Assignment) -> UnitReport {
+        let Assignment { name, epoch, hash, content, target } = assignment;
+        let held = self.held.get(&name);
+        let last = held.map(|held| held.epoch).max(self.stopped.get(&name).copied());
+        if last.is_some_and(|last| epoch < last) || self.stopped.get(&name).is_some_and(|last| epoch <= *last)
+        {
+            return UnitReport { name, epoch, change: ReportedChange::Stale(last.unwrap()) };
+        }
+        assert!(
+            content.is_some() || held.is_some_and(|held| held.hash == hash),
+            "{name}: nobody sent its content"
+        );
+        let phase = if target == Target::Launched { Phase::Launched } else { Phase::Loaded };
+        let observation = Observation::Held { phase, state: None };
+        let unit = HeldUnit { name: name.clone(), epoch, hash, target, observation: observation.clone() };
+        self.held.insert(name.clone(), unit);
+        UnitReport { name, epoch, change: ReportedChange::Observed(observation) }
+    }
+
+    fn remove(&mut self, removal: Removal) -> UnitReport {
+        let Removal { name, epoch } = removal;
+        if self.held.get(&name).is_some_and(|held| held.epoch <= epoch) {
+            self.held.remove(&name);
+            self.stopped.insert(name.clone(), epoch);
+        }
+        UnitReport { name, epoch, change: ReportedChange::Gone }
+    }
+}
+
+#[test]
+fn units_spread_over_the_least_loaded_machines() {
+    let mut world = World::new(3);
+    for number in 1..=9 {
+        world.start(&format!("u{number}.service"), "");
+    }
+    let counts: Vec<usize> = world.agents.values().map(|agent| agent.held.len()).collect();
+    assert_eq!(counts, [3, 3, 3]);
+    let units: Vec<usize> = world.machines().machines.iter().map(|machine| machine.units).collect();
+    assert_eq!(units, [3, 3, 3]);
+}
+
+#[test]
+fn a_reservation_counts_as_load_and_is_never_exceeded() {
+    let mut world = World::new(2);
+    world.start("big.service", "[X-Muster]\nMemory=700M\n");
+    for number in 1..=5 {
+        world.start(&format!("small{number}.service"), "");
+    }
+    let big = world.running("big.service")[0];
+    let other = world.agents.keys().copied().find(|id| *id != big).unwrap();
+    assert_eq!(world.agents[&other].held.len(), 5);
+    world.start("second.service", "[X-Muster]\nMemory=700M\n");
+    assert_eq!(world.running("second.service"), [other]);
+    world.start("third.service", "[X-Muster]\nMemory=700M\n");
+    assert!(world.running("third.service").is_empty());
+    assert!(
+        world.reason("third.service").contains("of memory are needed"),
+        "{}",
+        world.reason("third.service")
+    );
+    // What ends makes room for what waits.
+    world.command(Verb::Destroy, &[("second.service", None)]).unwrap();
+    assert_eq!(world.running("third.service"), [other]);
+}
+
+#[test]
+fn the_higher_priority_goes_first_then_the_earlier_submission() {
+    let mut world = World::new(0);
+    let alone = |priority| format!("Conflicts=*.service\n[X-Muster]\nPriority={priority}\n");
+    for (unit, priority) in [("a.service", 0), ("b.service", 5), ("c.service", 5)] {
+        world.start(unit, &format!("[X-Fleet]\n{}", alone(priority)));
+    }
+    world.join(machine(1), &[]);
+    assert_eq!(world.running("b.service").len(), 1);
+    world.join(machine(2), &[]);
+    assert_eq!(world.running("c.service").len(), 1);
+    assert!(world.running("a.service").is_empty());
+}
+
+#[test]
+fn machine_id_and_metadata_decide_where_a_unit_may_be() {
+    let mut world = World::new(0);
+    world.join(machine(1), &[("disk", "hdd")]);
+    world.join(machine(2), &[("disk", "ssd"), ("zone", "a")]);
+    world.join(machine(3), &[("disk", "ssd"), ("zone", "b")]);
+    world.start("b.service", "[X-Fleet]\nMachineMetadata=disk=ssd\nMachineMetadata=zone=b\n");
+    world.start("or.service", "[X-Fleet]\nMachineMetadata=zone=x\nMachineMetadata=zone=a\n");
+    world.start("id.service", &format!("[X-Fleet]\nMachineID={}\n", machine(1)));
+    world.start("no.service", "[X-Fleet]\nMachineMetadata=disk=tape\n");
+    assert_eq!(world.running("b.service"), [machine(3)]);
+    assert_eq!(world.running("or.service"), [machine(2)]);
+    assert_eq!(world.running("id.service"), [machine(1)]);
+    assert_eq!(
+        world.reason("no.service"),
+        "no machine takes the unit\n\
+         00000001: no.service needs the label disk=tape, the machine has hdd\n\
+         00000002: no.service needs the label disk=tape, the machine has ssd\n\
+         00000003: no.service needs the label disk=tape, the machine has ssd"
+    );
+}
+
+#[test]
+fn conflicts_hold_both_ways_and_against_loaded_units() {
+    let mut world = World::new(1);
+    world.command(Verb::Load, &[("a.service", Some(&service("[X-Fleet]\nConflicts=b.*\n")))]).unwrap();
+    world.start("b.service", "");
+    assert!(world.running("b.service").is_empty());
+    assert_eq!(
+        world.reason("b.service"),
+        "no machine takes the unit\n00000001: a.service is there: Conflicts=b.* of a.service"
+    );
+    world.command(Verb::Unload, &[("a.service", None)]).unwrap();
+    assert_eq!(world.running("b.service"), [machine(1)]);
+    world.command(Verb::Load, &[("a.service", None)]).unwrap();
+    assert!(world.reason("a.service").contains("b.service is there"));
+}
+
+#[test]
+fn instances_kept_apart_take_a_machine_each() {
+    let mut world = World::new(3);
+    let template = service("[X-Fleet]\nConflicts=web@*.service\n");
+    world.command(Verb::Submit, &[("web@.service", Some(&template))]).unwrap();
+    let names: Vec<String> = (1..=4).map(|n| format!("web@{n}.service")).collect();
+    let arguments: Vec<(&str, Option<&str>)> = names.iter().map(|name| (name.as_str(), None)).collect();
+    world.command(Verb::Start, &arguments).unwrap();
+    let machines: BTreeSet<MachineId> = names.iter().flat_map(|name| world.running(name)).collect();
+    assert_eq!(machines.len(), 3);
+    assert!(world.running("web@4.service").is_empty());
+}
+
+#[test]
+fn a_group_goes_together_or_not_at_all() {
+    let mut world = World::new(0);
+    world.start("db.service", "[X-Muster]\nMemory=600M\n");
+    world.start("side.service", "[X-Fleet]\nMachineOf=db.service\n[X-Muster]\nMemory=600M\n");
+    world.join(machine(1), &[]);
+    assert!(world.running("db.service").is_empty() && world.running("side.service").is_empty());
+    assert!(
+        world.reason("db.service").starts_with("no machine takes the 2 units that MachineOf= ties together")
+    );
+    world.replace(Verb::Start, "side.service", &service("[X-Fleet]\nMachineOf=db.service\n")).unwrap();
+    assert_eq!(world.running("db.service"), [machine(1)]);
+    assert_eq!(world.running("side.service"), [machine(1)]);
+}
+
+#[test]
+fn a_cycle_is_one_group_and_a_loaded_target_suffices() {
+    let mut world = World::new(3);
+    let units = [
+        ("a.service", Some(service("[X-Fleet]\nMachineOf=b.service\n"))),
+        ("b.service", Some(service("[X-Fleet]\nMachineOf=a.service\n"))),
+    ];
+    let units: Vec<(&str, Option<&str>)> = units.iter().map(|(n, c)| (*n, c.as_deref())).collect();
+    world.command(Verb::Start, &units[..1]).unwrap();
+    assert!(world.reason("a.service").contains("MachineOf=b.service of a.service"));
+    world.command(Verb::Load, &units[1..]).unwrap();
+    assert_eq!(world.running("a.service").len(), 1);
+    let on = world.status("b.service").unwrap().copies[0].machine;
+    assert_eq!(world.running("a.service"), [on]);
+}
+
+#[test]
+fn a_follower_goes_when_its_target_is_unloaded_and_comes_back_with_it() {
+    let mut world = World::new(2);
+    world.start("db.service", "");
+    world.start("side.service", "[X-Fleet]\nMachineOf=db.service\n");
+    assert_eq!(world.running("side.service"), world.running("db.service"));
+    world.command(Verb::Unload, &[("db.service", None)]).unwrap();
+    assert!(world.running("side.service").is_empty());
+    world.command(Verb::Start, &[("db.service", None)]).unwrap();
+    assert_eq!(world.running("side.service"), world.running("db.service"));
+    assert_eq!(world.running("side.service").len(), 1);
+}
+
+#[test]
+fn members_in_conflict_with_each_other_are_named() {
+    let mut world = World::new(2);
+    world.start("x.service", "[X-Fleet]\nConflicts=y.*\n");
+    world.command(Verb::Unload, &[("x.service", None)]).unwrap();
+    world.start("y.service", "[X-Fleet]\nMachineOf=x.service\n");
+    world.command(Verb::Start, &[("x.service", None)]).unwrap();
+    assert!(
+        world
+            .reason("y.service")
+            .contains("x.service is tied by MachineOf= to y.service, and in conflict with it"),
+        "{}",
+        world.reason("y.service")
+    );
+}
+
+#[test]
+fn a_global_unit_runs_everywhere_and_yields_to_what_is_there() {
+    let mut world = World::new(2);
+    world.start("web.service", "[X-Fleet]\nConflicts=mon.service\n");
+    world.start("mon.service", "[X-Fleet]\nGlobal=true\n");
+    let web = world.running("web.service")[0];
+    assert_eq!(world.running("mon.service").len(), 1);
+    assert_ne!(world.running("mon.service"), [web]);
+    world.command(Verb::Destroy, &[("web.service", None)]).unwrap();
+    assert_eq!(world.running("mon.service").len(), 2);
+    // It holds its place against those that come later.
+    world.start("web.service", "[X-Fleet]\nConflicts=mon.service\n");
+    assert!(world.running("web.service").is_empty());
+    world.join(machine(3), &[]);
+    assert_eq!(world.running("web.service"), [machine(3)]);
+    assert_eq!(world.running("mon.service").len(), 2);
+}
+
+#[test]
+fn of_two_global_units_in_conflict_the_first_submitted_wins() {
+    let mut world = World::new(2);
+    world.start("z.service", "[X-Fleet]\nGlobal=true\nConflicts=a.service\n");
+    world.start("a.service", "[X-Fleet]\nGlobal=true\n");
+    world.join(machine(3), &[]);
+    assert_eq!(world.running("z.service").len(), 3);
+    assert!(world.running("a.service").is_empty());
+    let mut world = world.restarted();
+    for number in 1..=3 {
+        world.connect(machine(number));
+    }
+    world.join(machine(4), &[]);
+    assert_eq!(world.running("z.service").len(), 4);
+    assert!(world.running("a.service").is_empty());
+}
+
+#[test]
+fn a_lost_machine_gives_its_units_to_others_in_one_batch() {
+    let mut world = World::new(3);
+    for number in 1..=6 {
+        world.start(&format!("u{number}.service"), "");
+    }
+    world.start("side.service", "[X-Fleet]\nMachineOf=u1.service\n");
+    let lost = world.running("u1.service")[0];
+    let before: BTreeMap<MachineId, Vec<Epoch>> =
+        world.agents.iter().map(|(id, a)| (*id, a.held.values().map(|held| held.epoch).collect())).collect();
+    world.cut(lost);
+    world.pass(4);
+    assert_eq!(world.running("u1.service"), [lost], "within the lease nothing moves");
+    let commits = world.commits;
+    world.pass(2);
+    assert_eq!(world.commits, commits + 1, "one batch");
+    let survivors: Vec<MachineId> = world.agents.keys().copied().filter(|id| *id != lost).collect();
+    for number in 1..=6 {
+        let copies: Vec<MachineId> = world.running(&format!("u{number}.service"));
+        assert_eq!(copies.iter().filter(|id| survivors.contains(id)).count(), 1);
+    }
+    assert!(
+        world
+            .running("side.service")
+            .iter()
+            .any(|id| world.running("u1.service").contains(id) && *id != lost)
+    );
+    for id in &survivors {
+        let epochs: Vec<Epoch> = world.agents[id].held.values().map(|held| held.epoch).collect();
+        assert!(before[id].iter().all(|epoch| epochs.contains(epoch)), "what ran there was left alone");
+    }
+    // It comes back: the older copies stop, nothing else.
+    world.connect(lost);
+    assert_eq!(world.agents[&lost].held.len(), 0);
+    for number in 1..=6 {
+        assert_eq!(world.running(&format!("u{number}.service")).len(), 1);
+    }
+    assert!(world.leader.retired.is_empty());
+}
+
+#[test]
+fn what_no_other_machine_takes_is_kept_without_a_restart() {
+    let mut world = World::new(2);
+    world.start("pinned.service", &format!("[X-Fleet]\nMachineID={}\n", machine(1)));
+    let epoch = world.agents[&machine(1)].held[&name("pinned.service")].epoch;
+    world.cut(machine(1));
+    world.pass(7);
+    assert!(world.reason("pinned.service").starts_with("its machine 00000001 is unreachable"));
+    world.connect(machine(1));
+    assert_eq!(world.agents[&machine(1)].held[&name("pinned.service")].epoch, epoch);
+    assert_eq!(world.status("pinned.service").unwrap().waiting, None);
+}
+
+#[test]
+fn a_late_heartbeat_revives_no_lease() {
+    let mut world = World::new(2);
+    world.start("u.service", "");
+    let on = world.running("u.service")[0];
+    let connection = world.agents[&on].connection.unwrap();
+    world.now = world.now + Duration::from_secs(6);
+    world.step(Input::Agent(connection, FromAgent::Heartbeat { number: 1, pid1_age: Duration::ZERO }));
+    assert_ne!(world.agents[&on].acked, 1, "the heartbeat was on the way when the lease ended");
+    assert_eq!(world.agents[&on].connection, None);
+}
+
+#[test]
+fn a_restarted_leader_moves_and_restarts_nothing() {
+    let mut world = World::new(3);
+    for number in 1..=9 {
+        world.start(&format!("u{number}.service"), "");
+    }
+    world.start("global.service", "[X-Fleet]\nGlobal=true\n");
+    let before = world.agents.clone();
+    let mut world = world.restarted();
+    for number in 1..=3 {
+        world.connect(machine(number));
+    }
+    world.pass(20);
+    for (id, agent) in &world.agents {
+        assert_eq!(agent.held, before[id].held);
+        assert_eq!(agent.stopped, before[id].stopped);
+    }
+}
+
+#[test]
+fn a_restarted_leader_waits_a_lease_before_it_takes_a_machine_for_lost() {
+    let mut world = World::new(3);
+    world.start("u.service", "");
+    let on = world.running("u.service")[0];
+    let mut world = world.restarted();
+    let others: Vec<MachineId> = world.agents.keys().copied().filter(|id| *id != on).collect();
+    for id in &others {
+        world.connect(*id);
+    }
+    world.pass(4);
+    assert_eq!(world.running("u.service"), [on]);
+    world.start("new.service", "");
+    assert!(world.reason("new.service").contains("waits for the machines to report"));
+    world.pass(2);
+    assert_eq!(world.running("u.service").len(), 2);
+    assert_eq!(world.running("new.service").len(), 1);
+}
+
+#[test]
+fn an_empty_store_stops_nothing() {
+    let mut world = World::new(2);
+    world.start("u.service", "");
+    let agents = world.agents.clone();
+    let mut world = World::of(Durable::new(ClusterId::new(8)), Term(1));
+    world.agents = agents;
+    for number in 1..=2 {
+        world.connect(machine(number));
+        assert!(matches!(world.agents[&machine(number)].refused, Some(Refused::OtherCluster { .. })));
+    }
+    world.pass(20);
+    assert_eq!(world.running("u.service").len(), 1);
+}
+
+#[test]
+fn an_old_store_stops_nothing_and_takes_up_what_it_finds() {
+    let mut world = World::new(2);
+    world.start("moved.service", "");
+    let on = world.running("moved.service")[0];
+    let other = world.agents.keys().copied().find(|id| *id != on).unwrap();
+    let backup = world.stored.clone();
+    world.start("later.service", "");
+    world.cut(on);
+    world.pass(7);
+    assert!(world.running("moved.service").contains(&other));
+    world.connect(on);
+    let running = |world: &World| -> BTreeMap<MachineId, Vec<UnitName>> {
+        world.agents.iter().map(|(id, agent)| (*id, agent.held.keys().cloned().collect())).collect()
+    };
+    let before = running(&world);
+    let agents = world.agents.clone();
+    let mut world = World::of(backup, Term(1));
+    world.next_id = 1000;
+    world.agents = agents;
+    world.agents.values_mut().for_each(|agent| agent.connection = None);
+    world.connect(on);
+    world.connect(other);
+    world.pass(20);
+    assert_eq!(running(&world), before);
+    let status = world.status("moved.service").unwrap();
+    assert_eq!((status.copies[0].machine, status.copies[0].role), (other, CopyRole::Current));
+    let orphan = world.status("later.service").unwrap();
+    assert_eq!(orphan.copies[0].role, CopyRole::Orphaned);
+    // An operator decides.
+    world.command(Verb::Destroy, &[("later.service", None)]).unwrap();
+    assert_eq!(world.status("later.service"), None);
+    assert!(world.running("later.service").is_empty());
+}
+
+#[test]
+fn a_higher_term_is_taken_before_anything_is_said() {
+    let mut world = World::new(1);
+    world.agents.get_mut(&machine(1)).unwrap().term = Term(9);
+    world.cut(machine(1));
+    world.connect(machine(1));
+    assert_eq!(world.agents[&machine(1)].connection, None);
+    assert_eq!(world.leader.term, Term(10));
+    world.connect(machine(1));
+    assert_eq!(world.agents[&machine(1)].term, Term(10));
+}
+
+#[test]
+fn nothing_is_told_before_it_is_durable() {
+    let mut world = World::new(1);
+    world.committing = false;
+    let id = CommandId::new(77);
+    let request = world.command_as(id, Verb::Start, &[("u.service", Some(&service("")))], false);
+    assert!(world.results.is_empty() && world.running("u.service").is_empty());
+    let asked = RequestId(world.id());
+    world.step(Input::Query(asked, Query::Machines));
+    assert!(!world.answers.contains_key(&asked), "the answer rests on what is not durable");
+    let connection = world.agents[&machine(1)].connection.unwrap();
+    world.step(Input::Agent(connection, FromAgent::Heartbeat { number: 5, pid1_age: Duration::ZERO }));
+    assert_eq!(world.agents[&machine(1)].acked, 5, "a heartbeat waits for no disk");
+    let (commit, changes) = world.uncommitted.remove(0);
+    changes.into_iter().for_each(|change| world.stored.apply(change));
+    world.committing = true;
+    world.step(Input::Committed(commit));
+    assert!(world.results[&request].is_ok());
+    assert_eq!(world.running("u.service").len(), 1);
+    assert!(world.answers.contains_key(&asked));
+}
+
+#[test]
+fn a_full_disk_fails_the_command_and_nothing_else() {
+    let mut world = World::new(1);
+    world.start("old.service", "");
+    world.committing = false;
+    let request =
+        world.command_as(CommandId::new(78), Verb::Start, &[("new.service", Some(&service("")))], false);
+    world.uncommitted.clear();
+    let durable = Box::new(world.stored.clone());
+    world.step(Input::CommitFailed { reason: "no space left on device".to_owned(), durable });
+    let error = world.results[&request].clone().unwrap_err();
+    assert_eq!(error, CommandError::Store("no space left on device".to_owned()));
+    assert_eq!(world.status("new.service"), None);
+    assert_eq!(world.running("old.service").len(), 1);
+    world.committing = true;
+    world.pass(2);
+    assert_eq!(world.running("new.service").len(), 0);
+    world.start("new.service", "");
+    assert_eq!(world.running("new.service").len(), 1);
+}
+
+#[test]
+fn a_repeated_command_finds_its_result() {
+    let mut world = World::new(1);
+    let id = CommandId::new(5);
+    let unit = service("");
+    let first = world.command_as(id, Verb::Start, &[("u.service", Some(&unit))], false);
+    let epoch = world.agents[&machine(1)].held[&name("u.service")].epoch;
+    let mut world = world.restarted();
+    world.connect(machine(1));
+    world.command(Verb::Destroy, &[("u.service", None)]).unwrap();
+    let again = world.command_as(id, Verb::Start, &[("u.service", Some(&unit))], false);
+    assert_eq!(world.results[&again].as_ref().unwrap()[0].done, Done::Created);
+    assert!(world.running("u.service").is_empty(), "it was not done twice ({first:?}, {epoch})");
+}
+
+#[test]
+fn stop_then_start_is_a_later_placement_and_so_is_restart() {
+    let mut world = World::new(1);
+    world.start("u.service", "");
+    let epoch = |world: &World| world.agents[&machine(1)].held[&name("u.service")].epoch;
+    let first = epoch(&world);
+    world.command(Verb::Stop, &[("u.service", None)]).unwrap();
+    assert_eq!(epoch(&world), first);
+    assert!(world.running("u.service").is_empty());
+    world.command(Verb::Start, &[("u.service", None)]).unwrap();
+    let second = epoch(&world);
+    assert!(second > first);
+    world.command(Verb::Restart, &[("u.service", None)]).unwrap();
+    assert!(epoch(&world) > second);
+    world.command(Verb::Start, &[("u.service", None)]).unwrap();
+}
+
+#[test]
+fn a_bad_unit_changes_nothing_of_its_command() {
+    let mut world = World::new(1);
+    let good = service("");
+    let result = world.command(Verb::Start, &[("good.service", Some(&good)), ("bad.service", Some(""))]);
+    let Err(CommandError::Units(errors)) = result else { panic!("{result:?}") };
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0].name, name("bad.service"));
+    assert_eq!(world.status("good.service"), None);
+    let result = world.command(Verb::Start, &[("t@.service", Some(&good))]);
+    let Err(CommandError::Units(errors)) = result else { panic!("{result:?}") };
+    assert_eq!(errors[0].kind, UnitErrorKind::Template("t@1.service".to_owned()));
+    let result = world.command(Verb::Stop, &[("none.service", None)]);
+    assert_eq!(result.unwrap_err().to_string(), format!("none.service: {}", UnitErrorKind::NotFound));
+}
+
+#[test]
+fn other_content_is_kept_without_replace_and_taken_with_it() {
+    let mut world = World::new(2);
+    world.start("u.service", "");
+    let on = world.running("u.service");
+    let changed = service("Nice=5\n");
+    let outcome = world.command(Verb::Start, &[("u.service", Some(&changed))]).unwrap();
+    assert_eq!(outcome[0].done, Done::KeptOtherContent);
+    let error = world.replace(Verb::Submit, "u.service", &changed).unwrap_err();
+    assert!(error.to_string().contains("is launched"), "{error}");
+    assert_eq!(world.replace(Verb::Start, "u.service", &changed).unwrap()[0].done, Done::Replaced);
+    assert_eq!(world.running("u.service"), on, "it stays on its machine");
+    assert_eq!(world.agents[&on[0]].held[&name("u.service")].hash, ContentHash::of(changed.as_bytes()));
+    let moved = service(&format!(
+        "[X-Fleet]\nMachineID={}\n",
+        if on == [machine(1)] { machine(2) } else { machine(1) }
+    ));
+    world.replace(Verb::Start, "u.service", &moved).unwrap();
+    assert_ne!(world.running("u.service"), on);
+    assert_eq!(world.running("u.service").len(), 1);
+}
+
+#[test]
+fn an_idle_cluster_writes_nothing() {
+    let mut world = World::new(3);
+    for number in 1..=20 {
+        world.start(&format!("u{number}.service"), "");
+    }
+    let commits = world.commits;
+    world.pass(60);
+    assert_eq!(world.commits, commits);
+}
+
+#[test]
+fn a_machine_whose_pid_1_is_silent_gets_nothing_new_and_is_lost_in_the_end() {
+    let mut world = World::new(2);
+    let connection = world.agents[&machine(1)].connection.unwrap();
+    let beat = |age| {
+        Input::Agent(connection, FromAgent::Heartbeat { number: 1, pid1_age: Duration::from_secs(age) })
+    };
+    world.step(beat(6));
+    world.start("a.service", "");
+    world.start("b.service", "");
+    assert_eq!(world.agents[&machine(2)].held.len(), 2);
+    world.step(beat(0));
+    world.start("c.service", "");
+    assert_eq!(world.running("c.service"), [machine(1)]);
+    world.step(beat(31));
+    assert!(world.running("c.service").contains(&machine(2)));
+}
+
+/// One thing that happens in a random history.
+#[derive(Clone, Debug)]
+enum Happening {
+    Command(Verb, usize, usize, bool),
+    Cut(u128),
+    Connect(u128),
+    Reboot(u128),
+    Pass(u64),
+    RestartLeader,
+    FailStore,
+}
+
+/// Options that pull in all directions. Which one a unit has is drawn anew with each command.
+const OPTIONS: [&str; 9] = [
+    "",
+    "[X-Fleet]\nConflicts=u1.*\n",
+    "[X-Fleet]\nConflicts=u?.service\n",
+    "[X-Fleet]\nMachineOf=u0.service\n",
+    "[X-Fleet]\nMachineOf=u3.service\n",
+    "[X-Fleet]\nGlobal=true\nConflicts=u2.service\n",
+    "[X-Fleet]\nMachineID=00000002000000000000000000000000\n",
+    "[X-Muster]\nMemory=400M\nPriority=3\n",
+    "[X-Fleet]\nMachineOf=u0.service\nMachineOf=u1.service\n[X-Muster]\nMemory=300M\n",
+];
+
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn happening() -> impl Strategy<Value = Happening> {
+        let verb = prop::sample::select(vec![
+            Verb::Submit,
+            Verb::Load,
+            Verb::Start,
+            Verb::Start,
+            Verb::Start,
+            Verb::Stop,
+            Verb::Unload,
+            Verb::Destroy,
+            Verb::Restart,
+        ]);
+        prop_oneof![
+            12 => (verb, 0..6usize, 0..OPTIONS.len(), any::<bool>())
+                .prop_map(|(verb, unit, options, replace)| Happening::Command(verb, unit, options, replace)),
+            3 => (1..4u128).prop_map(Happening::Cut),
+            4 => (1..4u128).prop_map(Happening::Connect),
+            1 => (1..4u128).prop_map(Happening::Reboot),
+            3 => (1..8u64).prop_map(Happening::Pass),
+            1 => Just(Happening::RestartLeader),
+            1 => Just(Happening::FailStore),
+        ]
+    }
+
+    fn happen(mut world: World, happening: Happening) -> World {
+        let connected = |world: &World, number| world.agents[&machine(number)].connection.is_some();
+        match happening {
+            Happening::Command(verb, unit, options, replace) => {
+                let id = CommandId::new(world.id().into());
+                let content = service(OPTIONS[options]);
+                let unit = format!("u{unit}.service");
+                world.command_as(id, verb, &[(&unit, Some(&content))], replace);
+            }
+            Happening::Cut(number) if connected(&world, number) => world.cut(machine(number)),
+            Happening::Connect(number) if !connected(&world, number) => world.connect(machine(number)),
+            Happening::Cut(_) | Happening::Connect(_) => {}
+            Happening::Reboot(number) => {
+                if connected(&world, number) {
+                    world.cut(machine(number));
+                }
+                let agent = world.agents.get_mut(&machine(number)).unwrap();
+                (agent.held, agent.stopped) = (BTreeMap::new(), BTreeMap::new());
+            }
+            Happening::Pass(seconds) => world.pass(seconds),
+            Happening::RestartLeader => world = world.restarted(),
+            Happening::FailStore => {
+                world.committing = false;
+                let id = CommandId::new(world.id().into());
+                world.command_as(id, Verb::Start, &[("u5.service", Some(&service("")))], false);
+                world.committing = true;
+                if !world.uncommitted.is_empty() {
+                    world.uncommitted.clear();
+                    let durable = Box::new(world.stored.clone());
+                    world.step(Input::CommitFailed { reason: "full".to_owned(), durable });
+                }
+            }
+        }
+        world
+    }
+
+    fn heal(world: &mut World) {
+        for number in 1..=3 {
+            if world.agents[&machine(number)].connection.is_none() {
+                world.connect(machine(number));
+            }
+        }
+        world.pass(8);
+    }
+
+    /// What must be true when all machines are back and the leader has had a lease's time.
+    fn check(world: &mut World) {
+        let memory = |world: &World| {
+            let units = world.leader.units.iter().map(|(name, unit)| (name.clone(), unit.stored())).collect();
+            let records = |(id, machine): (&MachineId, &Machine)| (*id, machine.record.clone());
+            (units, world.leader.machines.iter().map(records).collect(), world.leader.retired.clone())
+        };
+        let stored =
+            (world.stored.units.clone(), world.stored.machines.clone(), world.stored.retired.clone());
+        assert_eq!(memory(world), stored, "the store is the leader's log");
+        assert!(
+            world.leader.retired.is_empty(),
+            "every copy that was ended is gone: {:?}",
+            world.leader.retired
+        );
+        for (id, agent) in &world.agents {
+            for (name, held) in &agent.held {
+                let unit =
+                    world.leader.units.get(name).unwrap_or_else(|| panic!("{name} on {id} was destroyed"));
+                assert_eq!(unit.placements.get(id), Some(&held.epoch), "{name} on {id} is the current copy");
+                assert_eq!(
+                    (unit.hash, unit.target()),
+                    (held.hash, held.target),
+                    "{name} on {id} is as asked for"
+                );
+            }
+        }
+        for (name, unit) in &world.leader.units {
+            for machine in unit.placements.keys() {
+                assert!(world.agents[machine].held.contains_key(name), "{name} is where it was placed");
+            }
+            let alone = std::slice::from_ref(name);
+            if world.leader.waits(name, unit) {
+                if let Ok(group) = world.leader.group(name) {
+                    for id in world.agents.keys() {
+                        let fits = world.leader.group_may_be_on(&group, *id).is_ok()
+                            && world.leader.placer.check(&group.units, *id).is_ok();
+                        assert!(!fits, "{name} waits, and fits on {id}");
+                    }
+                }
+            } else if unit.options.global && unit.desired != DesiredState::Inactive {
+                for id in world.agents.keys() {
+                    let fits = world.leader.placer.check(alone, *id).is_ok();
+                    assert!(unit.placements.contains_key(id) || !fits, "{name} is missing on {id}");
+                }
+            }
+            for machine in unit.placements.keys() {
+                let conflict = world.leader.placer.check(alone, *machine);
+                assert_eq!(conflict, Ok(()), "{name} on {machine}: constraints hold");
+                for target in unit.options.machine_of.iter() {
+                    let there =
+                        world.leader.units.get(target).map(|unit| unit.placements.contains_key(machine));
+                    assert_eq!(there, Some(true), "{name} is with {target}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+        #[test]
+        fn histories_end_as_they_should(happenings in prop::collection::vec(happening(), 1..60)) {
+            let mut world = World::new(3);
+            for happening in happenings {
+                world = happen(world, happening);
+            }
+            heal(&mut world);
+            check(&mut world);
+        }
+    }
+}

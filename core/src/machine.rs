@@ -1,0 +1,63 @@
+//! What is known of a machine.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentKey, BootId};
+use crate::unit::{Bytes, MilliCpu};
+
+/// A machine's labels: fleet's metadata.
+pub type Labels = BTreeMap<String, String>;
+
+/// What a machine has to give to units that reserve something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Processor time, in thousandths of one CPU.
+    pub cpu: MilliCpu,
+    /// Main memory, in bytes.
+    pub memory: Bytes,
+}
+
+/// What a machine's agent says of its machine, and the leader keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRecord {
+    /// The address that other machines reach it by; empty when the agent was told none.
+    pub address: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// What it can give to units.
+    pub capacity: Capacity,
+    /// The version of its agent.
+    pub version: String,
+    /// Its last known boot.
+    pub boot: BootId,
+    /// Its agent's key.
+    pub key: AgentKey,
+}
+
+/// How the leader sees a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MachineState {
+    /// Its lease holds.
+    Up,
+    /// Its lease holds, but its PID 1 has not answered for longer than a lease: it gets nothing new.
+    Degraded,
+    /// It has not reported since this leader was elected, and still has time to.
+    Awaited,
+    /// Its lease ended: its units are placed elsewhere.
+    Unreachable,
+}
+
+impl fmt::Display for MachineState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Degraded => "degraded",
+            Self::Awaited => "awaited",
+            Self::Unreachable => "unreachable",
+        })
+    }
+}

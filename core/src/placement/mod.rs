@@ -1,0 +1,560 @@
+//! Which machine takes a unit, and why the others do not.
+//!
+//! The [`Placer`] keeps, for each machine, what is placed there and what that leaves free, with indexes so that
+//! neither the choice of a machine nor a change costs more than the logarithm of the cluster where the machines are
+//! alike. It knows nothing of leases, epochs or wishes: the leader tells it which machines take units, and which copies
+//! count.
+//!
+//! Policy: among the machines that fit, the least loaded takes the unit. A unit's load is the larger of its shares of
+//! the machine's CPU and memory, and at least [`LEAST_SHARE`], so that units that reserve nothing are spread by number.
+
+mod patterns;
+mod refusal;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub use refusal::Refusal;
+
+use self::patterns::{PatternId, Patterns};
+use crate::ids::MachineId;
+use crate::machine::{Capacity, Labels};
+use crate::unit::{Bytes, MilliCpu, Options, UnitName};
+
+/// What a unit that reserves nothing counts as: a hundredth of a machine, in millionths.
+pub const LEAST_SHARE: u64 = 10_000;
+
+/// Who is preferred among the machines that fit: the smaller score. The fields, from first to last, are the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Score {
+    /// The machine's load, in millionths of the machine.
+    load: u128,
+    /// So that the choice is always the same.
+    machine: MachineId,
+}
+
+/// Which machine takes a unit.
+#[derive(Debug, Default)]
+pub struct Placer {
+    hosts: BTreeMap<MachineId, Host>,
+    /// The machines that take units, least loaded first.
+    open: BTreeSet<Score>,
+    /// The machines that take units, by each of their labels.
+    labelled: BTreeMap<String, BTreeMap<String, BTreeSet<MachineId>>>,
+    units: BTreeMap<UnitName, Entry>,
+    patterns: Patterns,
+}
+
+#[derive(Debug)]
+struct Host {
+    labels: Labels,
+    capacity: Capacity,
+    open: bool,
+    load: u128,
+    /// Milli-CPU and bytes. Wider than one amount: nothing bounds the sum of what is placed.
+    reserved: (u128, u128),
+    units: BTreeSet<UnitName>,
+    /// How many units here name the pattern.
+    declared: BTreeMap<PatternId, usize>,
+    /// How many units here match the pattern.
+    matched: BTreeMap<PatternId, usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    options: Arc<Options>,
+    declares: BTreeSet<PatternId>,
+    matched_by: BTreeSet<PatternId>,
+    on: BTreeSet<MachineId>,
+    /// Whether the cluster knows the unit; it is kept without that until its last copy is gone.
+    known: bool,
+}
+
+/// All of a unit that decides where it fits: of units alike in this, one that fits nowhere speaks for the others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Requirement {
+    machine_id: Option<String>,
+    metadata: BTreeMap<String, BTreeSet<String>>,
+    declares: BTreeSet<PatternId>,
+    matched_by: BTreeSet<PatternId>,
+    cpu: Option<MilliCpu>,
+    memory: Option<Bytes>,
+}
+
+impl Host {
+    fn share(&self, options: &Options) -> u64 {
+        let share = |need: u64, of: u64| {
+            if need == 0 { 0 } else { need.saturating_mul(1_000_000) / of.max(1) }
+        };
+        let cpu = share(options.cpu.unwrap_or_default().0, self.capacity.cpu.0);
+        let memory = share(options.memory.unwrap_or_default().0, self.capacity.memory.0);
+        cpu.max(memory).max(LEAST_SHARE)
+    }
+
+    fn score(&self, machine: MachineId) -> Score {
+        Score { load: self.load, machine }
+    }
+
+    fn add(&mut self, name: &UnitName, entry: &Entry) {
+        let (cpu, memory) = reservation(&entry.options);
+        self.load += u128::from(self.share(&entry.options));
+        self.reserved = (self.reserved.0 + cpu, self.reserved.1 + memory);
+        self.units.insert(name.clone());
+        for id in &entry.declares {
+            *self.declared.entry(*id).or_default() += 1;
+        }
+        for id in &entry.matched_by {
+            *self.matched.entry(*id).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, name: &UnitName, entry: &Entry) {
+        let (cpu, memory) = reservation(&entry.options);
+        self.load -= u128::from(self.share(&entry.options));
+        self.reserved = (self.reserved.0 - cpu, self.reserved.1 - memory);
+        self.units.remove(name);
+        for id in &entry.declares {
+            decrement(&mut self.declared, *id);
+        }
+        for id in &entry.matched_by {
+            decrement(&mut self.matched, *id);
+        }
+    }
+}
+
+/// What a unit sets aside: milli-CPU and bytes.
+fn reservation(options: &Options) -> (u128, u128) {
+    (options.cpu.unwrap_or_default().0.into(), options.memory.unwrap_or_default().0.into())
+}
+
+fn narrow(amount: u128) -> u64 {
+    u64::try_from(amount).unwrap_or(u64::MAX)
+}
+
+fn decrement(counts: &mut BTreeMap<PatternId, usize>, id: PatternId) {
+    if let Some(count) = counts.get_mut(&id) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&id);
+        }
+    }
+}
+
+impl Placer {
+    /// Makes a machine known, or takes in what changed of it. It keeps its units.
+    pub fn set_machine(&mut self, id: MachineId, labels: Labels, capacity: Capacity) {
+        let (open, units) = match self.hosts.get(&id) {
+            Some(host) => (host.open, host.units.clone()),
+            None => (false, BTreeSet::new()),
+        };
+        self.set_open(id, false);
+        let mut host = Host {
+            labels,
+            capacity,
+            open: false,
+            load: 0,
+            reserved: (0, 0),
+            units: BTreeSet::new(),
+            declared: BTreeMap::new(),
+            matched: BTreeMap::new(),
+        };
+        for name in &units {
+            if let Some(entry) = self.units.get(name) {
+                host.add(name, entry);
+            }
+        }
+        self.hosts.insert(id, host);
+        self.set_open(id, open);
+    }
+
+    /// Whether the machine takes new units from now on. Says whether that changed.
+    pub fn set_open(&mut self, id: MachineId, open: bool) -> bool {
+        let Some(host) = self.hosts.get_mut(&id) else {
+            return false;
+        };
+        if host.open == open {
+            return false;
+        }
+        host.open = open;
+        if open {
+            self.open.insert(host.score(id));
+        } else {
+            self.open.remove(&host.score(id));
+        }
+        for (key, value) in &host.labels {
+            let machines = self.labelled.entry(key.clone()).or_default().entry(value.clone()).or_default();
+            if open {
+                machines.insert(id);
+            } else {
+                machines.remove(&id);
+            }
+        }
+        true
+    }
+
+    /// Whether the machine takes new units.
+    pub fn is_open(&self, id: MachineId) -> bool {
+        self.hosts.get(&id).is_some_and(|host| host.open)
+    }
+
+    /// Makes a unit known, or takes in its new options. Its copies stay where they are.
+    pub fn set_unit(&mut self, name: &UnitName, options: Arc<Options>) {
+        if let Some(entry) = self.units.get_mut(name).filter(|entry| *entry.options == *options) {
+            entry.options = options;
+            entry.known = true;
+            return;
+        }
+        let on = self.units.get(name).map(|entry| entry.on.clone()).unwrap_or_default();
+        for machine in &on {
+            self.lift(name, *machine);
+        }
+        self.drop_entry(name);
+        let mut declares = BTreeSet::new();
+        for glob in &options.conflicts {
+            let (id, new) = self.patterns.acquire(glob);
+            declares.insert(id);
+            if new {
+                self.index_new_pattern(id);
+            }
+        }
+        let matched_by = self.patterns.matching(name.as_str());
+        let entry = Entry { options, declares, matched_by, on: BTreeSet::new(), known: true };
+        self.units.insert(name.clone(), entry);
+        for machine in on {
+            self.assign(name, machine);
+        }
+    }
+
+    /// The cluster does not know the unit any more; its copies count until they are gone.
+    pub fn forget_unit(&mut self, name: &UnitName) {
+        let Some(entry) = self.units.get_mut(name) else {
+            return;
+        };
+        entry.known = false;
+        if entry.on.is_empty() {
+            self.drop_entry(name);
+        }
+    }
+
+    /// A copy of the unit counts on this machine from now on.
+    pub fn assign(&mut self, name: &UnitName, machine: MachineId) {
+        let (Some(entry), Some(host)) = (self.units.get_mut(name), self.hosts.get_mut(&machine)) else {
+            return;
+        };
+        if !entry.on.insert(machine) {
+            return;
+        }
+        if host.open {
+            self.open.remove(&host.score(machine));
+        }
+        host.add(name, entry);
+        if host.open {
+            self.open.insert(host.score(machine));
+        }
+    }
+
+    /// The unit's copy on this machine is gone. Says whether there was one.
+    pub fn release(&mut self, name: &UnitName, machine: MachineId) -> bool {
+        let was = self.lift(name, machine);
+        if self.units.get(name).is_some_and(|entry| !entry.known && entry.on.is_empty()) {
+            self.drop_entry(name);
+        }
+        was
+    }
+
+    /// The machines on which a copy of the unit counts.
+    pub fn copies(&self, name: &UnitName) -> impl Iterator<Item = MachineId> + '_ {
+        self.units.get(name).into_iter().flat_map(|entry| entry.on.iter().copied())
+    }
+
+    /// The units that the cluster does not know any more and that have copies.
+    pub fn forgotten(&self) -> impl Iterator<Item = &UnitName> {
+        self.units.iter().filter(|(_, entry)| !entry.known).map(|(name, _)| name)
+    }
+
+    /// The units that count on a machine.
+    pub fn units_on(&self, machine: MachineId) -> impl Iterator<Item = &UnitName> {
+        self.hosts.get(&machine).into_iter().flat_map(|host| host.units.iter())
+    }
+
+    /// The machines that take new units, least loaded first.
+    pub fn open(&self) -> impl Iterator<Item = MachineId> + '_ {
+        self.open.iter().map(|score| score.machine)
+    }
+
+    /// How many units count on a machine, and what they reserve.
+    pub fn usage(&self, machine: MachineId) -> (usize, Capacity) {
+        let Some(host) = self.hosts.get(&machine) else { return (0, Capacity::default()) };
+        let (cpu, memory) = host.reserved;
+        (host.units.len(), Capacity { cpu: MilliCpu(narrow(cpu)), memory: Bytes(narrow(memory)) })
+    }
+
+    /// What decides where the unit fits.
+    pub fn requirement(&self, name: &UnitName) -> Option<Requirement> {
+        let entry = self.units.get(name)?;
+        Some(Requirement {
+            machine_id: entry.options.machine_id.as_ref().map(|id| id.as_str().to_owned()),
+            metadata: entry.options.metadata.clone(),
+            declares: entry.declares.clone(),
+            matched_by: entry.matched_by.clone(),
+            cpu: entry.options.cpu,
+            memory: entry.options.memory,
+        })
+    }
+
+    /// The machine that should take these units, all together: the least loaded of those that fit.
+    ///
+    /// `also` is a further condition on the machine, for what the placer does not know.
+    pub fn best(&self, group: &[UnitName], also: impl Fn(MachineId) -> bool) -> Option<MachineId> {
+        if self.within_group(group).is_some() {
+            return None;
+        }
+        let fits = |machine: &MachineId| also(*machine) && self.takes(group, *machine).is_ok();
+        match self.few_candidates(group) {
+            Some(few) => {
+                let open = few.into_iter().filter_map(|id| Some(self.hosts.get(&id)?.score(id)));
+                let mut scores: Vec<Score> = open.collect();
+                scores.sort_unstable();
+                scores.into_iter().map(|score| score.machine).find(|machine| fits(machine))
+            }
+            None => self.open.iter().map(|score| score.machine).find(|machine| fits(machine)),
+        }
+    }
+
+    /// The best of these machines for the units.
+    pub fn best_of(
+        &self,
+        machines: &BTreeSet<MachineId>,
+        group: &[UnitName],
+        also: impl Fn(MachineId) -> bool,
+    ) -> Option<MachineId> {
+        if self.within_group(group).is_some() {
+            return None;
+        }
+        let scores = machines.iter().filter_map(|id| Some(self.hosts.get(id)?.score(*id)));
+        let mut scores: Vec<Score> = scores.collect();
+        scores.sort_unstable();
+        let mut machines = scores.into_iter().map(|score| score.machine);
+        machines.find(|machine| also(*machine) && self.takes(group, *machine).is_ok())
+    }
+
+    /// Whether the machine takes these units, all together; if not, why not. This is the one feasibility check.
+    pub fn check(&self, group: &[UnitName], machine: MachineId) -> Result<(), Refusal> {
+        self.within_group(group).map_or(Ok(()), Err)?;
+        self.takes(group, machine)
+    }
+
+    /// Whether the unit may stay on the machine, also on one that takes nothing new.
+    pub fn may_stay(&self, name: &UnitName, machine: MachineId) -> bool {
+        self.fits(std::slice::from_ref(name), machine).is_ok()
+    }
+
+    fn takes(&self, group: &[UnitName], machine: MachineId) -> Result<(), Refusal> {
+        if self.is_open(machine) { self.fits(group, machine) } else { Err(Refusal::Closed) }
+    }
+
+    fn fits(&self, group: &[UnitName], machine: MachineId) -> Result<(), Refusal> {
+        let host = self.hosts.get(&machine).ok_or(Refusal::Closed)?;
+        let mut needed = (0, 0);
+        let mut own = (0, 0);
+        for name in group {
+            let Some(entry) = self.units.get(name) else {
+                continue;
+            };
+            let options = &entry.options;
+            if options.machine_id.as_ref().is_some_and(|id| !id.matches(&machine.to_string())) {
+                return Err(Refusal::MachineId(name.clone()));
+            }
+            for (key, wanted) in &options.metadata {
+                let has = host.labels.get(key);
+                if !has.is_some_and(|value| wanted.contains(value)) {
+                    let wanted = wanted.iter().cloned().collect();
+                    return Err(Refusal::Metadata {
+                        unit: name.clone(),
+                        key: key.clone(),
+                        wanted,
+                        has: has.cloned(),
+                    });
+                }
+            }
+            let already_here = entry.on.contains(&machine);
+            self.conflicts(name, entry, host, already_here)?;
+            let (cpu, memory) = reservation(options);
+            needed = (needed.0 + cpu, needed.1 + memory);
+            if already_here {
+                own = (own.0 + cpu, own.1 + memory);
+            }
+        }
+        let free = |capacity: u64, reserved: u128, own: u128| u128::from(capacity).saturating_sub(reserved - own);
+        let cpu = free(host.capacity.cpu.0, host.reserved.0, own.0);
+        if needed.0 > cpu {
+            return Err(Refusal::Cpu { needed: MilliCpu(narrow(needed.0)), free: MilliCpu(narrow(cpu)) });
+        }
+        let memory = free(host.capacity.memory.0, host.reserved.1, own.1);
+        if needed.1 > memory {
+            return Err(Refusal::Memory { needed: Bytes(narrow(needed.1)), free: Bytes(narrow(memory)) });
+        }
+        Ok(())
+    }
+
+    /// Whether a unit on the host is in conflict with this one. A copy of the unit itself is not.
+    fn conflicts(
+        &self,
+        name: &UnitName,
+        entry: &Entry,
+        host: &Host,
+        already_here: bool,
+    ) -> Result<(), Refusal> {
+        let other = |counts: &BTreeMap<PatternId, usize>, id: &PatternId, itself: bool| {
+            counts.get(id).copied().unwrap_or(0) > usize::from(itself)
+        };
+        for id in &entry.declares {
+            if other(&host.matched, id, already_here && entry.matched_by.contains(id)) {
+                return Err(self.conflict(name, host, *id, true));
+            }
+        }
+        for id in &entry.matched_by {
+            if other(&host.declared, id, already_here && entry.declares.contains(id)) {
+                return Err(self.conflict(name, host, *id, false));
+            }
+        }
+        Ok(())
+    }
+
+    fn conflict(&self, name: &UnitName, host: &Host, id: PatternId, own: bool) -> Refusal {
+        let counterpart = |other: &&UnitName| {
+            let matches = |entry: &Entry| if own { &entry.matched_by } else { &entry.declares }.contains(&id);
+            *other != name && self.units.get(*other).is_some_and(matches)
+        };
+        match (host.units.iter().find(counterpart), self.patterns.glob(id)) {
+            (Some(with), Some(pattern)) => {
+                Refusal::Conflict { unit: name.clone(), with: with.clone(), pattern: pattern.clone(), own }
+            }
+            _ => Refusal::Closed,
+        }
+    }
+
+    /// Whether units of the group are in conflict with each other.
+    fn within_group(&self, group: &[UnitName]) -> Option<Refusal> {
+        if group.len() < 2 {
+            return None;
+        }
+        group.iter().find_map(|unit| {
+            let entry = self.units.get(unit)?;
+            group.iter().filter(|with| *with != unit).find_map(|with| {
+                let other = self.units.get(with)?;
+                let id = entry.declares.intersection(&other.matched_by).next()?;
+                let pattern = self.patterns.glob(*id)?.clone();
+                Some(Refusal::WithinGroup { unit: unit.clone(), with: with.clone(), pattern })
+            })
+        })
+    }
+
+    /// The only machines that can fit, where an index knows them and they are few enough that trying them all is
+    /// cheaper than walking the machines by their load until one fits.
+    fn few_candidates(&self, group: &[UnitName]) -> Option<BTreeSet<MachineId>> {
+        let mut fewest: Option<BTreeSet<MachineId>> = None;
+        for entry in group.iter().filter_map(|name| self.units.get(name)) {
+            if let Some(id) = &entry.options.machine_id {
+                return Some(
+                    self.hosts.keys().copied().filter(|machine| id.matches(&machine.to_string())).collect(),
+                );
+            }
+            for (key, values) in &entry.options.metadata {
+                let by_value = self.labelled.get(key);
+                let sets = || values.iter().filter_map(|value| by_value?.get(value));
+                let count: usize = sets().map(BTreeSet::len).sum();
+                let enough = fewest.as_ref().map_or(usize::MAX, BTreeSet::len);
+                if count < enough && count.saturating_mul(count) <= self.open.len() {
+                    fewest = Some(sets().flatten().copied().collect());
+                }
+            }
+        }
+        fewest
+    }
+
+    /// Takes the unit's copy off the machine, and keeps the unit.
+    fn lift(&mut self, name: &UnitName, machine: MachineId) -> bool {
+        let (Some(entry), Some(host)) = (self.units.get_mut(name), self.hosts.get_mut(&machine)) else {
+            return false;
+        };
+        if !entry.on.remove(&machine) {
+            return false;
+        }
+        if host.open {
+            self.open.remove(&host.score(machine));
+        }
+        host.remove(name, entry);
+        if host.open {
+            self.open.insert(host.score(machine));
+        }
+        true
+    }
+
+    fn drop_entry(&mut self, name: &UnitName) {
+        let Some(entry) = self.units.remove(name) else {
+            return;
+        };
+        for id in entry.declares {
+            if self.patterns.release(id) {
+                for other in self.units.values_mut() {
+                    other.matched_by.remove(&id);
+                }
+                for host in self.hosts.values_mut() {
+                    host.matched.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn index_new_pattern(&mut self, id: PatternId) {
+        for (name, entry) in &mut self.units {
+            if self.patterns.matches(id, name.as_str()) {
+                entry.matched_by.insert(id);
+                for machine in &entry.on {
+                    if let Some(host) = self.hosts.get_mut(machine) {
+                        *host.matched.entry(id).or_default() += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Placer {
+    /// Re-derives every count and index from what is placed where, and says what differs. Empty when all is well.
+    pub fn differences(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (id, host) in &self.hosts {
+            let mut fresh = Host {
+                labels: host.labels.clone(),
+                capacity: host.capacity,
+                open: host.open,
+                load: 0,
+                reserved: (0, 0),
+                units: BTreeSet::new(),
+                declared: BTreeMap::new(),
+                matched: BTreeMap::new(),
+            };
+            for (name, entry) in self.units.iter().filter(|(_, entry)| entry.on.contains(id)) {
+                fresh.add(name, entry);
+            }
+            if (fresh.load, fresh.reserved) != (host.load, host.reserved) {
+                found.push(format!("machine {id}: the load is counted wrongly"));
+            }
+            if (&fresh.units, &fresh.declared, &fresh.matched) != (&host.units, &host.declared, &host.matched)
+            {
+                found.push(format!("machine {id}: what is placed there is counted wrongly"));
+            }
+            if self.open.contains(&host.score(*id)) != host.open {
+                found.push(format!("machine {id}: the index by load is wrong"));
+            }
+        }
+        for (name, entry) in &self.units {
+            if entry.matched_by != self.patterns.matching(name.as_str()) {
+                found.push(format!("{name}: the index of conflicts is wrong"));
+            }
+        }
+        found
+    }
+}

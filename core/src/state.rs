@@ -1,0 +1,80 @@
+//! The three kinds of state: what was asked for, what a machine was told, and what was seen.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DesiredState {
+    /// Known to the cluster, on no machine.
+    #[default]
+    Inactive,
+    /// On a machine, not started.
+    Loaded,
+    /// On a machine and started.
+    Launched,
+}
+
+impl fmt::Display for DesiredState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inactive => "inactive",
+            Self::Loaded => "loaded",
+            Self::Launched => "launched",
+        })
+    }
+}
+
+/// What a machine is told to do with a unit that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// Its file in place, the unit not started by Muster.
+    Loaded,
+    /// Started.
+    Launched,
+}
+
+/// A unit's state in systemd's own words, as `systemctl list-units` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitState {
+    /// `LoadState`, for example `loaded`.
+    pub load: String,
+    /// `ActiveState`, for example `active`.
+    pub active: String,
+    /// `SubState`, for example `running`.
+    pub sub: String,
+}
+
+/// How far an agent is with a unit that it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The file is in place; nothing was started.
+    Loaded,
+    /// A start was asked for and has not ended.
+    Starting,
+    /// The start ended well. Whether the unit is still active is systemd's to say.
+    Launched,
+    /// The start failed, for this reason (systemd's words).
+    StartFailed(String),
+    /// A stop was asked for and has not ended.
+    Stopping,
+}
+
+/// What is seen of one copy of a unit on one machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Observation {
+    /// The machine holds it.
+    Held {
+        /// How far its agent is with it.
+        phase: Phase,
+        /// What systemd says of it; `None` while that is unknown.
+        state: Option<UnitState>,
+    },
+    /// The machine cannot hold it, for this reason.
+    Refused(String),
+}

@@ -1,0 +1,677 @@
+//! The options in `[X-Fleet]` and `[X-Muster]`, and what a unit file says about the resources that it needs.
+//!
+//! Anything that is not understood is an error: an option that was dropped in silence would place a unit where it must
+//! not run.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::file::Item;
+use super::specifier::{SpecifierError, expand_with};
+use super::{
+    Bytes, Entry, Glob, MilliCpu, OptionError, QuantityError, UnitFile, UnitName, WHITESPACE, Warning,
+    did_you_mean, keys, nearest, quantity,
+};
+
+/// A machine as `MachineID=` names it: by its whole id or exactly the first eight digits of it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MachineIdMatch(Box<str>);
+
+impl MachineIdMatch {
+    /// Reads 32 or 8 hexadecimal digits; none for anything else.
+    pub fn parse(text: &str) -> Option<MachineIdMatch> {
+        let hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (hex && matches!(text.len(), 8 | 32)).then(|| MachineIdMatch(text.to_ascii_lowercase().into()))
+    }
+
+    /// Whether the machine with this id, 32 lower-case digits, is meant.
+    pub fn matches(&self, id: &str) -> bool {
+        id.len() == 32 && id.starts_with(&*self.0)
+    }
+
+    /// The digits, in lower case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MachineIdMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for MachineIdMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+/// What a unit asks of its placement. The default asks for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `MachineID=`: the machine that it must run on.
+    pub machine_id: Option<MachineIdMatch>,
+    /// `MachineOf=`: the units that must be on the same machine.
+    pub machine_of: BTreeSet<UnitName>,
+    /// `MachineMetadata=`: for each label, the values of which the machine must have one.
+    pub metadata: BTreeMap<String, BTreeSet<String>>,
+    /// `Conflicts=`: units that must not be on the same machine, whichever of the two says so.
+    pub conflicts: BTreeSet<Glob>,
+    /// `Global=`: it runs on every machine that fits.
+    pub global: bool,
+    /// `Priority=`: from -1000 to 1000, the greater goes first.
+    pub priority: i32,
+    /// `CPU=`, or `CPUQuota=` of the unit itself: what is set aside for it.
+    pub cpu: Option<MilliCpu>,
+    /// `Memory=`, or `MemoryMax=` or `MemoryMin=` of the unit itself: what is set aside for it.
+    pub memory: Option<Bytes>,
+}
+
+/// A unit file that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// What it asks for.
+    pub options: Options,
+    /// What is odd about it, in the order of lines.
+    pub warnings: Vec<Warning>,
+}
+
+/// The values that `Priority=` may have.
+const PRIORITIES: std::ops::RangeInclusive<i32> = -1000..=1000;
+
+/// How many errors and how many warnings of one file are reported; a reader is lost long before.
+const MAX_FINDINGS: usize = 100;
+
+/// How many values the options of one file may have in all: they are compared with those of every other unit.
+const MAX_VALUES: usize = 1000;
+
+impl Options {
+    /// Reads what the file asks for when it runs under this name.
+    ///
+    /// Of a template, values with specifiers that follow from the instance (`%i`, `%n`, `%N`) are left out; they are
+    /// checked when the same file is read under the name of an instance.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the two sections, in the order of lines, up to 100 errors.
+    pub fn parse(name: &UnitName, file: &UnitFile) -> Result<Parsed, Vec<OptionError>> {
+        let mut reader = Reader {
+            name,
+            settings: Vec::new(),
+            reset_at: [0; KEYS.len()],
+            resources: Resources::default(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        };
+        for item in file.items() {
+            if reader.errors.len() >= MAX_FINDINGS {
+                break;
+            }
+            match item {
+                Item::Section { name, line } => reader.section(&name, line),
+                Item::Assignment(entry) => reader.assignment(entry),
+                Item::Ignored { section, line, why } => {
+                    reader.ignored(section.as_deref(), line, why);
+                }
+            }
+        }
+        let options = reader.options();
+        let Reader { mut errors, mut warnings, .. } = reader;
+        if errors.is_empty() {
+            warnings.sort_by_key(|warning| warning.line);
+            warnings.truncate(MAX_FINDINGS);
+            Ok(Parsed { options, warnings })
+        } else {
+            errors.sort_by_key(|error| error.line);
+            errors.truncate(MAX_FINDINGS);
+            Err(errors)
+        }
+    }
+}
+
+/// Muster's own sections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Fleet,
+    Muster,
+}
+
+impl Section {
+    const ALL: [Section; 2] = [Section::Fleet, Section::Muster];
+
+    fn of(name: &str) -> Option<Section> {
+        Section::ALL.into_iter().find(|section| section.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Section::Fleet => "X-Fleet",
+            Section::Muster => "X-Muster",
+        }
+    }
+}
+
+/// The options that work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    MachineId,
+    MachineOf,
+    MachineMetadata,
+    Conflicts,
+    Global,
+    Priority,
+    Cpu,
+    Memory,
+}
+
+/// Every option that works, and whether `[X-Fleet]` has it too.
+const KEYS: [(&str, Key, bool); 8] = [
+    ("MachineID", Key::MachineId, true),
+    ("MachineOf", Key::MachineOf, true),
+    ("MachineMetadata", Key::MachineMetadata, true),
+    ("Conflicts", Key::Conflicts, true),
+    ("Global", Key::Global, true),
+    ("Priority", Key::Priority, false),
+    ("CPU", Key::Cpu, false),
+    ("Memory", Key::Memory, false),
+];
+
+/// fleet's older names, in `[X-Fleet]` only.
+const LEGACY_KEYS: [(&str, Key); 5] = [
+    ("X-ConditionMachineID", Key::MachineId),
+    ("X-ConditionMachineBootID", Key::MachineId),
+    ("X-ConditionMachineOf", Key::MachineOf),
+    ("X-ConditionMachineMetadata", Key::MachineMetadata),
+    ("X-Conflicts", Key::Conflicts),
+];
+
+/// Options whose effect does not exist yet. Taking them and doing nothing would be a lie.
+const UNSUPPORTED: [&str; 16] = [
+    "After",
+    "Config",
+    "Exclusive",
+    "ExclusiveStopSec",
+    "OnReboot",
+    "Prefer",
+    "Replaces",
+    "Replicas",
+    "Requires",
+    "RescheduleAttempts",
+    "RescheduleDelay",
+    "RescheduleInterval",
+    "Secret",
+    "Spread",
+    "UpdateMinActive",
+    "UpdateParallelism",
+];
+
+/// One assignment to an option that works.
+struct Setting<'a> {
+    section: Section,
+    key: Key,
+    /// The name as it is written, which may be a legacy one.
+    name: Cow<'a, str>,
+    legacy: bool,
+    value: Cow<'a, str>,
+    line: u32,
+}
+
+impl Setting<'_> {
+    fn message(&self, what: impl fmt::Display) -> String {
+        format!("[{}] {}=: {what}", self.section.name(), self.name)
+    }
+
+    fn error(&self, what: impl fmt::Display) -> OptionError {
+        OptionError { line: Some(self.line), message: clip(self.message(what)) }
+    }
+
+    fn warning(&self, what: impl fmt::Display) -> Warning {
+        Warning { line: Some(self.line), message: clip(self.message(what)) }
+    }
+}
+
+/// What the unit's own section says about the resources that it needs.
+#[derive(Default)]
+struct Resources {
+    cpu_quota: Option<MilliCpu>,
+    memory_max: Option<Bytes>,
+    memory_min: Option<Bytes>,
+}
+
+struct Reader<'a> {
+    name: &'a UnitName,
+    settings: Vec<Setting<'a>>,
+    /// For each option, how many settings there were when `[X-Muster]` last took it back.
+    reset_at: [usize; KEYS.len()],
+    resources: Resources,
+    errors: Vec<OptionError>,
+    warnings: Vec<Warning>,
+}
+
+impl<'a> Reader<'a> {
+    fn section(&mut self, section: &str, line: u32) {
+        if Section::of(section).is_some() || self.is_read_by_systemd(section) {
+            return;
+        }
+        let wanted = section.trim_matches(WHITESPACE);
+        if let Some(ours) = Section::ALL.into_iter().find(|ours| ours.name().eq_ignore_ascii_case(wanted)) {
+            let message = format!("[{section}]: unknown section; did you mean [{}]?", ours.name());
+            self.errors.push(OptionError { line: Some(line), message: clip(message) });
+            return;
+        }
+        if self.warnings.len() >= MAX_FINDINGS {
+            return;
+        }
+        let message = if section.starts_with("X-") {
+            // systemd says nothing about these, and other programs may well have one.
+            match nearest(section, Section::ALL.map(Section::name)) {
+                Some(near) => {
+                    format!("[{section}]: unknown section, ignored; did you mean [{near}]?")
+                }
+                None => return,
+            }
+        } else if keys::of_section(section).is_some() {
+            format!("[{section}]: systemd ignores this section in a {} unit", self.name.unit_type())
+        } else {
+            let near = nearest(section, keys::sections().filter(|near| self.is_read_by_systemd(near)));
+            format!(
+                "[{section}]: unknown section, ignored{}",
+                did_you_mean(near.map(|near| format!("[{near}]")))
+            )
+        };
+        self.warnings.push(Warning { line: Some(line), message: clip(message) });
+    }
+
+    fn ignored(&mut self, section: Option<&str>, line: u32, why: &str) {
+        let message = match section {
+            None => why.to_owned(),
+            Some(section) => format!("[{section}]: {why}"),
+        };
+        match section {
+            // systemd ignores such a line, but here it may have been meant to keep a unit away from somewhere.
+            Some(section) if Section::of(section).is_some() => {
+                let message = message.trim_end_matches(", line ignored").to_owned();
+                self.errors.push(OptionError { line: Some(line), message: clip(message) });
+            }
+            // systemd does not look into sections that it does not know.
+            Some(section) if !self.is_read_by_systemd(section) => {}
+            _ if self.warnings.len() >= MAX_FINDINGS => {}
+            _ => self.warnings.push(Warning { line: Some(line), message: clip(message) }),
+        }
+    }
+
+    fn assignment(&mut self, entry: Entry<'a>) {
+        if let Some(section) = Section::of(&entry.section) {
+            self.setting(section, entry);
+        } else if self.is_read_by_systemd(&entry.section) {
+            self.check_systemd_key(&entry);
+            if entry.section == self.name.unit_type().section() {
+                self.resource(&entry);
+            }
+        }
+    }
+
+    fn setting(&mut self, section: Section, entry: Entry<'a>) {
+        let error = |what: String| OptionError {
+            line: Some(entry.line),
+            message: clip(format!("[{}] {}=: {what}", section.name(), entry.key)),
+        };
+        let modern = KEYS.iter().find(|(name, ..)| *name == entry.key);
+        let legacy = LEGACY_KEYS.iter().find(|(name, _)| section == Section::Fleet && *name == entry.key);
+        let key = match (modern, legacy) {
+            (Some((_, key, in_fleet)), _) if *in_fleet || section == Section::Muster => *key,
+            (Some(_), _) => {
+                return self.errors.push(error("this option belongs into [X-Muster]".into()));
+            }
+            (None, Some((_, key))) => *key,
+            (None, None) if UNSUPPORTED.contains(&&*entry.key) => {
+                let message = format!("[{}] {}= is not supported by this version", section.name(), entry.key);
+                return self.errors.push(OptionError { line: Some(entry.line), message: clip(message) });
+            }
+            (None, None) => {
+                let known = KEYS.iter().filter(|(_, _, in_fleet)| *in_fleet || section == Section::Muster);
+                let known = known.map(|(name, ..)| *name).chain(UNSUPPORTED);
+                let near = match LEGACY_KEYS.iter().find(|(name, _)| *name == entry.key) {
+                    Some((_, key)) => {
+                        KEYS.iter().find(|(_, modern, _)| modern == key).map(|(name, ..)| *name)
+                    }
+                    None => nearest(&entry.key, known.chain(LEGACY_KEYS.map(|(name, _)| name))),
+                };
+                let near = did_you_mean(near.map(|near| format!("{near}=")));
+                return self.errors.push(error(format!("unknown option{near}")));
+            }
+        };
+        if !entry.value.is_empty() {
+            let Entry { key: name, value, line, .. } = entry;
+            self.settings.push(Setting { section, key, name, legacy: legacy.is_some(), value, line });
+        } else if section == Section::Muster {
+            // As everywhere in systemd: an empty assignment takes back what this section said before.
+            self.reset_at[key as usize] = self.settings.len();
+        } else {
+            // fleet knew no such reset, so taking something back here would loosen a unit written for it.
+            self.errors.push(error("the value is empty; remove the line".into()));
+        }
+    }
+
+    fn check_systemd_key(&mut self, entry: &Entry<'_>) {
+        let Some(keys) = keys::of_section(&entry.section) else {
+            return;
+        };
+        let enough = self.warnings.len() >= MAX_FINDINGS;
+        if enough || keys.contains(&*entry.key) || entry.key.starts_with("X-") {
+            return;
+        }
+        let elsewhere = keys::sections_with(&entry.key).find(|section| self.is_read_by_systemd(section));
+        let near = match elsewhere {
+            Some(section) => Some(format!("{}= in [{section}]", entry.key)),
+            None => nearest(&entry.key, keys.iter().copied()).map(|near| format!("{near}=")),
+        };
+        let message =
+            format!("[{}] {}=: unknown to systemd 252{}", entry.section, entry.key, did_you_mean(near));
+        self.warnings.push(Warning { line: Some(entry.line), message: clip(message) });
+    }
+
+    /// Reads a resource setting as systemd does: the last valid one counts, an empty one takes it back.
+    fn resource(&mut self, entry: &Entry<'_>) {
+        let value: &str = &entry.value;
+        let ok = match &*entry.key {
+            "CPUQuota" => {
+                let quota = quantity::cpu_quota(value);
+                if quota.is_some() || value.is_empty() {
+                    self.resources.cpu_quota = quota;
+                }
+                quota.is_some() || value.is_empty()
+            }
+            "MemoryMax" | "MemoryMin" => {
+                let bytes = value.parse::<Bytes>();
+                // Without a figure in bytes there is nothing to set aside.
+                let unknown = value.is_empty() || value == "infinity" || value.ends_with(['%', '‰', '‱']);
+                let field = if entry.key == "MemoryMax" {
+                    &mut self.resources.memory_max
+                } else {
+                    &mut self.resources.memory_min
+                };
+                if bytes.is_ok() || unknown {
+                    *field = bytes.clone().ok();
+                }
+                bytes.is_ok() || unknown
+            }
+            _ => true,
+        };
+        if !ok && self.warnings.len() < MAX_FINDINGS {
+            let message = format!("[{}] {}=: systemd will ignore {value:?}", entry.section, entry.key);
+            self.warnings.push(Warning { line: Some(entry.line), message: clip(message) });
+        }
+    }
+
+    /// Whether systemd looks into a section of this name in a unit of this type.
+    fn is_read_by_systemd(&self, section: &str) -> bool {
+        matches!(section, "Unit" | "Install") || section == self.name.unit_type().section()
+    }
+
+    fn options(&mut self) -> Options {
+        let mut options = Options::default();
+        let reset_at = self.reset_at;
+        let mut settings: Vec<Setting<'_>> = std::mem::take(&mut self.settings)
+            .into_iter()
+            .enumerate()
+            .filter(|(at, setting)| {
+                setting.section == Section::Fleet || *at >= reset_at[setting.key as usize]
+            })
+            .map(|(_, setting)| setting)
+            .collect();
+        // Of options with one value, [X-Muster] beats [X-Fleet], and there the modern name beats the legacy one.
+        settings.sort_by_key(|setting| (setting.section != Section::Muster, setting.legacy));
+        let mut global = None;
+        let mut count = 0;
+        for setting in &settings {
+            let values = self.values(setting);
+            count += values.len();
+            if count > MAX_VALUES {
+                self.errors
+                    .push(setting.error(format_args!("the options have more than {MAX_VALUES} values")));
+                break;
+            }
+            for value in values {
+                if let Err(error) = self.apply(&mut options, &mut global, setting, &value) {
+                    self.errors.push(setting.error(error));
+                }
+            }
+        }
+        options.global = global.is_some_and(|(_, global)| global);
+        self.check_combinations(&options, &settings);
+        options.cpu = options.cpu.or(self.resources.cpu_quota);
+        options.memory = options.memory.or(self.resources.memory_max).or(self.resources.memory_min);
+        options
+    }
+
+    /// The values of one assignment, with specifiers replaced and without those that only an instance can have.
+    fn values(&mut self, setting: &Setting<'_>) -> Vec<String> {
+        let Some(quoted) = split_quoted(&setting.value) else {
+            self.errors
+                .push(setting.error("unbalanced quotes; write each value as \"value\", with blanks between"));
+            return Vec::new();
+        };
+        let parts: Vec<&str> = match setting.key {
+            Key::Conflicts => quoted.iter().flat_map(|value| value.split_whitespace()).collect(),
+            _ => quoted,
+        };
+        let mut values = Vec::new();
+        for part in parts {
+            match expand(part, self.name, setting.key == Key::Conflicts) {
+                Ok(Some(value)) => values.push(value),
+                Ok(None) => {}
+                Err(error) => self.errors.push(setting.error(error)),
+            }
+        }
+        values
+    }
+
+    fn apply(
+        &mut self,
+        options: &mut Options,
+        global: &mut Option<(Section, bool)>,
+        setting: &Setting<'_>,
+        value: &str,
+    ) -> Result<(), String> {
+        match setting.key {
+            Key::MachineId => {
+                let wanted = MachineIdMatch::parse(value).ok_or_else(|| {
+                    format!("{value:?} is no machine: write the 32 digits of its machine id, or the first 8 of them")
+                })?;
+                let chosen = options.machine_id.get_or_insert_with(|| wanted.clone());
+                if *chosen != wanted {
+                    let what = format!("{wanted} is ignored, since {chosen} comes first");
+                    self.warnings.push(setting.warning(what));
+                }
+            }
+            Key::MachineOf => {
+                options.machine_of.insert(parse_peer(value, self.name)?);
+            }
+            Key::MachineMetadata => {
+                let (label, value) = parse_label(value)?;
+                options.metadata.entry(label.to_owned()).or_default().insert(value.to_owned());
+            }
+            Key::Conflicts => {
+                let glob = Glob::parse(value).map_err(|error| error.to_string())?;
+                if glob.is_literal()
+                    && let Err(error) = UnitName::parse(value)
+                {
+                    self.warnings.push(setting.warning(format_args!("{value:?} can match no unit: {error}")));
+                }
+                options.conflicts.insert(glob);
+            }
+            Key::Global => {
+                let wanted = parse_bool(value)?;
+                match *global {
+                    Some((section, chosen)) if section != setting.section => {
+                        if chosen != wanted {
+                            self.warnings.push(setting.warning("ignored, since [X-Muster] says otherwise"));
+                        }
+                    }
+                    _ => *global = Some((setting.section, wanted)),
+                }
+            }
+            Key::Priority => {
+                options.priority = value
+                    .parse()
+                    .ok()
+                    .filter(|priority| PRIORITIES.contains(priority))
+                    .ok_or_else(|| format!("{value:?} is no whole number from -1000 to 1000"))?;
+            }
+            Key::Cpu => {
+                let cpu = value.parse().map_err(|error: QuantityError| error.to_string())?;
+                options.cpu = Some(cpu);
+            }
+            Key::Memory => options.memory = Some(parse_memory(value)?),
+        }
+        Ok(())
+    }
+
+    /// What fleet refused to have together.
+    fn check_combinations(&mut self, options: &Options, settings: &[Setting<'_>]) {
+        // Presence, not value: an option that waits for an instance counts.
+        let first =
+            |key| settings.iter().filter(|setting| setting.key == key).min_by_key(|setting| setting.line);
+        let global = first(Key::Global).filter(|_| options.global);
+        let mut refuse = |setting: &Setting<'_>, what: String| {
+            let message = format!("[{}] {what}", setting.section.name());
+            self.errors.push(OptionError { line: Some(setting.line), message: clip(message) });
+        };
+        if let Some(machine_id) = first(Key::MachineId) {
+            if first(Key::MachineOf).is_some() {
+                refuse(machine_id, "MachineID cannot be used with Peers (MachineOf=)".to_owned());
+            }
+            if first(Key::Conflicts).is_some() {
+                refuse(machine_id, "MachineID cannot be used with Conflicts".to_owned());
+            }
+            if global.is_some() {
+                refuse(machine_id, "MachineID cannot be used with Global".to_owned());
+            }
+        }
+        if let Some(global) = global
+            && first(Key::MachineOf).is_some()
+        {
+            refuse(global, "Global cannot be used with Peers (MachineOf=)".to_owned());
+        }
+        for peer in &options.machine_of {
+            let conflict = options.conflicts.iter().find(|conflict| conflict.matches(peer.as_str()));
+            if let (Some(conflict), Some(setting)) = (conflict, first(Key::Conflicts)) {
+                refuse(
+                    setting,
+                    format!("unresolvable requirements: peer {peer:?} matches conflict {conflict:?}"),
+                );
+            }
+        }
+    }
+}
+
+/// Keeps a message readable whatever it quotes.
+fn clip(mut message: String) -> String {
+    const MAX_CHARS: usize = 400;
+    if let Some((end, _)) = message.char_indices().nth(MAX_CHARS) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+/// The values of an assignment: one, or several in double quotes with blanks between. Backslashes mean nothing here, as
+/// in fleet. None when the quotes do not match up.
+fn split_quoted(value: &str) -> Option<Vec<&str>> {
+    if !value.contains('"') {
+        return Some(vec![value]);
+    }
+    let mut values = Vec::new();
+    let mut rest = value;
+    while !rest.is_empty() {
+        let (value, after) = rest.strip_prefix('"')?.split_once('"')?;
+        if !after.is_empty() && !after.starts_with(WHITESPACE) {
+            return None;
+        }
+        values.push(value);
+        rest = after.trim_start_matches(WHITESPACE);
+    }
+    Some(values)
+}
+
+/// Replaces the specifiers that fleet knew, and `%%`. None when the value can only be known of an instance.
+fn expand(text: &str, name: &UnitName, as_glob: bool) -> Result<Option<String>, SpecifierError> {
+    let waits = std::cell::Cell::new(false);
+    let expanded = expand_with(text, |specifier| {
+        let value = match specifier {
+            'n' => name.as_str(),
+            'N' => name.stem(),
+            'p' => name.prefix(),
+            'i' => name.instance().unwrap_or_default(),
+            other => return Err(SpecifierError::Unknown(other)),
+        };
+        if specifier != 'p' && name.is_template() {
+            waits.set(true);
+        }
+        // What a name contains is meant as it is: `\x2d` in an instance must not become a glob for `x2d`.
+        Ok(if as_glob { value.replace('\\', r"\\").into() } else { value.into() })
+    })?;
+    Ok((!waits.get()).then_some(expanded))
+}
+
+fn parse_bool(value: &str) -> Result<bool, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "yes" | "true" | "on" | "y" | "t" => Ok(true),
+        "0" | "no" | "false" | "off" | "n" | "f" => Ok(false),
+        _ => Err(format!("{value:?} is neither yes nor no")),
+    }
+}
+
+fn parse_peer(value: &str, name: &UnitName) -> Result<UnitName, String> {
+    let peer = UnitName::parse(value).map_err(|error| {
+        let quote = if value.contains(WHITESPACE) {
+            "; write several names as \"a.service\" \"b.service\" or one on each line"
+        } else {
+            ""
+        };
+        format!("{value:?}: {error}{quote}")
+    })?;
+    if peer == *name {
+        return Err("a unit cannot be tied to itself".to_owned());
+    }
+    if peer.is_template() {
+        return Err(format!("{peer} is a template, which is never placed; name an instance of it"));
+    }
+    Ok(peer)
+}
+
+fn parse_label(text: &str) -> Result<(&str, &str), String> {
+    let hint = if text.matches('=').count() > 1 && text.contains(WHITESPACE) {
+        "; write several pairs as \"a=1\" \"b=2\" or one on each line"
+    } else {
+        ""
+    };
+    let bad = |why: &str| Err(format!("{text:?} is not key=value: {why}{hint}"));
+    let Some((key, value)) = text.split_once('=') else {
+        return bad("there is no \"=\"");
+    };
+    if value.contains('=') {
+        return bad("there is more than one \"=\"");
+    }
+    if key.is_empty() || value.is_empty() {
+        return bad("one side is empty");
+    }
+    if key.ends_with(['!', '<', '>', '~']) {
+        return bad("labels can only be compared for equality");
+    }
+    if key.trim_matches(WHITESPACE) != key || value.trim_matches(WHITESPACE) != value {
+        return bad("there are blanks beside the \"=\" or at an end");
+    }
+    Ok((key, value))
+}
+
+fn parse_memory(value: &str) -> Result<Bytes, String> {
+    if value == "infinity" || value.ends_with(['%', '‰', '‱']) {
+        return Err(format!(
+            "{value:?} cannot be set aside: what it means differs from machine to machine; write bytes, such as 512M"
+        ));
+    }
+    value.parse().map_err(|error: QuantityError| error.to_string())
+}

@@ -1,0 +1,276 @@
+//! The commands that change something: submit, load, start, stop, unload, destroy, restart.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+use muster_core::command::{
+    Command, CommandError, Done, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb,
+};
+use muster_core::ids::CommandId;
+use muster_core::unit::{ContentHash, UnitName};
+
+use crate::arguments::{self, Argument, Needed, Resolved, Unit};
+use crate::client::{Client, Wanted};
+use crate::failure::{Exit, Failure};
+use crate::output::Machines;
+use crate::progress::{Pending, wait};
+use crate::style::{Role, harmless};
+use crate::wait::Goal;
+
+/// How a command is to be carried out.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// What to do.
+    pub verb: Verb,
+    /// Whether a known unit takes the content of the file here.
+    pub replace: bool,
+    /// Whether to wait until the units are there.
+    pub wait: bool,
+    /// For how long.
+    pub timeout: Option<Duration>,
+}
+
+/// Carries out one command.
+///
+/// # Errors
+/// Whatever keeps it from being done, or from being seen done.
+pub async fn run(
+    client: &mut Client,
+    how: How,
+    arguments: Vec<Argument>,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let Resolved { units, differing } = resolve(client, arguments, how.replace).await?;
+    for (name, path) in differing {
+        warn(&differs(&name, &path.display().to_string()));
+    }
+    let names: Vec<UnitName> = units.iter().map(|unit| unit.name.clone()).collect();
+    // A restart is over when a copy is there that was not there before.
+    let before = match how.verb {
+        Verb::Restart if how.wait => {
+            client.units(Wanted { names: Some(&names), ..Wanted::default() }).await?
+        }
+        _ => Vec::new(),
+    };
+    let argument = |unit: &Unit| UnitArgument {
+        name: unit.name.clone(),
+        content: unit.file.as_ref().map(|file| file.text.clone()),
+    };
+    let command = Command {
+        id: CommandId::new(uuid::Uuid::now_v7().as_u128()),
+        verb: how.verb,
+        units: units.iter().map(argument).collect(),
+        replace: how.replace,
+    };
+    let outcomes = client.execute(command).await?.map_err(|error| refused(&error, &units))?;
+    for outcome in &outcomes {
+        warnings(outcome, &units).iter().for_each(|warning| warn(warning));
+    }
+    if how.verb == Verb::Submit {
+        for outcome in &outcomes {
+            writeln!(out, "{}", submitted(outcome))?;
+        }
+        return Ok(());
+    }
+    if how.wait {
+        let machines = Machines::of(&client.cluster().await?);
+        let goals = goals(how.verb, &outcomes, &before);
+        wait(client, Pending::new(goals, machines), how.timeout, out).await?;
+    } else {
+        triggered(client, how.verb, &names, out).await?;
+    }
+    match how.verb {
+        Verb::Stop if how.wait => anstream::eprintln!("Successfully stopped units [{}].", joined(&names)),
+        Verb::Unload if how.wait => anstream::eprintln!("Successfully unloaded units [{}].", joined(&names)),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Finds out which units the arguments mean.
+///
+/// # Errors
+/// As [`arguments::resolve`], and when the scheduler does not answer.
+pub async fn resolve(
+    client: &mut Client,
+    arguments: Vec<Argument>,
+    replace: bool,
+) -> Result<Resolved, Failure> {
+    let known: Vec<UnitStatus> = match arguments::needed(&arguments, replace) {
+        Needed::Nothing => Vec::new(),
+        Needed::Names(names) => client.units(Wanted { names: Some(&names), ..Wanted::default() }).await?,
+        Needed::All => client.units(Wanted::default()).await?,
+    };
+    let known: BTreeMap<UnitName, ContentHash> =
+        known.into_iter().filter(|status| status.known).map(|status| (status.name, status.hash)).collect();
+    arguments::resolve(arguments, &known, replace)
+}
+
+fn goals(verb: Verb, outcomes: &[UnitOutcome], before: &[UnitStatus]) -> BTreeMap<UnitName, Goal> {
+    let before: BTreeMap<&UnitName, &UnitStatus> =
+        before.iter().map(|status| (&status.name, status)).collect();
+    let goal = |outcome: &UnitOutcome| {
+        let goal = Goal::of(verb, before.get(&outcome.name).copied())?;
+        Some((outcome.name.clone(), goal))
+    };
+    outcomes.iter().filter_map(goal).collect()
+}
+
+/// What is printed for a command that is not waited for, as fleetctl.
+async fn triggered(
+    client: &mut Client,
+    verb: Verb,
+    names: &[UnitName],
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    if verb == Verb::Destroy {
+        for name in names {
+            writeln!(out, "Destroyed {name}")?;
+        }
+        return Ok(());
+    }
+    let units = client.units(Wanted { names: Some(names), ..Wanted::default() }).await?;
+    let global: BTreeMap<&UnitName, bool> =
+        units.iter().map(|status| (&status.name, status.global)).collect();
+    for name in names {
+        let unit = if global.get(name).copied().unwrap_or_default() { "global unit" } else { "unit" };
+        writeln!(out, "Triggered {unit} {name} {}", verb_name(verb))?;
+    }
+    Ok(())
+}
+
+fn verb_name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Submit => "submit",
+        Verb::Load => "load",
+        Verb::Start => "start",
+        Verb::Stop => "stop",
+        Verb::Unload => "unload",
+        Verb::Destroy => "destroy",
+        Verb::Restart => "restart",
+    }
+}
+
+fn submitted(outcome: &UnitOutcome) -> String {
+    let name = &outcome.name;
+    match outcome.done {
+        Done::Created => format!("Unit {name} inactive"),
+        Done::Replaced => format!("Unit {name} replaced"),
+        _ => format!("Unit {name} unchanged"),
+    }
+}
+
+fn differs(name: &UnitName, path: &str) -> String {
+    format!("Unit {name} in registry differs from local unit file {path}. Add --replace to override.")
+}
+
+/// What the user should know of what was done to a unit.
+fn warnings(outcome: &UnitOutcome, units: &[Unit]) -> Vec<String> {
+    let path = units.iter().find(|unit| unit.name == outcome.name).and_then(|unit| unit.file.as_ref());
+    let path = path.map(|file| file.path.display().to_string());
+    let mut warnings = Vec::new();
+    if outcome.done == Done::KeptOtherContent {
+        warnings.push(differs(&outcome.name, path.as_deref().unwrap_or("(none)")));
+    }
+    let origin = path.unwrap_or_else(|| outcome.name.to_string());
+    warnings.extend(outcome.warnings.iter().map(|warning| format!("{origin}: {warning}")));
+    warnings
+}
+
+fn warn(text: &str) {
+    anstream::eprintln!("{} {}", Role::Warn.paint("WARNING:"), harmless(text));
+}
+
+/// Why the scheduler did nothing, for the reader: a file's mistakes under the file's path.
+fn refused(error: &CommandError, units: &[Unit]) -> Failure {
+    let CommandError::Units(errors) = error else {
+        return Failure::failed(error);
+    };
+    let mut lines = Vec::new();
+    let mut invalid = None;
+    for UnitError { name, kind } in errors {
+        let file = units.iter().find(|unit| unit.name == *name).and_then(|unit| unit.file.as_ref());
+        match (kind, file) {
+            (UnitErrorKind::Invalid(reasons), Some(file)) => {
+                invalid.get_or_insert_with(|| file.path.display().to_string());
+                lines.extend(reasons.iter().map(|reason| format!("{}: {reason}", file.path.display())));
+            }
+            _ => lines.push(format!("{name}: {kind}")),
+        }
+    }
+    let all_missing = errors.iter().all(|error| error.kind == UnitErrorKind::NotFound);
+    let hint = invalid.map(|path| format!(" `musterctl verify {path}` shows the lines.")).unwrap_or_default();
+    let exit = if all_missing { Exit::NoSuchUnit } else { Exit::Failed };
+    Failure::new(exit, format_args!("{}\nNothing was changed.{hint}", lines.join("\n  ")))
+}
+
+fn joined(names: &[UnitName]) -> String {
+    names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::arguments::LocalFile;
+    use crate::fixtures::unit_name;
+
+    fn unit(name: &str, path: Option<&str>) -> Unit {
+        let file = path.map(|path| LocalFile {
+            path: PathBuf::from(path),
+            text: "[Service]\n".into(),
+            hash: ContentHash::of(b"[Service]\n"),
+            template: None,
+        });
+        Unit { name: unit_name(name), file }
+    }
+
+    fn unit_error(name: &str, kind: UnitErrorKind) -> UnitError {
+        UnitError { name: unit_name(name), kind }
+    }
+
+    #[test]
+    fn refusals_name_files_and_units() {
+        let units = [unit("web.service", Some("units/web.service")), unit("db.service", None)];
+        let reasons = vec!["line 7: [X-Fleet] MachinOf= is unknown".to_owned(), "line 9: two".to_owned()];
+        let error = CommandError::Units(vec![
+            unit_error("web.service", UnitErrorKind::Invalid(reasons)),
+            unit_error("db.service", UnitErrorKind::NotFound),
+        ]);
+        let failure = refused(&error, &units);
+        assert_eq!(failure.exit, Exit::Failed);
+        insta::assert_snapshot!(failure.message, @r"
+        units/web.service: line 7: [X-Fleet] MachinOf= is unknown
+          units/web.service: line 9: two
+          db.service: no such unit; give its file, or submit it (or its template) first
+        Nothing was changed. `musterctl verify units/web.service` shows the lines.
+        ");
+        let missing = CommandError::Units(vec![unit_error("db.service", UnitErrorKind::NotFound)]);
+        assert_eq!(refused(&missing, &units).exit, Exit::NoSuchUnit);
+        let full = refused(&CommandError::Store("No space left on device".to_owned()), &units);
+        assert_eq!(
+            full.message,
+            "nothing was changed: the scheduler cannot write to its store: No space left on device"
+        );
+    }
+
+    #[test]
+    fn warnings_name_the_file() {
+        let units = [unit("web.service", Some("units/web.service"))];
+        let outcome = UnitOutcome {
+            name: unit_name("web.service"),
+            done: Done::KeptOtherContent,
+            warnings: vec!["line 3: unknown key".to_owned()],
+        };
+        assert_eq!(
+            warnings(&outcome, &units),
+            [
+                "Unit web.service in registry differs from local unit file units/web.service. \
+                 Add --replace to override.",
+                "units/web.service: line 3: unknown key",
+            ]
+        );
+    }
+}

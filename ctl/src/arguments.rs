@@ -1,0 +1,393 @@
+//! Which units the arguments of a command mean, and where their files come from.
+//!
+//! As fleetctl: the name is the last part of a path, `.service` is added to a name without a type, and a file is looked
+//! for under the path that was given; for an instance, its template's file in the same directory. Beyond fleetctl, a
+//! quoted glob (`'web@*'`) means the units of the cluster that match.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use muster_core::unit::{ContentHash, Glob, UnitFile, UnitName};
+
+use crate::failure::{Exit, Failure};
+
+/// A unit that a command names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Its name.
+    pub name: UnitName,
+    /// Its file, or its template's, where there is one here.
+    pub file: Option<LocalFile>,
+}
+
+/// A unit file on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is in it.
+    pub text: Arc<str>,
+    /// Its hash.
+    pub hash: ContentHash,
+    /// The template whose file it is, where it is not the unit's own.
+    pub template: Option<UnitName>,
+}
+
+/// An argument, before it is known what the cluster knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// One unit.
+    Unit(Unit),
+    /// The units of the cluster that match.
+    Glob(Pattern),
+}
+
+/// A glob as the user wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    text: String,
+    globs: Vec<Glob>,
+}
+
+impl Pattern {
+    /// `*`, `?` and `[` stand in no unit name, so an argument with one of them is a glob.
+    fn parse(argument: &str) -> Result<Option<Self>, Failure> {
+        if !argument.contains(['*', '?', '[']) {
+            return Ok(None);
+        }
+        let parse = |text: &str| {
+            Glob::parse(text)
+                .map_err(|error| Failure::new(Exit::Usage, format_args!("{argument:?}: {error}")))
+        };
+        // `web@?` means `web@1.service` as `web` means `web.service`.
+        let globs = vec![parse(argument)?, parse(&format!("{argument}.service"))?];
+        Ok(Some(Self { text: argument.to_owned(), globs }))
+    }
+
+    fn matches(&self, name: &UnitName) -> bool {
+        self.globs.iter().any(|glob| glob.matches(name.as_str()))
+    }
+}
+
+/// Reads arguments that name units of the cluster.
+///
+/// # Errors
+/// An argument that is neither a unit name nor a glob.
+pub fn names(arguments: &[String]) -> Result<Vec<Argument>, Failure> {
+    let read = |argument: &String| match Pattern::parse(argument)? {
+        Some(pattern) => Ok(Argument::Glob(pattern)),
+        None => Ok(Argument::Unit(Unit { name: name(argument)?, file: None })),
+    };
+    arguments.iter().map(read).collect()
+}
+
+/// Reads arguments that name units of the cluster or files here.
+///
+/// # Errors
+/// An argument that is none of these; a file that cannot be read or be a unit file.
+pub fn names_or_files(arguments: &[String]) -> Result<Vec<Argument>, Failure> {
+    let read = |argument: &String| {
+        if !Path::new(argument).is_file()
+            && let Some(pattern) = Pattern::parse(argument)?
+        {
+            return Ok(Argument::Glob(pattern));
+        }
+        let name = name(argument)?;
+        let file = local_file(argument, &name)?;
+        Ok(Argument::Unit(Unit { name, file }))
+    };
+    arguments.iter().map(read).collect()
+}
+
+fn name(argument: &str) -> Result<UnitName, Failure> {
+    UnitName::from_argument(argument)
+        .map_err(|error| Failure::failed(format_args!("{argument:?} is no unit: {error}")))
+}
+
+fn local_file(argument: &str, name: &UnitName) -> Result<Option<LocalFile>, Failure> {
+    let given = Path::new(argument);
+    // `web` means the file `web.service`, and one that is called just `web` too.
+    let own = [given.to_owned(), given.with_file_name(name.as_str())].into_iter().find(|path| path.is_file());
+    let (path, template) = match (own, name.template()) {
+        (Some(path), _) => (path, None),
+        (None, Some(template)) => {
+            let path = given.with_file_name(template.as_str());
+            if !path.is_file() {
+                return Ok(None);
+            }
+            (path, Some(template))
+        }
+        (None, None) => return Ok(None),
+    };
+    let file = std::fs::read(&path)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| UnitFile::parse(&bytes).map_err(|error| error.to_string()))
+        .map_err(|why| Failure::failed(format_args!("{}: {why}", path.display())))?;
+    Ok(Some(LocalFile { path, text: file.text().clone(), hash: file.hash(), template }))
+}
+
+/// What must be asked of the cluster before the arguments can be resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Needed {
+    /// Nothing.
+    Nothing,
+    /// Whether it knows these.
+    Names(Vec<UnitName>),
+    /// All that it knows.
+    All,
+}
+
+/// What must be asked of the cluster before these can be resolved.
+pub fn needed(arguments: &[Argument], replace: bool) -> Needed {
+    let mut names = Vec::new();
+    for argument in arguments {
+        match argument {
+            Argument::Glob(_) => return Needed::All,
+            Argument::Unit(Unit { name, file: Some(LocalFile { template: Some(template), .. }) })
+                if !replace =>
+            {
+                names.extend([name.clone(), template.clone()]);
+            }
+            Argument::Unit(_) => {}
+        }
+    }
+    if names.is_empty() { Needed::Nothing } else { Needed::Names(names) }
+}
+
+/// What the arguments mean.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// The units, each once, in the order of the arguments.
+    pub units: Vec<Unit>,
+    /// Templates that the cluster knows with other content than the file here, which is therefore not used.
+    pub differing: Vec<(UnitName, PathBuf)>,
+}
+
+/// Finds out which units the arguments mean, with what the cluster knows of what was [`needed`].
+///
+/// # Errors
+/// A glob that no unit matches; a unit that is given with two files that differ.
+pub fn resolve(
+    arguments: Vec<Argument>,
+    known: &BTreeMap<UnitName, ContentHash>,
+    replace: bool,
+) -> Result<Resolved, Failure> {
+    let mut units: Vec<Unit> = Vec::new();
+    let mut index: BTreeMap<UnitName, usize> = BTreeMap::new();
+    let mut differing = Vec::new();
+    for argument in arguments {
+        let meant = match argument {
+            Argument::Unit(unit) => vec![unit],
+            Argument::Glob(pattern) => {
+                let names = known.keys().filter(|name| pattern.matches(name));
+                let units: Vec<Unit> = names.map(|name| Unit { name: name.clone(), file: None }).collect();
+                if units.is_empty() {
+                    return Err(Failure::new(
+                        Exit::NoSuchUnit,
+                        format_args!(
+                            "no unit of the cluster matches {:?}; `musterctl list-unit-files` shows them",
+                            pattern.text
+                        ),
+                    ));
+                }
+                units
+            }
+        };
+        for mut unit in meant {
+            // A template that the cluster knows counts more than its file here, as in fleet.
+            if let Some(LocalFile { template: Some(template), path, hash, .. }) = &unit.file
+                && !replace
+                && !known.contains_key(&unit.name)
+                && let Some(known) = known.get(template)
+            {
+                let difference = (template.clone(), path.clone());
+                if known != hash && !differing.contains(&difference) {
+                    differing.push(difference);
+                }
+                unit.file = None;
+            }
+            match index.get(&unit.name) {
+                None => {
+                    index.insert(unit.name.clone(), units.len());
+                    units.push(unit);
+                }
+                Some(&at) => merge(&mut units[at], unit)?,
+            }
+        }
+    }
+    Ok(Resolved { units, differing })
+}
+
+/// The same unit twice is the unit once, if both mean the same.
+fn merge(unit: &mut Unit, again: Unit) -> Result<(), Failure> {
+    match (&unit.file, again.file) {
+        (Some(one), Some(other)) if one.hash != other.hash => Err(Failure::failed(format_args!(
+            "{} is given twice, with different files: {} and {}",
+            unit.name,
+            one.path.display(),
+            other.path.display()
+        ))),
+        (None, Some(file)) => {
+            unit.file = Some(file);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIT: &str = "[Service]\nExecStart=/bin/true\n";
+    const OTHER: &str = "[Service]\nExecStart=/bin/false\n";
+
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let directory = tempfile::tempdir().expect("a directory");
+            for (name, text) in files {
+                let path = directory.path().join(name);
+                std::fs::create_dir_all(path.parent().expect("within the directory")).expect("created");
+                std::fs::write(path, text).expect("written");
+            }
+            Self(directory)
+        }
+
+        fn path(&self, name: &str) -> String {
+            self.0.path().join(name).display().to_string()
+        }
+
+        fn read(&self, name: &str) -> Argument {
+            names_or_files(&[self.path(name)]).expect("readable").remove(0)
+        }
+    }
+
+    fn unit_name(text: &str) -> UnitName {
+        UnitName::parse(text).expect("a name")
+    }
+
+    fn known(units: &[(&str, &str)]) -> BTreeMap<UnitName, ContentHash> {
+        units.iter().map(|(name, text)| (unit_name(name), ContentHash::of(text.as_bytes()))).collect()
+    }
+
+    fn resolved_names(
+        arguments: &[&str],
+        known: &BTreeMap<UnitName, ContentHash>,
+    ) -> Result<Vec<String>, Failure> {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let resolved = resolve(names(&arguments)?, known, false)?;
+        Ok(resolved.units.into_iter().map(|unit| unit.name.to_string()).collect())
+    }
+
+    #[test]
+    fn names_are_completed_as_in_fleetctl() {
+        let nothing = BTreeMap::new();
+        let names =
+            resolved_names(&["web", "units/db.socket", "web@1", "web.service"], &nothing).expect("names");
+        assert_eq!(names, ["web.service", "db.socket", "web@1.service"]);
+        let failure = resolved_names(&["we b"], &nothing).expect_err("no name");
+        assert_eq!(failure.message, "\"we b\" is no unit: invalid character ' ' in unit name");
+    }
+
+    #[test]
+    fn globs_match_what_the_cluster_knows() {
+        let known = known(&[
+            ("web@1.service", UNIT),
+            ("web@2.service", UNIT),
+            ("web@.service", UNIT),
+            ("db.socket", UNIT),
+        ]);
+        assert_eq!(resolved_names(&["web@?"], &known).expect("two"), ["web@1.service", "web@2.service"]);
+        assert_eq!(resolved_names(&["*.socket", "db.socket"], &known).expect("one"), ["db.socket"]);
+        assert_eq!(resolved_names(&["web@[2-9]"], &known).expect("one"), ["web@2.service"]);
+        let none = resolved_names(&["mail*"], &known).expect_err("no match");
+        assert_eq!(none.exit, Exit::NoSuchUnit);
+        assert_eq!(
+            none.message,
+            "no unit of the cluster matches \"mail*\"; `musterctl list-unit-files` shows them"
+        );
+        assert_eq!(resolved_names(&["web@["], &known).expect_err("no glob").exit, Exit::Usage);
+        let glob = names(&["web@*".to_owned()]).expect("a glob");
+        assert_eq!(needed(&glob, false), Needed::All);
+    }
+
+    #[test]
+    fn a_path_is_a_file_or_its_last_part_is_a_name() {
+        let files = Files::new(&[("web.service", UNIT), ("sub/plain", UNIT)]);
+        for argument in ["web.service", "web"] {
+            let Argument::Unit(Unit { name, file: Some(file) }) = files.read(argument) else {
+                panic!("{argument}")
+            };
+            assert_eq!((name.as_str(), &*file.text, file.template), ("web.service", UNIT, None));
+        }
+        let Argument::Unit(unit) = files.read("sub/plain") else { panic!("a unit") };
+        assert_eq!(unit.name.as_str(), "plain.service");
+        assert!(unit.file.is_some());
+        let Argument::Unit(unit) = files.read("gone/web.service") else { panic!("a unit") };
+        assert_eq!(unit, Unit { name: unit_name("web.service"), file: None });
+        // A directory is no file.
+        let Argument::Unit(unit) = files.read("sub") else { panic!("a unit") };
+        assert_eq!(unit, Unit { name: unit_name("sub.service"), file: None });
+    }
+
+    #[test]
+    fn an_instance_takes_its_templates_file_from_the_same_directory() {
+        let files = Files::new(&[("web@.service", UNIT), ("web@2.service", OTHER)]);
+        let first = files.read("web@1");
+        let Argument::Unit(Unit { file: Some(file), .. }) = &first else { panic!("a file") };
+        assert_eq!((&*file.text, file.template.clone()), (UNIT, Some(unit_name("web@.service"))));
+        let Argument::Unit(Unit { file: Some(file), .. }) = files.read("web@2") else { panic!("a file") };
+        assert_eq!((&*file.text, file.template), (OTHER, None));
+
+        // Nobody knows either: the file goes with the command.
+        let names = vec![unit_name("web@1.service"), unit_name("web@.service")];
+        assert_eq!(needed(std::slice::from_ref(&first), false), Needed::Names(names));
+        let resolved = resolve(vec![first.clone()], &BTreeMap::new(), false).expect("resolved");
+        assert!(resolved.units[0].file.is_some());
+
+        // The template is known: it counts, and the user is told where it differs.
+        let resolved =
+            resolve(vec![first.clone()], &known(&[("web@.service", UNIT)]), false).expect("resolved");
+        assert_eq!((resolved.units[0].file.clone(), resolved.differing.len()), (None, 0));
+        let resolved =
+            resolve(vec![first.clone()], &known(&[("web@.service", OTHER)]), false).expect("resolved");
+        assert_eq!(resolved.differing, [(unit_name("web@.service"), files.0.path().join("web@.service"))]);
+
+        // The instance is known: its file goes along, so that the scheduler can compare.
+        let both = known(&[("web@.service", OTHER), ("web@1.service", OTHER)]);
+        let resolved = resolve(vec![first.clone()], &both, false).expect("resolved");
+        assert!(resolved.units[0].file.is_some() && resolved.differing.is_empty());
+
+        // --replace means what is here.
+        assert_eq!(needed(std::slice::from_ref(&first), true), Needed::Nothing);
+        let resolved = resolve(vec![first], &known(&[("web@.service", OTHER)]), true).expect("resolved");
+        assert!(resolved.units[0].file.is_some());
+    }
+
+    #[test]
+    fn one_unit_with_two_files_is_a_mistake() {
+        let files = Files::new(&[("a/web.service", UNIT), ("b/web.service", UNIT), ("c/web.service", OTHER)]);
+        let same = vec![files.read("a/web.service"), files.read("b/web.service")];
+        assert_eq!(resolve(same, &BTreeMap::new(), false).expect("the same").units.len(), 1);
+        let differ = vec![files.read("a/web.service"), files.read("c/web.service")];
+        let failure = resolve(differ, &BTreeMap::new(), false).expect_err("they differ");
+        assert!(
+            failure.message.starts_with("web.service is given twice, with different files: "),
+            "{}",
+            failure.message
+        );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_one_is_named() {
+        let files =
+            Files::new(&[("web.service", "[Service]\nExecStart=/bin/true\0\n"), ("empty.service", "")]);
+        let failure = names_or_files(&[files.path("web.service")]).expect_err("refused");
+        let expected = format!("{}: line 2: unit file contains a NUL byte", files.path("web.service"));
+        assert_eq!((failure.exit, failure.message), (Exit::Failed, expected));
+        assert!(names_or_files(&[files.path("empty")]).is_err());
+    }
+}

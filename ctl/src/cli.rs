@@ -1,0 +1,312 @@
+//! The command line.
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::output::listing::{MACHINE_FIELDS, UNIT_FIELDS, UNIT_FILE_FIELDS};
+
+/// Talks to a Muster cluster: hands it units, starts and stops them, shows where they run.
+#[derive(Debug, Parser)]
+#[command(
+    name = "musterctl",
+    version,
+    infer_subcommands = true,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = AFTER_HELP,
+)]
+pub struct Cli {
+    /// Where the scheduler is: HOST:PORT (`musterctl --help` says where it is looked for without this)
+    #[arg(long, global = true, value_name = "ADDR", help_heading = "Global options")]
+    pub endpoint: Option<String>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Sub,
+}
+
+const AFTER_HELP: &str = "\
+A command may be shortened as long as it is the only one that starts so: `musterctl list-m`.
+
+Where UNIT is asked for:
+  web.service           a unit; `web` means the same
+  units/web.service     a unit file, to submit, load and start
+  web@1                 an instance: of web@.service in the cluster, or here
+  'web@*'               every unit of the cluster that matches (quoted, or the shell takes it)
+
+Where the scheduler is, the first that says so counts:
+  --endpoint ADDR
+  MUSTERCTL_ENDPOINT in the environment
+  endpoint = \"ADDR\" in ~/.config/muster/ctl.toml
+  endpoint = \"ADDR\" in /etc/muster/ctl.toml
+  127.0.0.1:7400
+
+Exit codes:
+  0    done
+  1    the command failed
+  2    the command line or the configuration file is wrong
+  3    status: a unit is not active
+  4    there is no such unit
+  69   the scheduler cannot be reached
+  130  interrupted while waiting; the command stands";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Sub {
+    /// Make units known to the cluster, without starting them
+    #[command(
+        after_help = "Examples:\n  musterctl submit web.service\n  musterctl submit units/*.service\n  \
+                            musterctl submit --replace web@.service"
+    )]
+    Submit(SubmitArgs),
+
+    /// Submit units and place them on machines, without starting them
+    #[command(after_help = "Examples:\n  musterctl load web.service\n  musterctl load --no-block web@{1..3}")]
+    Load(PlaceArgs),
+
+    /// Submit units, place them on machines and start them
+    #[command(after_help = "Examples:\n  musterctl start web.service\n  musterctl start web@{1..3}\n  \
+                            musterctl start --replace units/web.service\n  musterctl start --timeout 30 'web@*'")]
+    Start(PlaceArgs),
+
+    /// Stop units; they stay on their machines
+    #[command(after_help = "Examples:\n  musterctl stop web.service\n  musterctl stop 'web@*'")]
+    Stop(ActArgs),
+
+    /// Stop units and take them off their machines; they stay known
+    #[command(
+        after_help = "Examples:\n  musterctl unload web.service\n  musterctl unload --no-block 'web@*'"
+    )]
+    Unload(ActArgs),
+
+    /// Stop units, take them off their machines and forget them
+    #[command(after_help = "Examples:\n  musterctl destroy web.service\n  musterctl destroy 'web@*'")]
+    Destroy(ActArgs),
+
+    /// Stop units and start them again, on the machines where they are
+    #[command(after_help = "Examples:\n  musterctl restart web.service\n  musterctl restart 'web@*'")]
+    Restart(ActArgs),
+
+    /// Show a unit's file, byte for byte as it was submitted
+    #[command(after_help = "Example:\n  musterctl cat web.service")]
+    Cat(CatArgs),
+
+    /// Show what is known of units: where they run, how they are, why they wait
+    ///
+    /// Exits with 0 when all of them are active, with 3 when one is not, with 4 when one is not known.
+    #[command(after_help = "Examples:\n  musterctl status web.service\n  musterctl status -o json 'web@*'")]
+    Status(StatusArgs),
+
+    /// List the copies of units on machines, with their states as systemd reports them
+    #[command(
+        after_help = "Examples:\n  musterctl list-units\n  musterctl list-units --fields unit,machine --no-legend\n  \
+                            musterctl list-units -o json"
+    )]
+    ListUnits(ListUnitsArgs),
+
+    /// List the units that the cluster knows, with what was asked for and where they are placed
+    #[command(
+        after_help = "Examples:\n  musterctl list-unit-files\n  musterctl list-unit-files --fields unit,dstate,desc"
+    )]
+    ListUnitFiles(ListUnitFilesArgs),
+
+    /// List the machines of the cluster
+    ///
+    /// Machines that are lost are listed only where the field `state` is: with `--fields` or `-o json`.
+    #[command(
+        after_help = "Examples:\n  musterctl list-machines\n  musterctl list-machines --full --fields machine,state,units\n  \
+                            musterctl list-machines -o json"
+    )]
+    ListMachines(ListMachinesArgs),
+
+    /// Check unit files here, without a cluster
+    ///
+    /// Says what the scheduler would refuse (errors) and what systemd would ignore (warnings), with the lines. Exits
+    /// with 1 when there is an error.
+    #[command(after_help = "Example:\n  musterctl verify units/*.service")]
+    Verify(VerifyArgs),
+
+    /// Show the version of musterctl
+    #[command(after_help = "Example:\n  musterctl version")]
+    Version,
+}
+
+/// Arguments of `submit`.
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// Unit files, or instances of templates
+    #[arg(required = true, value_name = "UNIT")]
+    pub units: Vec<String>,
+    /// Give a unit that is known with other content the content of the file here
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// Arguments of `load` and `start`.
+#[derive(Debug, Args)]
+pub struct PlaceArgs {
+    /// Unit files, known units, instances of templates, or globs
+    #[arg(required = true, value_name = "UNIT")]
+    pub units: Vec<String>,
+    /// Give a unit that is known with other content the content of the file here
+    #[arg(long)]
+    pub replace: bool,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Arguments of the commands that take known units only.
+#[derive(Debug, Args)]
+pub struct ActArgs {
+    /// Known units, or globs
+    #[arg(required = true, value_name = "UNIT")]
+    pub units: Vec<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct WaitArgs {
+    /// Return when the command is accepted, without waiting until the units are there
+    #[arg(long)]
+    pub no_block: bool,
+    /// Wait at most so long, then fail; the command stands [default: as long as it takes]
+    #[arg(long, value_name = "SECS", conflicts_with = "no_block", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub timeout: Option<u64>,
+}
+
+/// Arguments of `cat`.
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// The unit
+    #[arg(value_name = "UNIT")]
+    pub unit: String,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Known units, or globs
+    #[arg(required = true, value_name = "UNIT")]
+    pub units: Vec<String>,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table, hide_possible_values = false)]
+    pub output: Output,
+}
+
+/// How a list is shown.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ListArgs {
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Whole ids and hashes
+    #[arg(long, short = 'l')]
+    pub full: bool,
+    /// No headings
+    #[arg(long)]
+    pub no_legend: bool,
+}
+
+/// Arguments of `list-units`.
+#[derive(Debug, Args)]
+pub struct ListUnitsArgs {
+    #[command(flatten)]
+    pub list: ListArgs,
+    /// What to show, in this order [default: unit,machine,active,sub]
+    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(UNIT_FIELDS))]
+    pub fields: Vec<String>,
+}
+
+/// Arguments of `list-unit-files`.
+#[derive(Debug, Args)]
+pub struct ListUnitFilesArgs {
+    #[command(flatten)]
+    pub list: ListArgs,
+    /// What to show, in this order [default: unit,hash,dstate,state,target]
+    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(UNIT_FILE_FIELDS))]
+    pub fields: Vec<String>,
+}
+
+/// Arguments of `list-machines`.
+#[derive(Debug, Args)]
+pub struct ListMachinesArgs {
+    #[command(flatten)]
+    pub list: ListArgs,
+    /// What to show, in this order [default: machine,ip,metadata]
+    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(MACHINE_FIELDS))]
+    pub fields: Vec<String>,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Unit files
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<String>,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Table,
+    /// For programs: an array of objects
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_of_every_command() {
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let mut all = command.render_long_help().to_string();
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let help = sub.clone().render_long_help().to_string();
+            assert!(help.contains("Example"), "{} has no example", sub.get_name());
+            let _ = write!(all, "\n---- {} ----\n{help}", sub.get_name());
+        }
+        insta::assert_snapshot!(all);
+    }
+
+    fn error(line: &str) -> String {
+        let error = Cli::try_parse_from(line.split(' ')).expect_err("refused");
+        assert_eq!(error.exit_code(), 2);
+        error.render().to_string()
+    }
+
+    #[test]
+    fn commands_may_be_shortened() {
+        let cli = Cli::try_parse_from(["musterctl", "list-m", "--endpoint", "h:1"]).expect("understood");
+        assert!(matches!(cli.command, Sub::ListMachines(_)));
+        assert_eq!(cli.endpoint.as_deref(), Some("h:1"));
+        assert!(Cli::try_parse_from(["musterctl", "list-", "x"]).is_err());
+    }
+
+    #[test]
+    fn mistakes_get_suggestions() {
+        let lines = [
+            "musterctl strat web",
+            "musterctl start --no-bock web",
+            "musterctl start",
+            "musterctl start --no-block --timeout 3 web",
+            "musterctl list-units --fields unit,machin",
+            "musterctl list-units -o jsn",
+        ];
+        let errors: Vec<String> = lines.iter().map(|line| format!("$ {line}\n{}", error(line))).collect();
+        insta::assert_snapshot!(errors.join("\n"));
+    }
+}

@@ -1,0 +1,95 @@
+//! `musterctl`: the command line of Muster.
+
+mod act;
+mod arguments;
+mod cli;
+mod client;
+mod config;
+mod failure;
+#[cfg(test)]
+mod fixtures;
+mod output;
+mod progress;
+mod show;
+mod style;
+mod verify;
+mod wait;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use muster_core::command::Verb;
+
+use crate::act::How;
+use crate::cli::{Cli, Sub, WaitArgs};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::style::{Role, harmless};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return end(&Failure::failed(format_args!("cannot start: {error}"))),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => end(&failure),
+    }
+}
+
+fn end(failure: &Failure) -> ExitCode {
+    if !failure.message.is_empty() {
+        let lines = failure.message.lines().map(harmless).collect::<Vec<_>>().join("\n");
+        anstream::eprintln!("{} {lines}", Role::Bad.paint("error:"));
+    }
+    failure.exit.into()
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let mut out = anstream::stdout().lock();
+    let result = run_command(cli, &mut out).await;
+    out.flush()?;
+    result
+}
+
+async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
+    let connect = async || {
+        let variable = std::env::var(config::ENDPOINT_VARIABLE).ok();
+        let endpoint = config::endpoint(cli.endpoint.as_deref(), variable.as_deref(), &config::files())?;
+        Client::connect(endpoint).await
+    };
+    // Arguments are read before anything is sent: a mistake in them is told even when no scheduler is there.
+    let (how, arguments) = match cli.command {
+        Sub::Verify(args) => return verify::run(&args.files, out),
+        Sub::Version => return Ok(writeln!(out, "musterctl version {}", env!("CARGO_PKG_VERSION"))?),
+        Sub::Cat(args) => {
+            return show::cat(&mut connect().await?, &args.unit, &mut std::io::stdout().lock()).await;
+        }
+        Sub::Status(args) => return show::show_status(&mut connect().await?, &args, out).await,
+        Sub::ListUnits(args) => return show::list_units(&mut connect().await?, &args, out).await,
+        Sub::ListUnitFiles(args) => return show::list_unit_files(&mut connect().await?, &args, out).await,
+        Sub::ListMachines(args) => return show::list_machines(&mut connect().await?, &args, out).await,
+        Sub::Submit(args) => {
+            let how = How { verb: Verb::Submit, replace: args.replace, wait: false, timeout: None };
+            (how, arguments::names_or_files(&args.units)?)
+        }
+        Sub::Load(args) => {
+            (how(Verb::Load, args.replace, args.wait), arguments::names_or_files(&args.units)?)
+        }
+        Sub::Start(args) => {
+            (how(Verb::Start, args.replace, args.wait), arguments::names_or_files(&args.units)?)
+        }
+        Sub::Stop(args) => (how(Verb::Stop, false, args.wait), arguments::names(&args.units)?),
+        Sub::Unload(args) => (how(Verb::Unload, false, args.wait), arguments::names(&args.units)?),
+        Sub::Destroy(args) => (how(Verb::Destroy, false, args.wait), arguments::names(&args.units)?),
+        Sub::Restart(args) => (how(Verb::Restart, false, args.wait), arguments::names(&args.units)?),
+    };
+    act::run(&mut connect().await?, how, arguments, out).await
+}
+
+fn how(verb: Verb, replace: bool, wait: WaitArgs) -> How {
+    How { verb, replace, wait: !wait.no_block, timeout: wait.timeout.map(Duration::from_secs) }
+}

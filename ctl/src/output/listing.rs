@@ -1,0 +1,302 @@
+//! The three lists: units, unit files, machines.
+
+use std::time::Duration;
+
+use muster_core::command::{ClusterStatus, CopyRole, CopyStatus, MachineStatus, UnitStatus};
+use muster_core::machine::MachineState;
+use muster_core::state::{Observation, Phase};
+use serde_json::{Value, json};
+
+use super::table::{Field, Rows};
+use super::{Machines, ago, current_copy, current_state, machine_name, unit_state};
+use crate::style::{Role, harmless};
+
+/// What `list-units` can show; the first four are shown unless others are asked for.
+pub const UNIT_FIELDS: [&str; 11] =
+    ["unit", "machine", "active", "sub", "load", "hash", "ip", "copy", "epoch", "phase", "error"];
+/// How many of [`UNIT_FIELDS`] are shown by default.
+pub const UNIT_DEFAULT: usize = 4;
+
+/// What `list-unit-files` can show; the first five are shown unless others are asked for.
+pub const UNIT_FILE_FIELDS: [&str; 8] =
+    ["unit", "hash", "dstate", "state", "target", "desc", "global", "waiting"];
+/// How many of [`UNIT_FILE_FIELDS`] are shown by default.
+pub const UNIT_FILE_DEFAULT: usize = 5;
+
+/// What `list-machines` can show; the first three are shown unless others are asked for.
+pub const MACHINE_FIELDS: [&str; 9] =
+    ["machine", "ip", "metadata", "state", "units", "cpu", "memory", "version", "heard"];
+/// How many of [`MACHINE_FIELDS`] are shown by default.
+pub const MACHINE_DEFAULT: usize = 3;
+
+/// One row for each copy of each unit, older copies after current ones.
+pub fn unit_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> Rows {
+    let mut rows = Vec::new();
+    for status in units {
+        let mut copies: Vec<&CopyStatus> = status.copies.iter().collect();
+        copies.sort_by_key(|copy| (copy.role, copy.machine));
+        rows.extend(copies.into_iter().map(|copy| unit_row(status, copy, machines, full)));
+    }
+    rows
+}
+
+fn unit_row(status: &UnitStatus, copy: &CopyStatus, machines: &Machines, full: bool) -> Vec<Field> {
+    let state = unit_state(copy);
+    let active = Role::of_active_state(state.map_or("", |state| &state.active));
+    vec![
+        Field::text("unit", status.name.as_str()),
+        Field::text("machine", copy.machine.to_string()).shown_as(machines.legend(copy.machine, full)),
+        Field::optional("active", state.map(|state| state.active.as_str())).in_role(active),
+        Field::optional("sub", state.map(|state| state.sub.as_str())).in_role(active),
+        Field::optional("load", state.map(|state| state.load.as_str())),
+        hash(status, full),
+        Field::optional("ip", machines.address(copy.machine)),
+        Field::text("copy", role_name(copy.role)),
+        Field::text("epoch", copy.epoch.to_string()),
+        Field::optional("phase", copy.observation.as_ref().map(phase_name)),
+        Field::optional("error", copy.observation.as_ref().and_then(error)).in_role(Role::Bad),
+    ]
+}
+
+/// One row for each unit.
+pub fn unit_file_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> Rows {
+    let row = |status: &UnitStatus| {
+        let current = current_copy(status).filter(|_| !status.global);
+        let target = match current {
+            _ if status.global => Field::text("target", "global"),
+            Some(copy) => {
+                Field::text("target", copy.machine.to_string()).shown_as(machines.legend(copy.machine, full))
+            }
+            None => Field::optional("target", None::<String>),
+        };
+        let description = Some(status.description.as_str()).filter(|text| !text.is_empty());
+        vec![
+            Field::text("unit", status.name.as_str()),
+            hash(status, full),
+            Field::text("dstate", status.desired.to_string()),
+            Field::optional("state", current_state(status).map(|state| state.to_string())),
+            target,
+            Field::optional("desc", description),
+            Field::text("global", status.global.to_string()).with_json(status.global),
+            Field::optional("waiting", status.waiting.as_ref().map(|waiting| waiting.reason.as_str()))
+                .in_role(Role::Warn),
+        ]
+    };
+    units.iter().map(row).collect()
+}
+
+fn hash(status: &UnitStatus, full: bool) -> Field {
+    let field = Field::text("hash", status.hash.to_string());
+    if full { field } else { field.shown_as(status.hash.short()) }
+}
+
+/// One row for each machine; the unreachable ones only with `lost`.
+pub fn machine_rows(cluster: &ClusterStatus, full: bool, lost: bool) -> Rows {
+    let shown = |machine: &&MachineStatus| lost || machine.state != MachineState::Unreachable;
+    cluster.machines.iter().filter(shown).map(|machine| machine_row(machine, full)).collect()
+}
+
+fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
+    let MachineStatus { record, reserved, .. } = machine;
+    let labels: Vec<String> = record.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let state = match machine.state {
+        MachineState::Up => Role::Good,
+        MachineState::Degraded | MachineState::Awaited => Role::Warn,
+        MachineState::Unreachable => Role::Bad,
+    };
+    let heard = machine.last_heard_ms.map(|ms| ago(Duration::from_millis(ms)));
+    let capacity = record.capacity;
+    vec![
+        Field::text("machine", machine.id.to_string()).shown_as(machine_name(machine.id, full)),
+        Field::optional("ip", Some(record.address.as_str()).filter(|address| !address.is_empty())),
+        Field::optional("metadata", Some(labels.join(",")).filter(|text| !text.is_empty()))
+            .with_json(json!(record.labels)),
+        Field::text("state", machine.state.to_string()).in_role(state),
+        Field::text("units", machine.units.to_string()).with_json(machine.units),
+        Field::text("cpu", format!("{} of {}", reserved.cpu, capacity.cpu))
+            .with_json(json!({"reserved_milli": reserved.cpu.0, "capacity_milli": capacity.cpu.0})),
+        Field::text(
+            "memory",
+            format!("{} of {}", mebibytes(reserved.memory.0), mebibytes(capacity.memory.0)),
+        )
+        .with_json(json!({"reserved_bytes": reserved.memory.0, "capacity_bytes": capacity.memory.0})),
+        Field::text("version", record.version.as_str()),
+        Field::optional("heard", heard).with_json(machine.last_heard_ms.map_or(Value::Null, Value::from)),
+    ]
+}
+
+/// Whole mebibytes: a machine's memory is no round number of anything larger.
+fn mebibytes(bytes: u64) -> String {
+    if bytes == 0 { "0".to_owned() } else { format!("{}M", bytes.div_ceil(1024 * 1024)) }
+}
+
+/// What a copy is, in one word.
+pub fn role_name(role: CopyRole) -> &'static str {
+    match role {
+        CopyRole::Current => "current",
+        CopyRole::Stopping => "stopping",
+        CopyRole::Orphaned => "orphaned",
+    }
+}
+
+/// How far a copy is, in one word.
+pub fn phase_name(observation: &Observation) -> &'static str {
+    match observation {
+        Observation::Refused(_) => "refused",
+        Observation::Held { phase, .. } => match phase {
+            Phase::Loaded => "loaded",
+            Phase::Starting => "starting",
+            Phase::Launched => "launched",
+            Phase::StartFailed(_) => "start-failed",
+            Phase::Stopping => "stopping",
+        },
+    }
+}
+
+/// Why a copy is not what it should be, in the machine's words.
+pub fn error(observation: &Observation) -> Option<&str> {
+    match observation {
+        Observation::Refused(reason) | Observation::Held { phase: Phase::StartFailed(reason), .. } => {
+            Some(reason)
+        }
+        Observation::Held { .. } => None,
+    }
+}
+
+/// What is worth knowing beside the list of machines, for stderr: which are lost, and how to add the first one.
+pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
+    if cluster.machines.is_empty() {
+        return vec![
+            "No machine has joined this cluster yet. To add one: install muster-agent there, put this scheduler's \
+             address into /etc/muster/agent.toml, and run `systemctl enable --now muster-agent`."
+                .to_owned(),
+        ];
+    }
+    let lost: Vec<String> = cluster
+        .machines
+        .iter()
+        .filter(|machine| machine.state == MachineState::Unreachable)
+        .map(|machine| {
+            let address = match machine.record.address.as_str() {
+                "" => String::new(),
+                address => format!(" ({})", harmless(address)),
+            };
+            let heard = match machine.last_heard_ms {
+                Some(ms) => format!("last heard {}", ago(Duration::from_millis(ms))),
+                None => "not heard since this scheduler took over".to_owned(),
+            };
+            format!("{}{address}, {heard}", machine_name(machine.id, false))
+        })
+        .collect();
+    let (count, are) = match lost.len() {
+        0 => return Vec::new(),
+        1 => ("1 machine".to_owned(), "is"),
+        many => (format!("{many} machines"), "are"),
+    };
+    let whose = if lost.len() == 1 { "its" } else { "their" };
+    vec![format!(
+        "{count} {are} unreachable: {}; {whose} units were placed elsewhere where they fit.",
+        lost.join("; ")
+    )]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::{write_json, write_table};
+    use super::*;
+    use crate::fixtures::{cluster, machines, zoo};
+
+    fn plain(bytes: Vec<u8>) -> String {
+        let text = String::from_utf8(bytes).expect("text");
+        anstream::adapter::strip_str(&text).to_string()
+    }
+
+    fn table(rows: &Rows, fields: &[&'static str], legend: bool) -> String {
+        let mut out = Vec::new();
+        write_table(&mut out, rows, fields, legend).expect("written");
+        plain(out)
+    }
+
+    fn json(rows: Rows, fields: Option<&[&'static str]>) -> String {
+        let mut out = Vec::new();
+        write_json(&mut out, rows, fields).expect("written");
+        let parsed: Value = serde_json::from_slice(&out).expect("JSON");
+        assert!(parsed.is_array());
+        plain(out)
+    }
+
+    fn names(rows: &Rows) -> Vec<&'static str> {
+        rows[0].iter().map(|field| field.name).collect()
+    }
+
+    #[test]
+    fn units() {
+        let rows = unit_rows(&zoo(), &machines(), false);
+        assert_eq!(names(&rows), UNIT_FIELDS);
+        insta::assert_snapshot!("units_default", table(&rows, &UNIT_FIELDS[..UNIT_DEFAULT], true));
+        insta::assert_snapshot!("units_all", table(&rows, &UNIT_FIELDS, true));
+        insta::assert_snapshot!(
+            "units_full",
+            table(&unit_rows(&zoo(), &machines(), true), &["hash", "machine"], false)
+        );
+        insta::assert_snapshot!("units_json", json(rows, None));
+    }
+
+    #[test]
+    fn unit_files() {
+        let rows = unit_file_rows(&zoo(), &machines(), false);
+        assert_eq!(names(&rows), UNIT_FILE_FIELDS);
+        insta::assert_snapshot!(
+            "unit_files_default",
+            table(&rows, &UNIT_FILE_FIELDS[..UNIT_FILE_DEFAULT], true)
+        );
+        insta::assert_snapshot!("unit_files_all", table(&rows, &UNIT_FILE_FIELDS, true));
+        insta::assert_snapshot!("unit_files_json", json(rows, None));
+    }
+
+    #[test]
+    fn machines_of_a_cluster() {
+        let live = machine_rows(&cluster(), false, false);
+        assert_eq!(names(&live), MACHINE_FIELDS);
+        insta::assert_snapshot!("machines_default", table(&live, &MACHINE_FIELDS[..MACHINE_DEFAULT], true));
+        let all = machine_rows(&cluster(), true, true);
+        insta::assert_snapshot!("machines_all", table(&all, &MACHINE_FIELDS, true));
+        insta::assert_snapshot!("machines_json", json(all, None));
+    }
+
+    #[test]
+    fn json_of_some_fields_and_of_nothing() {
+        let rows = unit_rows(&zoo()[..1], &machines(), false);
+        assert_eq!(
+            json(rows, Some(&["unit", "active"])),
+            "[\n{\"active\":\"failed\",\"unit\":\"broken.service\"}\n]\n"
+        );
+        assert_eq!(json(Vec::new(), None), "[]\n");
+    }
+
+    #[test]
+    fn an_empty_list_is_its_heading() {
+        assert_eq!(table(&Vec::new(), &["unit", "machine"], true), "UNIT  MACHINE\n");
+        assert_eq!(table(&Vec::new(), &["unit", "machine"], false), "");
+    }
+
+    #[test]
+    fn notes_beside_the_list_of_machines() {
+        let mut cluster = cluster();
+        assert_eq!(
+            machine_notes(&cluster),
+            ["1 machine is unreachable: 33333333... (198.18.0.103), last heard 12 s ago; \
+              its units were placed elsewhere where they fit."]
+        );
+        cluster.machines[1].state = MachineState::Unreachable;
+        assert_eq!(
+            machine_notes(&cluster),
+            ["2 machines are unreachable: 22222222..., not heard since this scheduler took over; \
+              33333333... (198.18.0.103), last heard 12 s ago; their units were placed elsewhere where they fit."]
+        );
+        cluster.machines.truncate(1);
+        assert!(machine_notes(&cluster).is_empty());
+        cluster.machines.clear();
+        assert!(machine_notes(&cluster)[0].contains("install muster-agent"));
+    }
+}

@@ -1,0 +1,110 @@
+//! What is shown to people and to programs, made of core types only.
+
+pub mod listing;
+pub mod status;
+pub mod table;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use muster_core::command::{ClusterStatus, CopyRole, CopyStatus, UnitStatus};
+use muster_core::ids::MachineId;
+use muster_core::machine::MachineState;
+use muster_core::state::{DesiredState, Observation, Phase, UnitState};
+
+use crate::style::harmless;
+
+/// What is needed of the machines in order to name them.
+#[derive(Clone, Debug, Default)]
+pub struct Machines(BTreeMap<MachineId, (String, MachineState)>);
+
+impl Machines {
+    /// Those of this cluster.
+    pub fn of(cluster: &ClusterStatus) -> Self {
+        Self(cluster.machines.iter().map(|m| (m.id, (m.record.address.clone(), m.state))).collect())
+    }
+
+    /// Whether this machine is known.
+    pub fn knows(&self, id: MachineId) -> bool {
+        self.0.contains_key(&id)
+    }
+
+    /// Whether the leader has given this machine up. One that is not known is not known to be lost.
+    pub fn lost(&self, id: MachineId) -> bool {
+        self.0.get(&id).is_some_and(|(_, state)| *state == MachineState::Unreachable)
+    }
+
+    /// The machine's address, where it has one.
+    pub fn address(&self, id: MachineId) -> Option<&str> {
+        self.0.get(&id).map(|(address, _)| address.as_str()).filter(|address| !address.is_empty())
+    }
+
+    /// A machine as fleet names it: `1234abcd.../198.18.0.101`, or with the whole id.
+    pub fn legend(&self, id: MachineId, full: bool) -> String {
+        let name = machine_name(id, full);
+        match self.address(id) {
+            Some(address) => format!("{name}/{}", harmless(address)),
+            None => name,
+        }
+    }
+}
+
+/// `1234abcd...`, or the whole id.
+pub fn machine_name(id: MachineId, full: bool) -> String {
+    if full { id.to_string() } else { format!("{}...", id.short()) }
+}
+
+/// The copy of a unit that was decided, where it has just one.
+pub fn current_copy(status: &UnitStatus) -> Option<&CopyStatus> {
+    status.copies.iter().find(|copy| copy.role == CopyRole::Current)
+}
+
+/// What systemd says of a copy.
+pub fn unit_state(copy: &CopyStatus) -> Option<&UnitState> {
+    match &copy.observation {
+        Some(Observation::Held { state, .. }) => state.as_ref(),
+        _ => None,
+    }
+}
+
+/// Whether systemd says that this copy is active.
+pub fn is_active(copy: &CopyStatus) -> bool {
+    unit_state(copy).is_some_and(|state| matches!(state.active.as_str(), "active" | "reloading"))
+}
+
+/// How far a unit is, in the words of what was asked for. `None` for a global unit, which may be as far on one machine
+/// and not on another.
+pub fn current_state(status: &UnitStatus) -> Option<DesiredState> {
+    if status.global {
+        return None;
+    }
+    Some(match current_copy(status).and_then(|copy| copy.observation.as_ref()) {
+        None | Some(Observation::Refused(_)) => DesiredState::Inactive,
+        Some(Observation::Held { phase, .. }) => match phase {
+            Phase::Loaded | Phase::Starting | Phase::Stopping => DesiredState::Loaded,
+            Phase::Launched | Phase::StartFailed(_) => DesiredState::Launched,
+        },
+    })
+}
+
+/// How long ago, roughly.
+pub fn ago(elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs();
+    match seconds {
+        0..=119 => format!("{seconds} s ago"),
+        120..=7199 => format!("{} min ago", seconds / 60),
+        7200..=172_799 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elapsed_times_are_rough() {
+        let shown = [0, 119, 120, 7199, 7200, 172_800].map(|seconds| ago(Duration::from_secs(seconds)));
+        assert_eq!(shown, ["0 s ago", "119 s ago", "2 min ago", "119 min ago", "2 h ago", "2 days ago"]);
+    }
+}

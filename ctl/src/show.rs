@@ -1,0 +1,167 @@
+//! The commands that only show something: the lists, status, cat.
+
+use std::io::{IsTerminal, Write};
+
+use muster_core::command::UnitStatus;
+use muster_core::unit::UnitName;
+
+use crate::act::resolve;
+use crate::arguments;
+use crate::cli::{ListArgs, ListMachinesArgs, ListUnitFilesArgs, ListUnitsArgs, Output, StatusArgs};
+use crate::client::{Client, Wanted};
+use crate::failure::{Exit, Failure};
+use crate::output::listing::{
+    MACHINE_DEFAULT, MACHINE_FIELDS, UNIT_DEFAULT, UNIT_FIELDS, UNIT_FILE_DEFAULT, UNIT_FILE_FIELDS,
+    machine_notes, machine_rows, unit_file_rows, unit_rows,
+};
+use crate::output::table::{Rows, write_array, write_json, write_table};
+use crate::output::{Machines, status};
+
+/// `list-units`.
+///
+/// # Errors
+/// When the scheduler does not answer.
+pub async fn list_units(
+    client: &mut Client,
+    args: &ListUnitsArgs,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let units = client.units(Wanted::default()).await?;
+    let machines = Machines::of(&client.cluster().await?);
+    let rows = unit_rows(&units, &machines, args.list.full);
+    print(out, rows, args.list, &args.fields, &UNIT_FIELDS, UNIT_DEFAULT)
+}
+
+/// `list-unit-files`.
+///
+/// # Errors
+/// When the scheduler does not answer.
+pub async fn list_unit_files(
+    client: &mut Client,
+    args: &ListUnitFilesArgs,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let mut units = client.units(Wanted::default()).await?;
+    units.retain(|status| status.known);
+    let machines = Machines::of(&client.cluster().await?);
+    let rows = unit_file_rows(&units, &machines, args.list.full);
+    print(out, rows, args.list, &args.fields, &UNIT_FILE_FIELDS, UNIT_FILE_DEFAULT)
+}
+
+/// `list-machines`.
+///
+/// # Errors
+/// When the scheduler does not answer.
+pub async fn list_machines(
+    client: &mut Client,
+    args: &ListMachinesArgs,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let cluster = client.cluster().await?;
+    let people = args.list.output == Output::Table;
+    // A lost machine would look like any other in columns that do not tell its state.
+    let lost = !people || args.fields.iter().any(|field| field == "state");
+    let rows = machine_rows(&cluster, args.list.full, lost);
+    print(out, rows, args.list, &args.fields, &MACHINE_FIELDS, MACHINE_DEFAULT)?;
+    out.flush()?;
+    if people {
+        machine_notes(&cluster).iter().for_each(|note| anstream::eprintln!("{note}"));
+        if std::io::stderr().is_terminal() {
+            anstream::eprintln!(
+                "One scheduler, at {}: if its machine is lost, units run on and nothing is moved until it is back.",
+                client.endpoint().address
+            );
+        }
+    }
+    Ok(())
+}
+
+fn print(
+    out: &mut impl Write,
+    rows: Rows,
+    list: ListArgs,
+    asked_for: &[String],
+    all: &[&'static str],
+    default: usize,
+) -> Result<(), Failure> {
+    let asked_for: Vec<&'static str> =
+        asked_for.iter().filter_map(|wanted| all.iter().copied().find(|name| name == wanted)).collect();
+    match list.output {
+        Output::Json => write_json(out, rows, (!asked_for.is_empty()).then_some(&*asked_for))?,
+        Output::Table => {
+            let fields = if asked_for.is_empty() { &all[..default] } else { &asked_for };
+            write_table(out, &rows, fields, !list.no_legend)?;
+        }
+    }
+    Ok(())
+}
+
+/// `status`.
+///
+/// # Errors
+/// When a unit is not known or not active, or the scheduler does not answer.
+pub async fn show_status(
+    client: &mut Client,
+    args: &StatusArgs,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let names = names(client, &args.units).await?;
+    let units = client.units(Wanted { names: Some(&names), reasons: true, content: false }).await?;
+    let machines = Machines::of(&client.cluster().await?);
+    match args.output {
+        Output::Json => write_array(out, units.iter().map(|unit| status::as_json(unit, &machines)))?,
+        Output::Table => {
+            for (index, unit) in units.iter().enumerate() {
+                if index > 0 {
+                    writeln!(out)?;
+                }
+                status::write_page(out, unit, &machines)?;
+            }
+        }
+    }
+    out.flush()?;
+    match exit_of(&names, &units) {
+        None => Ok(()),
+        Some((exit, missing)) if missing.is_empty() => Err(Failure::silent(exit)),
+        Some((exit, missing)) => Err(Failure::new(exit, no_such_units(&missing))),
+    }
+}
+
+/// The exit code of `status`, as systemctl's, and which units are not known.
+fn exit_of<'a>(asked_for: &'a [UnitName], found: &[UnitStatus]) -> Option<(Exit, Vec<&'a UnitName>)> {
+    let missing: Vec<&UnitName> =
+        asked_for.iter().filter(|name| !found.iter().any(|status| status.name == **name)).collect();
+    if !missing.is_empty() {
+        return Some((Exit::NoSuchUnit, missing));
+    }
+    (!found.iter().all(status::all_active)).then_some((Exit::NotActive, missing))
+}
+
+fn no_such_units(names: &[&UnitName]) -> String {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    format!("no such unit: {}; `musterctl list-unit-files` shows those that are known", names.join(", "))
+}
+
+/// `cat`: byte for byte, so `out` must not look into what it is given.
+///
+/// # Errors
+/// When the unit is not known, or the scheduler does not answer.
+pub async fn cat(client: &mut Client, unit: &str, out: &mut impl Write) -> Result<(), Failure> {
+    let names = names(client, std::slice::from_ref(&unit.to_owned())).await?;
+    let [name] = names.as_slice() else {
+        return Err(Failure::failed(format_args!("{unit:?} matches {} units: give one", names.len())));
+    };
+    let units = client.units(Wanted { names: Some(&names), content: true, reasons: false }).await?;
+    match units.into_iter().find_map(|status| status.content) {
+        Some(content) => {
+            out.write_all(content.as_bytes())?;
+            Ok(out.flush()?)
+        }
+        None => Err(Failure::new(Exit::NoSuchUnit, no_such_units(&[name]))),
+    }
+}
+
+async fn names(client: &mut Client, arguments: &[String]) -> Result<Vec<UnitName>, Failure> {
+    let resolved = resolve(client, arguments::names(arguments)?, false).await?;
+    Ok(resolved.units.into_iter().map(|unit| unit.name).collect())
+}

@@ -1,0 +1,301 @@
+//! `musterctl` as a user runs it, against a scheduler as it is shipped. Only the machines are made up: each is an agent
+//! that says of every unit what its name asks for.
+
+mod cluster;
+mod proxy;
+
+use std::path::Path;
+use std::time::Duration;
+
+use cluster::{Cluster, Run, eventually};
+use proxy::Proxy;
+
+const WEB: &str = "# A comment, and no newline at the end\n[Unit]\nDescription=The web\n\n[Service]\nExecStart=/bin/sleep inf";
+const APART: &str = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nConflicts=apart@*.service\n";
+const GLOBAL: &str = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nGlobal=true\n";
+
+const M1: &str = "11111111.../198.18.0.101";
+
+fn file(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    std::fs::write(&path, text).expect("written");
+    path.display().to_string()
+}
+
+#[track_caller]
+fn ended(run: &Run, code: i32, stdout: &str, stderr: &str) {
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (Some(code), stdout, stderr));
+}
+
+#[test]
+fn the_life_of_a_unit() {
+    let cluster = Cluster::start();
+    cluster.add_machine(1);
+    let web = file(cluster.directory(), "web.service", WEB);
+
+    ended(&cluster.ctl(&["submit", &web]), 0, "Unit web.service inactive\n", "");
+    ended(&cluster.ctl(&["submit", &web]), 0, "Unit web.service unchanged\n", "");
+    ended(&cluster.ctl(&["cat", "web"]), 0, WEB, "");
+    ended(&cluster.ctl(&["load", "web"]), 0, &format!("Unit web.service loaded on {M1}\n"), "");
+    ended(&cluster.ctl(&["start", "web"]), 0, &format!("Unit web.service launched on {M1}\n"), "");
+    let listed = cluster.ctl(&["list-units"]);
+    ended(
+        &listed,
+        0,
+        &format!("UNIT         MACHINE                   ACTIVE  SUB\nweb.service  {M1}  active  running\n"),
+        "",
+    );
+    let listed =
+        cluster.ctl(&["list-unit-files", "--no-legend", "--fields", "unit,dstate,state,target,desc"]);
+    ended(&listed, 0, &format!("web.service  launched  launched  {M1}  The web\n"), "");
+    let status = cluster.ctl(&["status", "web"]);
+    assert_eq!(status.code, Some(0));
+    assert!(
+        status.stdout.starts_with("● web.service - The web\n     Desired: launched\n"),
+        "{}",
+        status.stdout
+    );
+
+    let epoch = || cluster.ctl(&["list-units", "--no-legend", "--fields", "epoch"]).stdout;
+    let before = epoch();
+    ended(&cluster.ctl(&["restart", "web"]), 0, &format!("Unit web.service launched on {M1}\n"), "");
+    assert_ne!(epoch(), before);
+
+    let stopped = "Successfully stopped units [web.service].\n";
+    ended(&cluster.ctl(&["stop", "web"]), 0, &format!("Unit web.service loaded on {M1}\n"), stopped);
+    assert_eq!(cluster.ctl(&["status", "web"]).code, Some(3));
+    let unloaded = "Successfully unloaded units [web.service].\n";
+    ended(&cluster.ctl(&["unload", "web"]), 0, "Unit web.service inactive\n", unloaded);
+    let error = "error: web.service: is inactive: it cannot be stopped\nNothing was changed.\n";
+    ended(&cluster.ctl(&["stop", "web"]), 1, "", error);
+    ended(&cluster.ctl(&["destroy", "web"]), 0, "Destroyed web.service\n", "");
+
+    let gone = "error: no such unit: web.service; `musterctl list-unit-files` shows those that are known\n";
+    ended(&cluster.ctl(&["status", "web"]), 4, "", gone);
+    ended(&cluster.ctl(&["cat", "web"]), 4, "", gone);
+    let unknown = "error: web.service: no such unit; give its file, or submit it (or its template) first\n\
+                   Nothing was changed.\n";
+    ended(&cluster.ctl(&["start", "web"]), 4, "", unknown);
+    ended(&cluster.ctl(&["list-units", "-o", "json"]), 0, "[]\n", "");
+}
+
+#[test]
+fn templates_globs_and_units_that_wait() {
+    let cluster = Cluster::start();
+    cluster.add_machine(1);
+    cluster.add_machine(2);
+    let template = file(cluster.directory(), "apart@.service", APART);
+    let path = |instance: &str| cluster.directory().join(format!("apart@{instance}")).display().to_string();
+
+    // From the template's file, in the same directory.
+    let run = cluster.ctl(&["start", &path("1"), &path("2")]);
+    assert_eq!((run.code, run.stdout.lines().count(), run.stderr.as_str()), (Some(0), 2, ""), "{run:?}");
+
+    // No machine is left for the third: the reason is told, the intent stays.
+    let run = cluster.ctl(&["start", "--timeout", "1", &path("3")]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
+    assert!(
+        run.stderr
+            .starts_with("error: not done after 1 s:\n  apart@3.service: waits: no machine takes the unit"),
+        "{}",
+        run.stderr
+    );
+    let status = cluster.ctl(&["status", "apart@3"]);
+    assert_eq!(status.code, Some(3));
+    assert!(
+        status
+            .stdout
+            .contains("Waiting: no machine takes the unit\n              11111111.../198.18.0.101: "),
+        "{}",
+        status.stdout
+    );
+    ended(&cluster.ctl(&["start", "--no-block", "apart@3"]), 0, "Triggered unit apart@3.service start\n", "");
+
+    // A known template counts more than the file here.
+    ended(&cluster.ctl(&["submit", &template]), 0, "Unit apart@.service inactive\n", "");
+    std::fs::write(&template, format!("{APART}# changed\n")).expect("written");
+    let run = cluster.ctl(&["submit", &path("4")]);
+    let warning = format!(
+        "WARNING: Unit apart@.service in registry differs from local unit file {template}. Add --replace to override.\n"
+    );
+    ended(&run, 0, "Unit apart@4.service inactive\n", &warning);
+    ended(&cluster.ctl(&["cat", "apart@4"]), 0, APART, "");
+    let error = "error: apart@.service: is a template: name an instance of it, for example apart@1.service\nNothing was changed.\n";
+    ended(&cluster.ctl(&["start", "apart@"]), 1, "", error);
+
+    let run = cluster.ctl(&["stop", "apart@[12]"]);
+    assert_eq!((run.code, run.stdout.lines().count()), (Some(0), 2), "{run:?}");
+    let run = cluster.ctl(&["destroy", "apart@*"]);
+    assert_eq!((run.code, run.stdout.lines().count()), (Some(0), 5), "{run:?}");
+    let error = "error: no unit of the cluster matches \"apart@*\"; `musterctl list-unit-files` shows them\n";
+    ended(&cluster.ctl(&["destroy", "apart@*"]), 4, "", error);
+}
+
+#[test]
+fn other_content_needs_replace() {
+    let cluster = Cluster::start();
+    cluster.add_machine(1);
+    let web = file(cluster.directory(), "web.service", WEB);
+    assert_eq!(cluster.ctl(&["start", &web]).code, Some(0));
+    let other = format!("{WEB}\n# other\n");
+    std::fs::write(&web, &other).expect("written");
+    let warning = format!(
+        "WARNING: Unit web.service in registry differs from local unit file {web}. Add --replace to override.\n"
+    );
+    ended(&cluster.ctl(&["start", &web]), 0, &format!("Unit web.service launched on {M1}\n"), &warning);
+    ended(&cluster.ctl(&["cat", "web"]), 0, WEB, "");
+    let run = cluster.ctl(&["submit", "--replace", &web]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    ended(
+        &cluster.ctl(&["start", "--replace", &web]),
+        0,
+        &format!("Unit web.service launched on {M1}\n"),
+        "",
+    );
+    ended(&cluster.ctl(&["cat", "web"]), 0, &other, "");
+}
+
+#[test]
+fn what_fails_on_the_machine_reaches_the_user() {
+    let cluster = Cluster::start();
+    cluster.add_machine(1);
+    let fails = file(cluster.directory(), "fails.service", WEB);
+    let refused = file(cluster.directory(), "refused.service", WEB);
+    let hint = "`musterctl status UNIT` says more about a unit.\n";
+    let error = format!("error: fails.service did not start on {M1}: exit-code\n{hint}");
+    ended(&cluster.ctl(&["start", &fails]), 1, "", &error);
+    let error = format!("error: {M1} refuses refused.service: the machine has a unit of that name\n{hint}");
+    ended(&cluster.ctl(&["start", &refused]), 1, "", &error);
+    let status = cluster.ctl(&["status", "fails", "refused"]);
+    assert_eq!(status.code, Some(3));
+    assert!(status.stdout.contains("it did not start: exit-code"), "{}", status.stdout);
+    assert!(
+        status.stdout.contains("the machine refuses it: the machine has a unit of that name"),
+        "{}",
+        status.stdout
+    );
+
+    let invalid = file(
+        cluster.directory(),
+        "invalid.service",
+        "[Service]\nExecStart=/bin/true\n[X-Fleet]\nReplaces=web.service\n",
+    );
+    let run = cluster.ctl(&["start", &fails, &invalid]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.starts_with(&format!("error: {invalid}: line 4: ")), "{}", run.stderr);
+    assert!(
+        run.stderr
+            .ends_with(&format!("\nNothing was changed. `musterctl verify {invalid}` shows the lines.\n")),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(cluster.ctl(&["verify", &invalid]).code, Some(1));
+}
+
+#[test]
+fn global_units_and_machines() {
+    let cluster = Cluster::start();
+    let empty = cluster.ctl(&["list-machines"]);
+    assert_eq!((empty.code, empty.stdout.as_str()), (Some(0), "MACHINE  IP  METADATA\n"));
+    assert!(empty.stderr.starts_with("No machine has joined this cluster yet."), "{}", empty.stderr);
+    cluster.add_machine(1);
+    let lost = cluster.add_machine(2);
+    let global = file(cluster.directory(), "everywhere.service", GLOBAL);
+    ended(&cluster.ctl(&["start", &global]), 0, "Triggered global unit everywhere.service start\n", "");
+    eventually("both copies run", || {
+        let run = cluster.ctl(&["list-units", "--no-legend", "--fields", "unit,active"]);
+        (run.stdout == "everywhere.service  active\neverywhere.service  active\n").then_some(()).ok_or(run)
+    });
+    assert_eq!(cluster.ctl(&["status", "everywhere"]).code, Some(0));
+
+    let listed = "MACHINE      IP            METADATA\n\
+                  11111111...  198.18.0.101  zone=1\n\
+                  22222222...  198.18.0.102  zone=2\n";
+    ended(&cluster.ctl(&["list-machines"]), 0, listed, "");
+    lost.kill();
+    eventually("the second machine is unreachable", || {
+        let run = cluster.ctl(&["list-machines", "--no-legend", "--fields", "state"]);
+        (run.stdout == "up\nunreachable\n").then_some(()).ok_or(run)
+    });
+    let run = cluster.ctl(&["list-machines", "--no-legend"]);
+    assert_eq!(run.stdout, "11111111...  198.18.0.101  zone=1\n");
+    assert!(
+        run.stderr.starts_with("1 machine is unreachable: 22222222... (198.18.0.102), last heard "),
+        "{}",
+        run.stderr
+    );
+
+    // What the lost machine still holds is not waited for.
+    ended(&cluster.ctl(&["destroy", "everywhere"]), 0, "Destroyed everywhere.service\n", "");
+}
+
+#[test]
+fn waiting_survives_a_restart_of_the_scheduler_and_ends_with_ctrl_c() {
+    let mut cluster = Cluster::start();
+    let web = file(cluster.directory(), "web.service", WEB);
+    let mut waiting = cluster.spawn(&["start", &web]);
+    let line = waiting.stderr_line();
+    assert_eq!(line, "web.service: waits: no machine has joined the cluster");
+
+    cluster.restart();
+    let lost = waiting.stderr_line();
+    assert!(lost.starts_with("Lost the scheduler at 127.0.0.1:"), "{lost}");
+    let mut second = cluster.spawn(&["start", "web"]);
+    assert_eq!(second.stderr_line(), "web.service: waits: no machine has joined the cluster");
+    let run = second.interrupt();
+    let message = "error: interrupted while waiting for web.service. The command stands, and the cluster goes on with \
+                   it; `musterctl status UNIT` shows how far it is.\n";
+    ended(&run, 130, "", message);
+
+    cluster.add_machine(1);
+    let run = waiting.end();
+    assert_eq!((run.code, run.stdout), (Some(0), format!("Unit web.service launched on {M1}\n")));
+}
+
+#[test]
+fn a_command_whose_answer_was_lost_is_repeated_under_its_id() {
+    let cluster = Cluster::start();
+    let web = file(cluster.directory(), "web.service", WEB);
+    let proxy = Proxy::start(cluster.address(), WEB);
+    let through = cluster.spawn(&["--endpoint", &proxy.address().to_string(), "submit", &web]);
+    eventually("the command is carried out", || {
+        let run = cluster.ctl(&["list-unit-files", "--no-legend", "--fields", "unit"]);
+        (run.stdout == "web.service\n").then_some(()).ok_or(run)
+    });
+    proxy.cut();
+    // "unchanged" would be the answer to a second command.
+    let run = through.end();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "Unit web.service inactive\n"), "{run:?}");
+    assert!(run.stderr.starts_with("Lost the scheduler at "), "{}", run.stderr);
+}
+
+#[test]
+fn no_scheduler() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let web = file(directory.path(), "web.service", WEB);
+    // A port that was free a moment ago.
+    let address =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
+    for arguments in [&["list-machines"][..], &["start", &web], &["status", "web"]] {
+        let run = cluster::ctl(&address, arguments);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(69), ""));
+        let expected = format!(
+            "error: cannot reach the scheduler at {address} (from MUSTERCTL_ENDPOINT in the environment): Connection refused\n"
+        );
+        assert!(run.stderr.starts_with(&expected), "{}", run.stderr);
+    }
+    // A mistake in the arguments needs no scheduler.
+    let run = cluster::ctl(&address, &["start", "we b"]);
+    assert_eq!(
+        (run.code, run.stderr.as_str()),
+        (Some(1), "error: \"we b\" is no unit: invalid character ' ' in unit name\n")
+    );
+    assert_eq!(cluster::ctl("::1", &["list-units"]).code, Some(2));
+    assert_eq!(
+        cluster::ctl(&address, &["version"]).stdout,
+        format!("musterctl version {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+/// How long anything here may take at most.
+const PATIENCE: Duration = Duration::from_secs(60);

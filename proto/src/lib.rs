@@ -1,0 +1,33 @@
+//! The gRPC contracts between schedulers, agents and clients, and the one place where wire types become core types.
+//!
+//! [`v1`] is generated from `proto/muster/v1/*.proto`. Everything else converts: `From` a core type, and `TryFrom` a
+//! message, with a [`ConvertError`] that names the field. What one gRPC message should not hold is cut into parts:
+//! [`split_from_agent`] and [`split_to_agent`] on the sending side, [`FromAgentParts`] and [`ToAgentParts`] on the
+//! receiving one, [`unit_parts`] for lists of units.
+
+mod agent;
+mod api;
+mod error;
+mod parts;
+mod types;
+
+pub use self::{
+    api::{CommandRequestError, command_response},
+    error::ConvertError,
+    parts::{
+        FromAgentParts, MAX_PART_UNITS, PART_BYTES, ToAgentParts, split_from_agent, split_to_agent,
+        unit_parts,
+    },
+};
+
+/// The generated messages, clients and servers.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod v1 {
+    tonic::include_proto!("muster.v1");
+}
+
+/// The largest request or response that either side decodes, in bytes: 64 MiB.
+///
+/// gRPC's own default of 4 MiB is enough for every streamed message; [`v1::CommandRequest`] and its response may be
+/// larger.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;

@@ -1,0 +1,135 @@
+//! What clients ask for.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use muster_core::command::{Command, Query, QueryAnswer, UnitStatus};
+use muster_core::unit::UnitName;
+use muster_proto::v1::muster_server::Muster;
+use muster_proto::{CommandRequestError, command_response, unit_parts, v1};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::lead::{LeaderHandle, stopped};
+use crate::watchers::{Watcher, Watchers};
+
+type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service that clients call.
+#[derive(Debug)]
+pub(crate) struct MusterService {
+    pub(crate) leader: LeaderHandle,
+    pub(crate) watchers: Arc<Watchers>,
+}
+
+#[tonic::async_trait]
+impl Muster for MusterService {
+    type ListUnitsStream = Parts<v1::UnitsPart>;
+    type WatchUnitsStream = Parts<v1::WatchPart>;
+
+    async fn execute(
+        &self,
+        request: Request<v1::CommandRequest>,
+    ) -> Result<Response<v1::CommandResponse>, Status> {
+        let result = match Command::try_from(request.into_inner()) {
+            Ok(command) => self.leader.command(command).await?,
+            Err(CommandRequestError::Refused(error)) => Err(error),
+            Err(CommandRequestError::Malformed(error)) => {
+                return Err(Status::invalid_argument(error.to_string()));
+            }
+        };
+        command_response(result).map(Response::new)
+    }
+
+    async fn list_units(
+        &self,
+        request: Request<v1::UnitsRequest>,
+    ) -> Result<Response<Self::ListUnitsStream>, Status> {
+        let query = Query::try_from(request.into_inner())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let units = units(&self.leader, query).await?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(unit_parts(units).map(Ok)))))
+    }
+
+    async fn list_machines(
+        &self,
+        _request: Request<v1::MachinesRequest>,
+    ) -> Result<Response<v1::ClusterStatus>, Status> {
+        match self.leader.query(Query::Machines).await? {
+            QueryAnswer::Machines(status) => Ok(Response::new(status.into())),
+            QueryAnswer::Units(_) => Err(Status::internal("the leader answered another question")),
+        }
+    }
+
+    async fn watch_units(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchUnitsStream>, Status> {
+        let names =
+            request.get_ref().unit_names().map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if names.is_empty() {
+            return Err(Status::invalid_argument("names: a watch names at least one unit"));
+        }
+        let watcher = self.watchers.watch(names.into_iter().collect());
+        // Room for one part: a client that reads slowly holds up its own watcher, which gathers changes meanwhile.
+        let (parts, stream) = mpsc::channel(1);
+        tokio::spawn(watch(self.leader.clone(), watcher, parts));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+async fn units(leader: &LeaderHandle, query: Query) -> Result<Vec<UnitStatus>, Status> {
+    match leader.query(query).await? {
+        QueryAnswer::Units(units) => Ok(units),
+        QueryAnswer::Machines(_) => Err(Status::internal("the leader answered another question")),
+    }
+}
+
+/// Tells a client of its units until it goes, or the scheduler stops.
+async fn watch(leader: LeaderHandle, watcher: Watcher, parts: mpsc::Sender<Result<v1::WatchPart, Status>>) {
+    let mut present = true;
+    loop {
+        let names = tokio::select! {
+            names = watcher.next() => names,
+            () = parts.closed() => return,
+        };
+        let Some(names) = names else {
+            parts.send(Err(stopped())).await.ok();
+            return;
+        };
+        let told = tell(&leader, names, std::mem::take(&mut present), &parts).await;
+        if let Err(status) = told {
+            parts.send(Err(status)).await.ok();
+            return;
+        }
+    }
+}
+
+/// Tells a client how these units are now; `present` says that they are all that it watches.
+async fn tell(
+    leader: &LeaderHandle,
+    names: Vec<UnitName>,
+    present: bool,
+    parts: &mpsc::Sender<Result<v1::WatchPart, Status>>,
+) -> Result<(), Status> {
+    let query = Query::Units { names: Some(names.clone()), content: false, reasons: false };
+    let units = units(leader, query).await?;
+    let known: BTreeSet<_> = units.iter().map(|unit| unit.name.clone()).collect();
+    let unknown: Vec<_> =
+        names.iter().filter(|name| !known.contains(*name)).map(ToString::to_string).collect();
+    let mut told: Vec<_> =
+        unit_parts(units).map(|part| v1::WatchPart { units: part.units, ..Default::default() }).collect();
+    // There is always one part, if only an empty one.
+    if let Some(last) = told.last_mut() {
+        last.unknown = unknown;
+        last.present = present;
+    }
+    for part in told {
+        // A client that has gone is noticed by the caller.
+        parts.send(Ok(part)).await.ok();
+    }
+    Ok(())
+}

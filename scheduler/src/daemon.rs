@@ -1,0 +1,161 @@
+//! The running scheduler.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use muster_core::ids::Term;
+use muster_core::leader::Leader;
+use muster_proto::MAX_MESSAGE_BYTES;
+use muster_proto::v1::agents_server::AgentsServer;
+use muster_proto::v1::muster_server::MusterServer;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tracing::{info, warn};
+
+use crate::api::MusterService;
+use crate::clock;
+use crate::config::Config;
+use crate::lead::{Lead, LeaderHandle, Requests, ToLeader, inbox};
+use crate::sessions::{AgentsService, Sessions};
+use crate::store::{Committer, Embedded, Store};
+use crate::watchers::Watchers;
+
+/// After this long without a word a peer is asked whether it is there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long it may take to answer.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much one request may send ahead of being read, in bytes.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// How much all requests of one connection may.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// How long requests that were begun may take to end when the scheduler stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A scheduler that serves agents and clients.
+#[derive(Debug)]
+pub struct Daemon {
+    address: SocketAddr,
+    leader: LeaderHandle,
+    sessions: Arc<Sessions>,
+    watchers: Arc<Watchers>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    stop_serving: oneshot::Sender<()>,
+    /// How the leader's loop ended.
+    ended: oneshot::Receiver<Result<()>>,
+}
+
+impl Daemon {
+    /// Opens the store, takes office and serves.
+    ///
+    /// # Errors
+    /// When the address or the store cannot be used.
+    pub async fn start(config: &Config) -> Result<Self> {
+        config.check()?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let address = listener.local_addr()?;
+
+        let mut store = Embedded::open(&config.state_dir)?;
+        let term = store.take_term(Term::default())?;
+        let durable = store.load()?;
+        info!(
+            cluster = %durable.cluster,
+            %term,
+            %address,
+            units = durable.units.len(),
+            machines = durable.machines.len(),
+            "leading"
+        );
+
+        let (leader, inbox) = inbox();
+        let teller = leader.clone();
+        let committer = Committer::start(store, term, move |committed| {
+            teller.send_blocking(ToLeader::Store(committed));
+        })
+        .context("cannot start the store's thread")?;
+        let sessions = Sessions::new(leader.clone());
+        let watchers = Arc::new(Watchers::default());
+        let lead = Lead {
+            leader: Leader::new(config.settings(), term, durable, clock::now()),
+            inbox,
+            committer,
+            sessions: Arc::clone(&sessions),
+            watchers: Arc::clone(&watchers),
+            requests: Requests::default(),
+        };
+        let ended = start_leader(lead)?;
+
+        let (stop_serving, stopped) = oneshot::channel::<()>();
+        let clients = MusterService { leader: leader.clone(), watchers: Arc::clone(&watchers) };
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .add_service(MusterServer::new(clients).max_decoding_message_size(MAX_MESSAGE_BYTES))
+            .add_service(AgentsServer::new(AgentsService(Arc::clone(&sessions))))
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
+                stopped.await.ok();
+            });
+        Ok(Self { address, leader, sessions, watchers, server: tokio::spawn(server), stop_serving, ended })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it can lead no more; gives why.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        tokio::select! {
+            ended = &mut self.ended => match ended {
+                Ok(Ok(())) => anyhow::anyhow!("the leader's loop ended"),
+                Ok(Err(error)) => error.context("the store can be relied on no more"),
+                Err(_) => anyhow::anyhow!("the leader's loop panicked"),
+            },
+            served = &mut self.server => match served {
+                Ok(Ok(())) => anyhow::anyhow!("the server ended"),
+                Ok(Err(error)) => anyhow::Error::new(error).context("cannot serve"),
+                Err(error) => anyhow::Error::new(error).context("cannot serve"),
+            },
+        }
+    }
+
+    /// Takes no more requests, answers those that were begun, ends all streams and closes the store.
+    ///
+    /// # Errors
+    /// When the store failed meanwhile.
+    pub async fn shutdown(self) -> Result<()> {
+        self.stop_serving.send(()).ok();
+        self.sessions.close_all();
+        self.watchers.close_all();
+        if timeout(DRAIN_TIMEOUT, self.server).await.is_err() {
+            warn!("some requests did not end in time");
+        }
+        self.leader.send(ToLeader::Stop).await;
+        self.ended.await.context("the leader's loop panicked")?
+    }
+}
+
+/// Runs the loop in a thread of its own, so that a long step holds up no connection.
+fn start_leader(lead: Lead) -> Result<oneshot::Receiver<Result<()>>> {
+    let (end, ended) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    thread::Builder::new()
+        .name("leader".to_owned())
+        .spawn(move || end.send(runtime.block_on(lead.run()).map_err(Into::into)))
+        .context("cannot start the leader's thread")?;
+    Ok(ended)
+}

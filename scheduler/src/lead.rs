@@ -1,0 +1,191 @@
+//! The loop that owns the leader: inputs in, effects out, nothing decided here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::command::{Command, CommandResult, Query, QueryAnswer};
+use muster_core::leader::{ConnectionId, Effect, Event, Input, Leader, RequestId};
+use muster_core::message::FromAgent;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tonic::Status;
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::notify::Notifier;
+use crate::sessions::Sessions;
+use crate::store::{CommitError, Committed, Committer};
+use crate::watchers::Watchers;
+
+/// How many messages may wait for the leader; who has more to say waits until there is room.
+const INBOX: usize = 1024;
+
+/// The longest that the loop sleeps: its timer does not run while the machine is suspended.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// What other tasks say to the loop.
+#[derive(Debug)]
+pub(crate) enum ToLeader {
+    Command(Command, oneshot::Sender<CommandResult>),
+    Query(Query, oneshot::Sender<QueryAnswer>),
+    Agent(ConnectionId, FromAgent),
+    Disconnected(ConnectionId),
+    Store(Committed),
+    Stop,
+}
+
+/// What other tasks talk to the leader through.
+#[derive(Clone, Debug)]
+pub(crate) struct LeaderHandle(mpsc::Sender<ToLeader>);
+
+/// A leader's inbox, with the handle that puts messages into it.
+pub(crate) fn inbox() -> (LeaderHandle, mpsc::Receiver<ToLeader>) {
+    let (sender, receiver) = mpsc::channel(INBOX);
+    (LeaderHandle(sender), receiver)
+}
+
+impl LeaderHandle {
+    /// Asks for a change, and waits for it.
+    pub(crate) async fn command(&self, command: Command) -> Result<CommandResult, Status> {
+        let (answer, answered) = oneshot::channel();
+        self.send(ToLeader::Command(command, answer)).await;
+        answered.await.map_err(|_| stopped())
+    }
+
+    /// Asks a question, and waits for the answer.
+    pub(crate) async fn query(&self, query: Query) -> Result<QueryAnswer, Status> {
+        let (answer, answered) = oneshot::channel();
+        self.send(ToLeader::Query(query, answer)).await;
+        answered.await.map_err(|_| stopped())
+    }
+
+    /// Says something that nobody waits for. After the leader has stopped it is lost, as it would be in a crash.
+    pub(crate) async fn send(&self, message: ToLeader) {
+        self.0.send(message).await.ok();
+    }
+
+    /// Whether the leader has stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// [`LeaderHandle::send`] for threads.
+    pub(crate) fn send_blocking(&self, message: ToLeader) {
+        self.0.blocking_send(message).ok();
+    }
+}
+
+pub(crate) fn stopped() -> Status {
+    Status::unavailable(
+        "this scheduler is stopping; whether a command was carried out, its repetition will tell",
+    )
+}
+
+/// The leader and all that its effects reach.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    pub(crate) leader: Leader,
+    pub(crate) inbox: mpsc::Receiver<ToLeader>,
+    pub(crate) committer: Committer,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) watchers: Arc<Watchers>,
+    pub(crate) requests: Requests,
+}
+
+/// The clients that wait for an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    last: u64,
+    commands: BTreeMap<RequestId, oneshot::Sender<CommandResult>>,
+    queries: BTreeMap<RequestId, oneshot::Sender<QueryAnswer>>,
+}
+
+impl Requests {
+    fn next(&mut self) -> RequestId {
+        self.last += 1;
+        RequestId(self.last)
+    }
+}
+
+impl Lead {
+    /// Leads until it is told to stop.
+    ///
+    /// # Errors
+    /// When the store can be relied on no more. Nothing that waited for it was answered.
+    pub(crate) async fn run(mut self) -> Result<(), CommitError> {
+        let mut notifier = Notifier::new();
+        let mut messages = Vec::with_capacity(INBOX);
+        loop {
+            let now = clock::now();
+            let timer = self.leader.next_timer().map_or(LONGEST_SLEEP, |at| at.since(now));
+            let sleep = timer.min(LONGEST_SLEEP).min(notifier.next());
+            if timeout(sleep, self.inbox.recv_many(&mut messages, INBOX)).await.is_err() {
+                self.step(Input::Tick);
+            }
+            for message in messages.drain(..) {
+                let input = match message {
+                    ToLeader::Command(command, answer) => {
+                        let request = self.requests.next();
+                        self.requests.commands.insert(request, answer);
+                        Input::Command(request, command)
+                    }
+                    ToLeader::Query(query, answer) => {
+                        let request = self.requests.next();
+                        self.requests.queries.insert(request, answer);
+                        Input::Query(request, query)
+                    }
+                    ToLeader::Agent(connection, said) => Input::Agent(connection, said),
+                    ToLeader::Disconnected(connection) => Input::Disconnected(connection),
+                    ToLeader::Store(Committed::Upto(commit)) => Input::Committed(commit),
+                    ToLeader::Store(Committed::Failed { reason, durable }) => {
+                        self.committer.resume();
+                        Input::CommitFailed { reason, durable }
+                    }
+                    ToLeader::Store(Committed::TermTaken(term)) => Input::TermTaken(term),
+                    ToLeader::Store(Committed::Lost(error)) => return Err(error),
+                    ToLeader::Stop => {
+                        self.inbox.close();
+                        self.committer.finish();
+                        return Ok(());
+                    }
+                };
+                self.step(input);
+            }
+            notifier.turned(|| self.leader.size());
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        for effect in self.leader.step(clock::now(), input) {
+            match effect {
+                Effect::Persist(commit, changes) => self.committer.commit(commit, changes),
+                Effect::TakeTerm { above } => self.committer.take_term(above),
+                Effect::Send(connection, message) => self.sessions.send(connection, message),
+                Effect::Close(connection) => self.sessions.close(connection),
+                // Who asked may have gone since.
+                Effect::AnswerCommand(request, result) => {
+                    self.requests.commands.remove(&request).map(|answer| answer.send(result).ok());
+                }
+                Effect::AnswerQuery(request, answer) => {
+                    self.requests.queries.remove(&request).map(|sender| sender.send(answer).ok());
+                }
+                Effect::UnitsChanged(names) => self.watchers.changed(&names),
+                Effect::Event(event) => log_event(&event),
+            }
+        }
+    }
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::MachineUp(machine) => info!(%machine, "machine is up"),
+        Event::MachineLost { machine, units } => warn!(%machine, units, "machine is lost: its lease ended"),
+        Event::MachineRefused { machine, reason } => warn!(%machine, reason, "machine is refused"),
+        Event::Placed { unit, machine, from: None } => info!(%unit, %machine, "unit is placed"),
+        Event::Placed { unit, machine, from: Some(from) } => info!(%unit, %machine, %from, "unit is moved"),
+        Event::Orphaned { unit, machine } => {
+            warn!(%unit, %machine, "machine holds a unit that the cluster has no record of");
+        }
+    }
+}

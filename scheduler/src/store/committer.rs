@@ -1,0 +1,156 @@
+//! The thread that commits: while the disk is busy with one commit, the next batches gather and share the one after it.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+
+use muster_core::ids::{CommitId, Term};
+use muster_core::leader::{Change, Durable};
+use tracing::{debug, error, warn};
+
+use super::{CommitError, Store};
+
+/// How many changes a commit takes in, apart from those of its first batch: a bound to what waits for one flush.
+const GROUP_CHANGES: usize = 30_000;
+
+/// What became of what the committer was given.
+#[derive(Debug)]
+pub enum Committed {
+    /// This batch and all before it are durable.
+    Upto(CommitId),
+    /// A commit failed for certain, and all that were given after it are dropped until [`Committer::resume`].
+    Failed {
+        /// Why.
+        reason: String,
+        /// What the store holds.
+        durable: Box<Durable>,
+    },
+    /// A new term was taken; what is committed from now on is committed under it.
+    TermTaken(Term),
+    /// What the store holds is not known, or another leads: this leader must stop. Nothing is committed any more.
+    Lost(CommitError),
+}
+
+enum Job {
+    Commit(CommitId, Vec<Change>),
+    TakeTerm(Term),
+    Resume,
+}
+
+/// A thread that owns a store.
+#[derive(Debug)]
+pub struct Committer {
+    jobs: Sender<Job>,
+    thread: JoinHandle<()>,
+}
+
+impl Committer {
+    /// Starts the thread, which commits under this term and calls `tell` with what became of it.
+    ///
+    /// # Errors
+    /// When the system has no room for a thread.
+    pub fn start(
+        store: impl Store + 'static,
+        term: Term,
+        tell: impl Fn(Committed) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (jobs, received) = mpsc::channel();
+        let mut work = Work { store, term, failed: false, tell };
+        let thread = thread::Builder::new().name("store".to_owned()).spawn(move || work.run(&received))?;
+        Ok(Self { jobs, thread })
+    }
+
+    /// Commits this batch after those before it.
+    pub fn commit(&self, id: CommitId, changes: Vec<Change>) {
+        self.give(Job::Commit(id, changes));
+    }
+
+    /// Takes a term above this one, after the batches before it.
+    pub fn take_term(&self, above: Term) {
+        self.give(Job::TakeTerm(above));
+    }
+
+    /// The leader knows of the failure that it was told last: the batches that follow build on what the store holds.
+    pub fn resume(&self) {
+        self.give(Job::Resume);
+    }
+
+    /// Commits what was given, and ends the thread.
+    pub fn finish(self) {
+        drop(self.jobs);
+        if self.thread.join().is_err() {
+            error!("the store's thread panicked");
+        }
+    }
+
+    fn give(&self, job: Job) {
+        // It ends before its sender only after `Lost`, which is on its way to the leader then.
+        if self.jobs.send(job).is_err() {
+            debug!("the store's thread has ended");
+        }
+    }
+}
+
+struct Work<S, T> {
+    store: S,
+    term: Term,
+    /// Whether what is given builds on a batch that failed.
+    failed: bool,
+    tell: T,
+}
+
+impl<S: Store, T: Fn(Committed)> Work<S, T> {
+    fn run(&mut self, jobs: &Receiver<Job>) {
+        let mut next = jobs.recv().ok();
+        while let Some(job) = next.take() {
+            let result = match job {
+                Job::Resume => {
+                    self.failed = false;
+                    Ok(())
+                }
+                Job::TakeTerm(above) => self.take_term(above),
+                Job::Commit(..) if self.failed => Ok(()),
+                Job::Commit(mut id, mut changes) => {
+                    let most = changes.len().saturating_add(GROUP_CHANGES);
+                    while let Ok(job) = jobs.try_recv() {
+                        match job {
+                            Job::Commit(later, more) if changes.len() + more.len() <= most => {
+                                id = later;
+                                changes.extend(more);
+                            }
+                            other => {
+                                next = Some(other);
+                                break;
+                            }
+                        }
+                    }
+                    self.commit(id, changes)
+                }
+            };
+            if let Err(error) = result {
+                (self.tell)(Committed::Lost(error));
+                return;
+            }
+            next = next.or_else(|| jobs.recv().ok());
+        }
+    }
+
+    fn commit(&mut self, id: CommitId, changes: Vec<Change>) -> Result<(), CommitError> {
+        match self.store.commit(self.term, changes) {
+            Ok(()) => (self.tell)(Committed::Upto(id)),
+            Err(CommitError::Failed(reason)) => {
+                warn!(%reason, "a commit failed, and nothing of it was written");
+                let durable = Box::new(self.store.load().map_err(CommitError::Unknown)?);
+                self.failed = true;
+                (self.tell)(Committed::Failed { reason, durable });
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn take_term(&mut self, above: Term) -> Result<(), CommitError> {
+        self.term = self.store.take_term(above).map_err(CommitError::Unknown)?;
+        (self.tell)(Committed::TermTaken(self.term));
+        Ok(())
+    }
+}

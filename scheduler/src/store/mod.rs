@@ -1,0 +1,90 @@
+//! What survives: the one trait of all stores, and the thread that commits to one.
+
+mod allocating;
+mod committer;
+mod embedded;
+
+use std::path::PathBuf;
+
+use muster_core::ids::Term;
+use muster_core::leader::{Change, Durable};
+
+pub use self::committer::{Committed, Committer};
+pub use self::embedded::{Embedded, FILE_NAME};
+
+/// Where a leader keeps what must survive.
+///
+/// One leader uses a store at a time: each takes a term, and nothing is committed under a term that was overtaken.
+/// All methods wait for the disk.
+pub trait Store: Send {
+    /// Takes a new term, higher than `above` and than every term that was taken before. It is durable on return.
+    fn take_term(&mut self, above: Term) -> Result<Term, StoreError>;
+
+    /// Reads everything.
+    fn load(&mut self) -> Result<Durable, StoreError>;
+
+    /// Makes these changes, in this order: all of them or none. They are durable on return.
+    fn commit(&mut self, term: Term, changes: Vec<Change>) -> Result<(), CommitError>;
+}
+
+/// What became of a commit that did not succeed. The difference decides what the leader may do next.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// A later term was taken: this leader leads no more.
+    #[error("term {later} was taken, which ends term {ours}")]
+    Refused {
+        /// The leader's term.
+        ours: Term,
+        /// The one that is in the store.
+        later: Term,
+    },
+    /// Nothing was changed, for certain, and the store can be used as before. The text says what to do.
+    #[error("{0}")]
+    Failed(String),
+    /// The changes may or may not be durable.
+    #[error("whether the last changes were written is not known")]
+    Unknown(#[source] StoreError),
+}
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it.
+    #[error("{} is in use by another process: is another muster-scheduler running on this state directory?", path.display())]
+    Locked {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// It is written by a later (or much earlier) version.
+    #[error(
+        "{} has format version {found}, this muster-scheduler reads version {known}: use the version that wrote it",
+        path.display()
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The version that it has.
+        found: String,
+        /// The version that is known here.
+        known: &'static str,
+    },
+    /// It is no store, or a broken one.
+    #[error("{} is not a Muster store, or it is damaged: {problem}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The disk, or the file system.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}

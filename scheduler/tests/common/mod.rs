@@ -1,0 +1,54 @@
+//! What several tests need.
+
+#![allow(dead_code, reason = "no test uses all of it")]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Set in a test that runs in mounts of its own.
+const INSIDE: &str = "MUSTER_TEST_MOUNTS";
+
+/// Runs the calling test again in a mount namespace of its own, so that its mounts end with it. Gives true there, and
+/// false to the caller once that has passed.
+pub fn in_own_mounts(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    assert!(rustix::process::geteuid().is_root(), "this test mounts a small file system: run it as root");
+    let program = std::env::current_exe().expect("the test's own program");
+    let status = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(program)
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .status()
+        .expect("unshare (of util-linux) can be run");
+    assert!(status.success(), "the test failed in its own mounts: {status}");
+    false
+}
+
+/// Mounts a file system of this many KiB.
+pub fn mount_small(directory: &Path, kib: u64) {
+    let status = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &format!("size={kib}k,mode=700"), "muster-test"])
+        .arg(directory)
+        .status()
+        .expect("mount can be run");
+    assert!(status.success(), "mount: {status}");
+}
+
+/// Waits until `done` gives something.
+///
+/// # Panics
+/// After half a minute, with what `state` shows.
+pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>, state: impl Fn() -> String) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}: {}", state());
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,147 @@
+//! The core alone: how many placements a second it decides.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use muster_core::command::{Command, UnitArgument, Verb};
+use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, MachineId, SessionNumber, Term};
+use muster_core::leader::{Change, ConnectionId, Durable, Effect, Input, Leader, RequestId, Settings};
+use muster_core::machine::Capacity;
+use muster_core::message::{FromAgent, Hello, LeaderMessage};
+use muster_core::time::Time;
+use muster_core::unit::{Bytes, MilliCpu, UnitName};
+
+use crate::figure::{Bar, Figure, median, say};
+
+const MACHINES: u32 = 1_000;
+const UNITS: usize = 10_000;
+const RUNS: usize = 7;
+
+pub fn placements_per_s() -> Result<Figure> {
+    let mut rates = Vec::new();
+    for run in 1..=RUNS {
+        let seconds = placing_seconds()?;
+        let rate = UNITS as f64 / seconds;
+        say(&format!("run {run} of {RUNS}: {UNITS} placements in {:.1} ms", seconds * 1e3));
+        rates.push(rate);
+    }
+    Ok(Figure {
+        name: "placements_per_s",
+        value: median(&mut rates).round(),
+        unit: "1/s",
+        bar: Some(Bar::AtLeast(200_000.0)),
+        method: format!(
+            "muster_core::leader::Leader alone, one thread, {MACHINES} machines up and {UNITS} units submitted \
+             (of ten: six plain, two with CPU= and Memory=, one with MachineMetadata= for a tenth of the machines, one \
+             with Conflicts= with its like); the time of one Start command for all of them and of the commit's end: \
+             checks, choice of machines, epochs, records for the store, assignments; median of {RUNS} runs"
+        ),
+    })
+}
+
+/// The seconds that the leader takes to place all units.
+fn placing_seconds() -> Result<f64> {
+    let now = Time::from_boot(Duration::from_secs(1_000));
+    let mut leader = Leader::new(Settings::default(), Term(1), Durable::new(ClusterId::new(1)), now);
+    for number in 1..=MACHINES {
+        settle(&mut leader, now, Input::Agent(ConnectionId(number.into()), FromAgent::Hello(hello(number))))?;
+    }
+    let names = (0..UNITS).map(name).collect::<Result<Vec<_>>>()?;
+    let files = names.iter().enumerate().map(|(number, name)| (name, Some(Arc::from(file(number)))));
+    settle(&mut leader, now, Input::Command(RequestId(1), command(1, Verb::Submit, files)))?;
+    let start =
+        Input::Command(RequestId(2), command(2, Verb::Start, names.iter().map(|name| (name, None))));
+
+    let began = Instant::now();
+    let effects = settle(&mut leader, now, start)?;
+    let seconds = began.elapsed().as_secs_f64();
+
+    let placed = effects.iter().flat_map(placements).count();
+    ensure!(placed == UNITS, "{placed} of {UNITS} units were placed");
+    let assigned: usize = effects.iter().map(assignments).sum();
+    ensure!(assigned == UNITS, "{assigned} of {UNITS} units were assigned");
+    Ok(seconds)
+}
+
+/// A step, and the end of the commit that it asks for: all effects.
+fn settle(leader: &mut Leader, now: Time, input: Input) -> Result<Vec<Effect>> {
+    let mut effects = leader.step(now, input);
+    let commits: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Persist(commit, _) = effect { Some(*commit) } else { None })
+        .collect();
+    for commit in commits {
+        effects.extend(leader.step(now, Input::Committed(commit)));
+    }
+    let refused = effects.iter().find_map(|effect| match effect {
+        Effect::AnswerCommand(_, Err(error)) => Some(error),
+        _ => None,
+    });
+    if let Some(error) = refused {
+        bail!("the leader refuses the command: {error}");
+    }
+    Ok(effects)
+}
+
+/// The units that an effect records as placed.
+fn placements(effect: &Effect) -> impl Iterator<Item = &UnitName> {
+    let changes = if let Effect::Persist(_, changes) = effect { changes.as_slice() } else { &[] };
+    changes.iter().filter_map(|change| match change {
+        Change::PutUnit(name, unit) if !unit.placements.is_empty() => Some(name),
+        _ => None,
+    })
+}
+
+/// How many units an effect assigns.
+fn assignments(effect: &Effect) -> usize {
+    match effect {
+        Effect::Send(_, message) => match &message.body {
+            LeaderMessage::Assignments(assignments) => assignments.hold.len(),
+            _ => 0,
+        },
+        _ => 0,
+    }
+}
+
+fn command<'a>(
+    id: u128,
+    verb: Verb,
+    units: impl Iterator<Item = (&'a UnitName, Option<Arc<str>>)>,
+) -> Command {
+    let units = units.map(|(name, content)| UnitArgument { name: name.clone(), content }).collect();
+    Command { id: CommandId::new(id), verb, units, replace: false }
+}
+
+fn hello(number: u32) -> Hello {
+    // Ids as machines have them: spread over the whole range.
+    let machine = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    Hello {
+        cluster: None,
+        machine: MachineId::new(machine),
+        boot: BootId::new(1),
+        key: AgentKey::new(machine),
+        session: SessionNumber(1),
+        term: Term(0),
+        address: String::new(),
+        labels: [("rack".to_owned(), format!("r{}", number % 10))].into(),
+        capacity: Capacity { cpu: MilliCpu(16_000), memory: Bytes(64 << 30) },
+        version: "bench".to_owned(),
+        units: Vec::new(),
+    }
+}
+
+fn name(number: usize) -> Result<UnitName> {
+    UnitName::parse(&format!("{}-{number:05}.service", if number % 10 == 9 { "apart" } else { "app" }))
+        .context("a unit's name")
+}
+
+fn file(number: usize) -> String {
+    let options = match number % 10 {
+        6 | 7 => "[X-Muster]\nCPU=0.25\nMemory=256M\n".to_owned(),
+        8 => format!("[X-Fleet]\nMachineMetadata=rack=r{}\n", number / 10 % 10),
+        9 => "[X-Fleet]\nConflicts=apart-*.service\n".to_owned(),
+        _ => String::new(),
+    };
+    format!("[Unit]\nDescription=Unit {number}\n[Service]\nExecStart=/usr/bin/sleep infinity\n{options}")
+}

@@ -1,0 +1,153 @@
+//! Muster's daemons: found on the host, installed in the machines, waited for.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::state::MachineRecord;
+use crate::template::Template;
+
+/// The port on which schedulers listen.
+const PORT: u16 = 7400;
+const BINARIES: [&str; 3] = ["muster-scheduler", "muster-agent", "musterctl"];
+
+/// The environment variable that names the directory with the daemons to install.
+pub const BIN_DIR_VARIABLE: &str = "MUSTER_BIN_DIR";
+
+/// The root of the source tree that this was built from.
+pub fn project_root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.ancestors().nth(2).unwrap_or(manifest).to_path_buf()
+}
+
+/// Cargo's target directory for the source tree.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project_root().join("target"), PathBuf::from)
+}
+
+/// The directory that holds the built daemons: `$MUSTER_BIN_DIR`, else `target/release`, else `target/debug`.
+///
+/// # Errors
+/// They are not all in one of these.
+pub fn bin_dir() -> Result<PathBuf> {
+    let candidates = match std::env::var_os(BIN_DIR_VARIABLE) {
+        Some(directory) => vec![PathBuf::from(directory)],
+        None => vec![target_dir().join("release"), target_dir().join("debug")],
+    };
+    for directory in &candidates {
+        if BINARIES.iter().all(|binary| directory.join(binary).is_file()) {
+            return Ok(directory.clone());
+        }
+    }
+    let searched: Vec<_> = candidates.iter().map(|directory| directory.display().to_string()).collect();
+    bail!(
+        "no directory with {}: run `make build` (searched: {}), or boot bare machines with `--no-daemons`",
+        BINARIES.join(", "),
+        searched.join(", ")
+    )
+}
+
+/// The addresses of all schedulers, as `HOST:PORT`.
+pub(crate) fn endpoints(machines: &[MachineRecord]) -> Vec<String> {
+    machines
+        .iter()
+        .filter(|machine| machine.role.schedules())
+        .map(|machine| format!("{}:{PORT}", machine.address))
+        .collect()
+}
+
+/// Puts programs and services where every machine has them; `enablement` says what runs where.
+pub(crate) fn install(template: &Template) -> Result<()> {
+    let directory = bin_dir()?;
+    for binary in BINARIES {
+        template.copy(&directory.join(binary), &format!("/usr/bin/{binary}"))?;
+    }
+    for service in ["muster-scheduler.service", "muster-agent.service"] {
+        let from = project_root().join("packaging/systemd").join(service);
+        template.copy(&from, &format!("/usr/lib/systemd/system/{service}"))?;
+    }
+    Ok(())
+}
+
+/// The services that a machine runs, each with its configuration file and the text for it.
+pub(crate) fn services(
+    machine: &MachineRecord,
+    machines: &[MachineRecord],
+) -> Vec<(&'static str, &'static str, String)> {
+    let mut services = Vec::new();
+    if machine.role.schedules() {
+        let text = format!("listen = \"{}:{PORT}\"\ninsecure_listen = true\n", machine.address);
+        services.push(("muster-scheduler.service", "etc/muster/scheduler.toml", text));
+    }
+    if machine.role.works() {
+        // Written as JSON, which TOML reads alike for strings and arrays of strings.
+        let mut text = format!(
+            "schedulers = {}\naddress = \"{}\"\n\n[labels]\n",
+            Value::from(endpoints(machines)),
+            machine.address
+        );
+        for (key, value) in &machine.labels {
+            let _ = writeln!(text, "{} = {}", Value::from(key.as_str()), Value::from(value.as_str()));
+        }
+        services.push(("muster-agent.service", "etc/muster/agent.toml", text));
+    }
+    services
+}
+
+/// A row of `musterctl list-machines -o json`, as far as it matters here.
+#[derive(Deserialize)]
+struct ListedMachine {
+    machine: String,
+    state: String,
+}
+
+/// The names of the workers whose agents are not registered, going by the JSON that `list-machines` printed.
+pub(crate) fn unregistered(machines: &[MachineRecord], listed: &str) -> Result<Vec<String>> {
+    let listed: Vec<ListedMachine> = serde_json::from_str(listed).context("list-machines -o json")?;
+    let up = |machine: &&MachineRecord| {
+        listed.iter().any(|listed| listed.machine == machine.machine_id && listed.state == "up")
+    };
+    let workers = machines.iter().filter(|machine| machine.role.works());
+    Ok(workers.filter(|machine| !up(machine)).map(|machine| machine.name.clone()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::Role;
+
+    fn machine(name: &str, role: Role, id: char) -> MachineRecord {
+        let labels = BTreeMap::from([("disk".to_owned(), "s\"s\"d".to_owned())]);
+        let machine_id = id.to_string().repeat(32);
+        MachineRecord { name: name.to_owned(), role, address: "198.18.0.9".to_owned(), machine_id, labels }
+    }
+
+    #[test]
+    fn who_is_not_registered() {
+        let machines = [
+            machine("s1", Role::Scheduler, '0'),
+            machine("m1", Role::Worker, '1'),
+            machine("m2", Role::Worker, '2'),
+            machine("m3", Role::Worker, '3'),
+        ];
+        let row = |id: &str, state: &str| format!(r#"{{"machine":"{}","state":"{state}"}}"#, id.repeat(32));
+        let listed = format!("[{},{}]", row("1", "up"), row("2", "unreachable"));
+        assert_eq!(unregistered(&machines, &listed).unwrap(), ["m2", "m3"]);
+        assert!(unregistered(&machines, "no scheduler").is_err());
+    }
+
+    #[test]
+    fn configuration() {
+        let both = machine("m1", Role::SchedulerAndWorker, '1');
+        let texts: Vec<_> =
+            services(&both, std::slice::from_ref(&both)).into_iter().map(|service| service.2).collect();
+        assert_eq!(texts[0], "listen = \"198.18.0.9:7400\"\ninsecure_listen = true\n");
+        let agent = "schedulers = [\"198.18.0.9:7400\"]\naddress = \"198.18.0.9\"\n\n[labels]\n\"disk\" = \"s\\\"s\\\"d\"\n";
+        assert_eq!(texts[1], agent);
+    }
+}

@@ -1,0 +1,38 @@
+//! The cluster harness: boots machines with a real systemd on one host, kills, freezes and cuts them off, and leaves nothing
+//! behind.
+//!
+//! Each machine is a systemd-nspawn container from an overlay of the host's own root, with its own network namespace, address
+//! and machine id, on a bridge. Everything (processes, mounts, links) lives in namespaces that end when one process, the
+//! supervisor, ends. There is no daemon with a protocol: a command enters these namespaces, does its work and leaves.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! let cluster = muster_cluster::Cluster::builder().machines(3).label("m1", "disk", "ssd").up()?;
+//! cluster.machine("m2")?.kill()?;
+//! println!("{}", cluster.ctl(&["list-machines"])?.ok()?);
+//! # Ok(()) // dropping the cluster takes it down
+//! # }
+//! ```
+
+mod builder;
+mod cluster;
+mod daemons;
+mod machine;
+pub mod preflight;
+mod process;
+mod state;
+mod supervisor;
+mod template;
+mod wait;
+
+pub use builder::Builder;
+pub use cluster::{Cluster, Down};
+pub use daemons::{BIN_DIR_VARIABLE, bin_dir, project_root, target_dir};
+pub use machine::{BOOT_DEADLINE, EXEC_DEADLINE, Machine, Power};
+pub use process::Output;
+pub use state::Role;
+
+/// Says on standard error what the harness is doing.
+pub(crate) fn say(text: &str) {
+    eprintln!("muster-cluster: {text}");
+}

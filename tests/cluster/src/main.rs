@@ -1,0 +1,200 @@
+//! `muster-cluster`: boots a cluster of machines on this host to try Muster on, and takes it down again.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use muster_cluster::{Cluster, Machine, Role, project_root};
+
+#[derive(Parser)]
+#[command(name = "muster-cluster", version, about, max_term_width = 100)]
+struct Cli {
+    /// The directory by which the cluster is found again [default: .muster-cluster in the source tree]
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Boot the machines, and wait until every agent is registered
+    Up(Up),
+    /// Take the cluster down, whatever state it is in; nothing of it is left
+    Down,
+    /// List the machines
+    List,
+    /// Run a command in a machine, as root
+    Exec {
+        /// Such as m1 or s1
+        machine: String,
+        /// The command; a shell when there is none
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Cut a machine's power: no goodbye; its disk is kept
+    Kill(Machines),
+    /// Switch a machine on, and wait until it is up
+    Boot(Machines),
+    /// Reboot a machine in an orderly way, and wait until it is up
+    Reboot(Machines),
+    /// Freeze all processes of a machine
+    Freeze(Machines),
+    /// Let a frozen machine go on
+    Thaw(Machines),
+    /// Cut a machine's network cable
+    Cut(Machines),
+    /// Mend a machine's network cable
+    Heal(Machines),
+    /// Show a machine's journal, of all its boots, also when it is off
+    Logs {
+        /// Such as m1 or s1
+        machine: String,
+        /// Only what this unit said
+        unit: Option<String>,
+        /// Go on showing what is added
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Run musterctl in the cluster's network
+    Ctl {
+        /// musterctl's arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run any of the host's commands in the cluster's network, for example curl
+    Run {
+        /// The command
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(Args)]
+struct Up {
+    /// How many workers, m1, m2, …
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    machines: usize,
+    /// How many schedulers, s1, s2, … [default: 1, or 0 with --no-daemons]
+    #[arg(long, value_name = "M")]
+    schedulers: Option<usize>,
+    /// Put the schedulers on workers instead of on machines of their own
+    #[arg(long)]
+    schedulers_on_workers: bool,
+    /// Labels for a worker; may be repeated
+    #[arg(long, value_name = "MACHINE:KEY=VALUE[,KEY=VALUE…]")]
+    labels: Vec<String>,
+    /// Boot bare machines, without Muster's daemons
+    #[arg(long)]
+    no_daemons: bool,
+}
+
+#[derive(Args)]
+struct Machines {
+    /// One or more, such as m1 m2
+    #[arg(required = true)]
+    machines: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("muster-cluster: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let dir = cli.dir.unwrap_or_else(|| project_root().join(".muster-cluster"));
+    let open = || Cluster::open(&dir);
+    match cli.verb {
+        Verb::Up(up) => return bring_up(dir, &up),
+        Verb::Down => println!("{}", Cluster::down_in(&dir)?),
+        Verb::List => list(&open()?),
+        Verb::Exec { machine, mut command } => {
+            if command.is_empty() {
+                command.push("bash".into());
+            }
+            return become_command(open()?.machine(&machine)?.command(&command)?);
+        }
+        Verb::Kill(machines) => each(&open()?, &machines, Machine::kill)?,
+        Verb::Boot(machines) => each(&open()?, &machines, Machine::boot)?,
+        Verb::Reboot(machines) => each(&open()?, &machines, Machine::reboot)?,
+        Verb::Freeze(machines) => each(&open()?, &machines, Machine::freeze)?,
+        Verb::Thaw(machines) => each(&open()?, &machines, Machine::thaw)?,
+        Verb::Cut(machines) => each(&open()?, &machines, Machine::cut)?,
+        Verb::Heal(machines) => each(&open()?, &machines, Machine::heal)?,
+        Verb::Logs { machine, unit, follow } => {
+            let mut arguments: Vec<String> = Vec::new();
+            arguments.extend(unit.map(|unit| format!("--unit={unit}")));
+            arguments.extend(follow.then(|| "--follow".to_owned()));
+            return become_command(open()?.machine(&machine)?.journal_command(&arguments));
+        }
+        Verb::Ctl { arguments } => return become_command(open()?.ctl_command(&arguments)?),
+        Verb::Run { command } => {
+            let mut entered = open()?.network_command();
+            entered.args(command);
+            return become_command(entered);
+        }
+    }
+    Ok(())
+}
+
+fn bring_up(dir: PathBuf, up: &Up) -> Result<()> {
+    let mut builder = Cluster::builder().machines(up.machines).dir(dir);
+    if up.no_daemons {
+        builder = builder.no_daemons();
+    }
+    if let Some(schedulers) = up.schedulers {
+        builder = builder.schedulers(schedulers);
+    }
+    if up.schedulers_on_workers {
+        builder = builder.schedulers_on_workers();
+    }
+    for labels in &up.labels {
+        let form =
+            || format!("--labels {labels}: expected MACHINE:KEY=VALUE[,KEY=VALUE…], such as m1:disk=ssd");
+        let (machine, pairs) = labels.split_once(':').with_context(form)?;
+        for pair in pairs.split(',') {
+            let (key, value) = pair.split_once('=').with_context(form)?;
+            builder = builder.label(machine, key, value);
+        }
+    }
+    builder.up()?.detach()
+}
+
+/// Becomes the command: terminal, signals and exit status are its own.
+fn become_command(mut command: Command) -> Result<()> {
+    let error = command.exec();
+    bail!("cannot run {}: {error}", command.get_program().display())
+}
+
+fn each<'c>(
+    cluster: &'c Cluster,
+    machines: &Machines,
+    act: impl Fn(&Machine<'c>) -> Result<()>,
+) -> Result<()> {
+    // All names first: a wrong one must not leave half of them done.
+    let machines: Vec<_> =
+        machines.machines.iter().map(|name| cluster.machine(name)).collect::<Result<_>>()?;
+    machines.iter().try_for_each(act)
+}
+
+fn list(cluster: &Cluster) {
+    println!("{:<8} {:<16} {:<14} {:<7} {:<5} MACHINE-ID", "MACHINE", "ROLE", "ADDRESS", "POWER", "LINK");
+    for machine in cluster.machines() {
+        let role = match machine.role() {
+            Role::Scheduler => "scheduler",
+            Role::Worker => "worker",
+            Role::SchedulerAndWorker => "scheduler+worker",
+        };
+        let link = if machine.is_cut() { "cut" } else { "ok" };
+        let (name, address, power) = (machine.name(), machine.address(), machine.power().to_string());
+        println!("{name:<8} {role:<16} {address:<14} {power:<7} {link:<5} {}", machine.machine_id());
+    }
+}

@@ -1,0 +1,44 @@
+# PID 1 of a cluster's own PID, mount and network namespaces: `bash supervisor.sh ID`.
+# It owns everything that the cluster is made of. When it dies, the kernel kills every process in its PID namespace, and
+# with the last of them the mounts, links and network namespaces go. bash reaps the orphans that fall to it.
+# It ends when its standard input ends (the process that made the cluster died), unless a line `detach` came before.
+set -eu
+exec 2>&1
+id=$1
+
+mount -t tmpfs -o mode=0755 "$id" /run
+# Machines see a pure cgroup v2 tree, whatever mix the host has: one tree to freeze, kill and list a machine by.
+mount -t cgroup2 "$id" /sys/fs/cgroup
+mkdir -p "/sys/fs/cgroup/$id" /run/machines
+if ! [ -e "/sys/fs/cgroup/$id/cgroup.kill" ]; then
+    echo "this kernel has no cgroup.kill: Linux 5.14 or later is needed"
+    exit 1
+fi
+# Resource accounting in the machines: as much of it as the host gives away.
+for level in /sys/fs/cgroup "/sys/fs/cgroup/$id"; do
+    for controller in $(cat "$level/cgroup.controllers"); do
+        (echo "+$controller" >"$level/cgroup.subtree_control") 2>/dev/null || :
+    done
+done
+
+ip link set lo up
+ip link add muster0 type bridge
+ip addr add 198.18.0.1/24 dev muster0
+ip link set muster0 up
+
+# Nobody writes to it: reading it waits, and bash goes on reaping.
+mkfifo /run/never
+exec 3<>/run/never
+
+echo ready
+exec >/dev/null 2>&1
+if read -r line && [ "$line" = detach ]; then
+    while :; do read -r -u 3 || :; done
+fi
+
+# The owner is gone. The kernel would end the rest with this process, but nobody would remove the cgroups.
+kill -KILL -1 || :
+for _ in {1..200}; do
+    find "/sys/fs/cgroup/$id" -depth -type d -exec rmdir {} + && break
+    read -r -t 0.02 -u 3 || :
+done
