@@ -7,7 +7,9 @@ use muster_core::command::{
     ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, MachineStatus,
     UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb, Waiting,
 };
-use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, Epoch, MachineId, Revision, SessionNumber, Term};
+use muster_core::ids::{
+    AgentKey, BootId, ClusterId, CommandId, Epoch, MachineId, Revision, SessionNumber, Term,
+};
 use muster_core::machine::{Capacity, Labels, MachineRecord, MachineState};
 use muster_core::message::{
     Assignment, Assignments, FromAgent, HeldUnit, Hello, LeaderMessage, Refused, Removal, ReportedChange,
@@ -54,7 +56,8 @@ fn labels() -> impl Strategy<Value = Labels> {
 }
 
 fn capacity() -> impl Strategy<Value = Capacity> {
-    (any::<u64>(), any::<u64>()).prop_map(|(cpu, memory)| Capacity { cpu: MilliCpu(cpu), memory: Bytes(memory) })
+    (any::<u64>(), any::<u64>())
+        .prop_map(|(cpu, memory)| Capacity { cpu: MilliCpu(cpu), memory: Bytes(memory) })
 }
 
 fn observation() -> impl Strategy<Value = Observation> {
@@ -148,7 +151,11 @@ prop_compose! {
 fn to_agent() -> impl Strategy<Value = ToAgent> {
     let body = prop_oneof![
         (any::<u128>(), duration(), duration()).prop_map(|(cluster, heartbeat_interval, lease_ttl)| {
-            LeaderMessage::Welcome(Welcome { cluster: ClusterId::new(cluster), heartbeat_interval, lease_ttl })
+            LeaderMessage::Welcome(Welcome {
+                cluster: ClusterId::new(cluster),
+                heartbeat_interval,
+                lease_ttl,
+            })
         }),
         any::<u64>().prop_map(|number| LeaderMessage::HeartbeatAck { number }),
         assignments().prop_map(LeaderMessage::Assignments),
@@ -170,16 +177,10 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
 }
 
 fn command() -> impl Strategy<Value = Command> {
-    let verbs = [
-        Verb::Submit,
-        Verb::Load,
-        Verb::Start,
-        Verb::Stop,
-        Verb::Unload,
-        Verb::Destroy,
-        Verb::Restart,
-    ];
-    let argument = (unit_name(), option::of(content())).prop_map(|(name, content)| UnitArgument { name, content });
+    let verbs =
+        [Verb::Submit, Verb::Load, Verb::Start, Verb::Stop, Verb::Unload, Verb::Destroy, Verb::Restart];
+    let argument =
+        (unit_name(), option::of(content())).prop_map(|(name, content)| UnitArgument { name, content });
     (any::<u128>(), select(verbs.to_vec()), vec(argument, 0..4), any::<bool>())
         .prop_map(|(id, verb, units, replace)| Command { id: CommandId::new(id), verb, units, replace })
 }
@@ -429,11 +430,8 @@ fn an_interrupted_message_is_an_error() {
     let mut parts = split_to_agent(large_assignments()).into_iter();
     let mut joined = ToAgentParts::default();
     assert_eq!(joined.push(parts.next().expect("a part")), Ok(None));
-    let ack = ToAgent {
-        term: Term(3),
-        session: SessionNumber(9),
-        body: LeaderMessage::HeartbeatAck { number: 1 },
-    };
+    let ack =
+        ToAgent { term: Term(3), session: SessionNumber(9), body: LeaderMessage::HeartbeatAck { number: 1 } };
     let error = joined.push(split_to_agent(ack).remove(0)).expect_err("interrupted");
     assert_eq!(error.to_string(), "assignments: another message came before the rest of this one");
 

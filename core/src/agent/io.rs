@@ -124,6 +124,15 @@ pub struct Seen {
     pub load_error: Option<String>,
 }
 
+/// What systemd has of a unit whose files were replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Whether it needs a reload, because it has the content that was there before (`NeedDaemonReload`).
+    pub outdated: bool,
+    /// Whether the unit is anything but inactive or failed: then it may have been started from that content.
+    pub active: bool,
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -164,8 +173,8 @@ pub enum Input {
     },
     /// [`Effect::Read`] is answered: the units, or those that it could not be found out about.
     Read(Vec<(UnitName, Option<Seen>)>),
-    /// [`Effect::Check`] is answered: whether systemd still has old content of the unit; `None` when unknown.
-    Checked(UnitName, Option<bool>),
+    /// [`Effect::Check`] is answered; `None` when nothing could be found out.
+    Checked(UnitName, Option<Checked>),
     /// [`Effect::Explain`] is answered: what systemd says of the unit's failure, if anything.
     Explained(UnitName, Option<String>),
     /// [`Effect::Ping`] is answered, or (`false`) was not.
@@ -213,7 +222,7 @@ pub enum Effect {
     Stop(UnitName),
     /// Start the unit.
     Start(UnitName),
-    /// Find out whether systemd still has old content of the unit.
+    /// Find out whether systemd still has old content of the unit, and whether the unit is active.
     Check(UnitName),
     /// Find out why the unit failed.
     Explain(UnitName),

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use files::{SLICES, drop_in};
 pub use io::{
-    CallError, Effect, Event, Held, Identity, Input, Ledger, Membership, Seen, Verb, Write, Written,
+    CallError, Checked, Effect, Event, Held, Identity, Input, Ledger, Membership, Seen, Verb, Write, Written,
 };
 
 use crate::ids::{AgentKey, BootId};
@@ -197,7 +197,7 @@ impl Agent {
                     self.units.seen(now, name, seen);
                 }
             }
-            Input::Checked(name, outdated) => self.units.checked(now, name, outdated),
+            Input::Checked(name, answer) => self.units.checked(now, name, answer),
             Input::Explained(name, why) => self.units.explained(name, why),
             Input::Pong(_) => self.pid1.asked = false,
         }
@@ -240,7 +240,7 @@ impl Input {
         match self {
             Self::Answered(_, _, answer) => !matches!(answer, Err(CallError::Unanswered(_))),
             Self::Read(units) => units.iter().any(|(_, seen)| seen.is_some()),
-            Self::Checked(_, outdated) => outdated.is_some(),
+            Self::Checked(_, answer) => answer.is_some(),
             Self::Explained(_, why) => why.is_some(),
             Self::Reloaded(outcome) => outcome.is_ok(),
             Self::Pong(answered) => *answered,

@@ -104,7 +104,7 @@ pub(super) struct Unit {
     /// Whether systemd has a job for it.
     pub job: bool,
     pub files: Files,
-    
+
     /// Whether systemd was seen to accept the file.
     pub verified: bool,
     /// Whether a stop of ours has ended since the unit was last written or started: another one would do no more.
@@ -137,7 +137,7 @@ impl Unit {
                 _ => Files::Replaced,
             },
             held,
-            
+
             verified: false,
             stopped: false,
             removed: false,
@@ -185,7 +185,9 @@ impl Unit {
     fn next_of_current(&self, target: Target, phase: &Phase) -> Action {
         match (phase, target) {
             (Phase::Stopping, _)
-            | (Phase::Starting | Phase::Launched | Phase::StartFailed(_), Target::Loaded) => self.once_stopped(Action::Settle),
+            | (Phase::Starting | Phase::Launched | Phase::StartFailed(_), Target::Loaded) => {
+                self.once_stopped(Action::Settle)
+            }
             (Phase::Starting | Phase::Launched | Phase::StartFailed(_), Target::Launched) => Action::Nothing,
             (Phase::Loaded, target) => match (self.files, target) {
                 (Files::Replaced, _) => Action::Check,

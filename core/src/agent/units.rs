@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::io::{CallError, Effect, Event, Held, Seen, Verb, Write, Written};
+use super::io::{CallError, Checked, Effect, Event, Held, Seen, Verb, Write, Written};
 use super::unit::{Action, Doing, Files, Reading, Unit, Want, Wanted};
 use crate::ids::Epoch;
 use crate::message::{Assignment, Assignments, HeldUnit, Removal, ReportedChange, UnitReport};
@@ -215,7 +215,8 @@ impl Units {
             unit.verified = false;
         }
         // What has happened to it since it was last stopped was none of the leader's business, and may be now.
-        if !matches!(&unit.want, Some(Want::Hold(wanted)) if wanted.epoch == epoch && wanted.target == target) {
+        if !matches!(&unit.want, Some(Want::Hold(wanted)) if wanted.epoch == epoch && wanted.target == target)
+        {
             unit.stopped = false;
         }
         unit.want = Some(Want::Hold(Wanted { epoch, hash, content, target }));
@@ -586,13 +587,13 @@ impl Units {
         self.gone(name, epoch);
     }
 
-    pub fn checked(&mut self, now: Time, name: UnitName, outdated: Option<bool>) {
+    pub fn checked(&mut self, now: Time, name: UnitName, answer: Option<Checked>) {
         let Some(unit) = self.units.get_mut(&name) else { return };
         if unit.doing != Doing::Checking {
             return;
         }
         self.checking.remove(&name);
-        let Some(outdated) = outdated else {
+        let Some(Checked { outdated, active }) = answer else {
             unit.doing = Doing::Pausing;
             return self.read_later(now, &name, RETRY);
         };
@@ -600,6 +601,9 @@ impl Units {
         if outdated {
             unit.files = Files::Outdated;
             self.outdated.insert(name.clone());
+        } else if active {
+            // Somebody else has reloaded systemd since: that is as good as ours.
+            unit.files = Files::Reloaded;
         } else {
             self.settle(&name);
         }
@@ -705,7 +709,8 @@ impl Units {
             self.start_reload(now, effects);
         }
         let Out { reports, content_missing, .. } = &mut self.out;
-        let kept = Out { reports: std::mem::take(reports), content_missing: *content_missing, ..Out::default() };
+        let kept =
+            Out { reports: std::mem::take(reports), content_missing: *content_missing, ..Out::default() };
         let Out { writes, removes, resets, stops, mut starts, checks, explains, reads, events, .. } =
             std::mem::replace(&mut self.out, kept);
         // A service that runs keeps its socket from starting: sockets go first, the rest by name.

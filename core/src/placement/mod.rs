@@ -385,7 +385,8 @@ impl Placer {
                 own = (own.0 + cpu, own.1 + memory);
             }
         }
-        let free = |capacity: u64, reserved: u128, own: u128| u128::from(capacity).saturating_sub(reserved - own);
+        let free =
+            |capacity: u64, reserved: u128, own: u128| u128::from(capacity).saturating_sub(reserved - own);
         let cpu = free(host.capacity.cpu.0, host.reserved.0, own.0);
         if needed.0 > cpu {
             return Err(Refusal::Cpu { needed: MilliCpu(narrow(needed.0)), free: MilliCpu(narrow(cpu)) });

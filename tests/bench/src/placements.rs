@@ -1,7 +1,7 @@
 //! The core alone: how many placements a second it decides.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use muster_core::command::{Command, UnitArgument, Verb};
@@ -11,12 +11,13 @@ use muster_core::machine::Capacity;
 use muster_core::message::{FromAgent, Hello, LeaderMessage};
 use muster_core::time::Time;
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::figure::{Bar, Figure, median, say};
 
 const MACHINES: u32 = 1_000;
 const UNITS: usize = 10_000;
-const RUNS: usize = 7;
+const RUNS: usize = 9;
 
 pub fn placements_per_s() -> Result<Figure> {
     let mut rates = Vec::new();
@@ -35,7 +36,7 @@ pub fn placements_per_s() -> Result<Figure> {
             "muster_core::leader::Leader alone, one thread, {MACHINES} machines up and {UNITS} units submitted \
              (of ten: six plain, two with CPU= and Memory=, one with MachineMetadata= for a tenth of the machines, one \
              with Conflicts= with its like); the time of one Start command for all of them and of the commit's end: \
-             checks, choice of machines, epochs, records for the store, assignments; median of {RUNS} runs"
+             checks, choice of machines, epochs, records for the store, assignments; in the thread's CPU time; median of {RUNS} runs"
         ),
     })
 }
@@ -50,18 +51,22 @@ fn placing_seconds() -> Result<f64> {
     let names = (0..UNITS).map(name).collect::<Result<Vec<_>>>()?;
     let files = names.iter().enumerate().map(|(number, name)| (name, Some(Arc::from(file(number)))));
     settle(&mut leader, now, Input::Command(RequestId(1), command(1, Verb::Submit, files)))?;
-    let start =
-        Input::Command(RequestId(2), command(2, Verb::Start, names.iter().map(|name| (name, None))));
+    let start = Input::Command(RequestId(2), command(2, Verb::Start, names.iter().map(|name| (name, None))));
 
-    let began = Instant::now();
+    let began = thread_cpu_time();
     let effects = settle(&mut leader, now, start)?;
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = (thread_cpu_time() - began).as_secs_f64();
 
     let placed = effects.iter().flat_map(placements).count();
     ensure!(placed == UNITS, "{placed} of {UNITS} units were placed");
     let assigned: usize = effects.iter().map(assignments).sum();
     ensure!(assigned == UNITS, "{assigned} of {UNITS} units were assigned");
     Ok(seconds)
+}
+
+/// How long this thread has run: what other processes take from it is not the core's.
+fn thread_cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// A step, and the end of the commit that it asks for: all effects.

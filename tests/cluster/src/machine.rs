@@ -302,6 +302,10 @@ impl Machine<'_> {
     /// # Errors
     /// It cannot be read.
     pub fn journal(&self) -> Result<String> {
+        if self.power() == Power::On {
+            // What was said a moment ago may not have been written yet. One that is going down writes it by itself.
+            let _ = self.exec(&["journalctl", "--sync"]);
+        }
         let mut command = self.journal_command::<&str>(&[]);
         process::run(&mut command, format!("journal of {}", self.name()), &[], EXEC_DEADLINE)?.ok()
     }

@@ -1,0 +1,7 @@
+//! Muster on machines with a real systemd: what it promises, tried from outside.
+
+mod commands;
+mod examples;
+mod failure;
+mod store;
+mod support;
