@@ -97,10 +97,7 @@ impl FromStr for Scheduler {
 
 impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
+        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
     }
 }
 
@@ -178,7 +175,7 @@ impl Config {
         self.schedulers.iter().try_for_each(|scheduler| self.check_scheduler(scheduler))?;
         for (name, directory) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
             if !directory.is_absolute() {
-                return contradiction(format!("{name} = {directory:?} is refused: an absolute path is needed"));
+                return contradiction(format!( "{name} = \"{}\" is refused: an absolute path is needed", directory.display() ));
             }
         }
         Ok(())

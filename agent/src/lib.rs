@@ -1,1 +1,25 @@
-//! x
+//! Muster's agent: the daemon on every machine that runs units.
+//!
+//! A shell round [`muster_core::agent::Agent`], which decides everything. What comes in over gRPC and D-Bus becomes its
+//! inputs, and its effects are carried out without choices of their own.
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | [`daemon`] | the loop |
+//! | `systemd` | D-Bus: calls and signals |
+//! | `session` | gRPC: the stream to a leader |
+//! | `files` | unit files |
+//! | `records` | what the agent keeps on disk for itself |
+//! | [`config`], `identity` | what the machine is |
+//! | [`log`], `notify`, `clock` | the journal, the service manager, the time |
+
+mod clock;
+pub mod config;
+pub mod daemon;
+mod files;
+mod identity;
+pub mod log;
+mod notify;
+mod records;
+mod session;
+mod systemd;

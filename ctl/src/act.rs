@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use muster_core::command::{
@@ -30,6 +31,9 @@ pub struct How {
     /// For how long.
     pub timeout: Option<Duration>,
 }
+
+/// Where units' files are on this machine.
+type Files<'a> = BTreeMap<&'a UnitName, &'a Path>;
 
 /// Carries out one command.
 ///
@@ -63,9 +67,11 @@ pub async fn run(
         units: units.iter().map(argument).collect(),
         replace: how.replace,
     };
-    let outcomes = client.execute(command).await?.map_err(|error| refused(&error, &units))?;
+    let files: Files<'_> =
+        units.iter().filter_map(|unit| Some((&unit.name, unit.file.as_ref()?.path.as_path()))).collect();
+    let outcomes = client.execute(command).await?.map_err(|error| refused(&error, &files))?;
     for outcome in &outcomes {
-        warnings(outcome, &units).iter().for_each(|warning| warn(warning));
+        warnings(outcome, &files).iter().for_each(|warning| warn(warning));
     }
     if how.verb == Verb::Submit {
         for outcome in &outcomes {
@@ -166,12 +172,11 @@ fn differs(name: &UnitName, path: &str) -> String {
 }
 
 /// What the user should know of what was done to a unit.
-fn warnings(outcome: &UnitOutcome, units: &[Unit]) -> Vec<String> {
-    let path = units.iter().find(|unit| unit.name == outcome.name).and_then(|unit| unit.file.as_ref());
-    let path = path.map(|file| file.path.display().to_string());
+fn warnings(outcome: &UnitOutcome, files: &Files<'_>) -> Vec<String> {
+    let path = files.get(&outcome.name).map(|path| path.display().to_string());
     let mut warnings = Vec::new();
-    if outcome.done == Done::KeptOtherContent {
-        warnings.push(differs(&outcome.name, path.as_deref().unwrap_or("(none)")));
+    if let (Done::KeptOtherContent, Some(path)) = (outcome.done, &path) {
+        warnings.push(differs(&outcome.name, path));
     }
     let origin = path.unwrap_or_else(|| outcome.name.to_string());
     warnings.extend(outcome.warnings.iter().map(|warning| format!("{origin}: {warning}")));
@@ -183,18 +188,17 @@ fn warn(text: &str) {
 }
 
 /// Why the scheduler did nothing, for the reader: a file's mistakes under the file's path.
-fn refused(error: &CommandError, units: &[Unit]) -> Failure {
+fn refused(error: &CommandError, files: &Files<'_>) -> Failure {
     let CommandError::Units(errors) = error else {
         return Failure::failed(error);
     };
     let mut lines = Vec::new();
     let mut invalid = None;
     for UnitError { name, kind } in errors {
-        let file = units.iter().find(|unit| unit.name == *name).and_then(|unit| unit.file.as_ref());
-        match (kind, file) {
-            (UnitErrorKind::Invalid(reasons), Some(file)) => {
-                invalid.get_or_insert_with(|| file.path.display().to_string());
-                lines.extend(reasons.iter().map(|reason| format!("{}: {reason}", file.path.display())));
+        match (kind, files.get(name)) {
+            (UnitErrorKind::Invalid(reasons), Some(path)) => {
+                invalid.get_or_insert(path.display());
+                lines.extend(reasons.iter().map(|reason| format!("{}: {reason}", path.display())));
             }
             _ => lines.push(format!("{name}: {kind}")),
         }
@@ -211,21 +215,8 @@ fn joined(names: &[UnitName]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
-    use crate::arguments::LocalFile;
     use crate::fixtures::unit_name;
-
-    fn unit(name: &str, path: Option<&str>) -> Unit {
-        let file = path.map(|path| LocalFile {
-            path: PathBuf::from(path),
-            text: "[Service]\n".into(),
-            hash: ContentHash::of(b"[Service]\n"),
-            template: None,
-        });
-        Unit { name: unit_name(name), file }
-    }
 
     fn unit_error(name: &str, kind: UnitErrorKind) -> UnitError {
         UnitError { name: unit_name(name), kind }
@@ -233,13 +224,14 @@ mod tests {
 
     #[test]
     fn refusals_name_files_and_units() {
-        let units = [unit("web.service", Some("units/web.service")), unit("db.service", None)];
+        let web = unit_name("web.service");
+        let files = Files::from([(&web, Path::new("units/web.service"))]);
         let reasons = vec!["line 7: [X-Fleet] MachinOf= is unknown".to_owned(), "line 9: two".to_owned()];
         let error = CommandError::Units(vec![
             unit_error("web.service", UnitErrorKind::Invalid(reasons)),
             unit_error("db.service", UnitErrorKind::NotFound),
         ]);
-        let failure = refused(&error, &units);
+        let failure = refused(&error, &files);
         assert_eq!(failure.exit, Exit::Failed);
         insta::assert_snapshot!(failure.message, @r"
         units/web.service: line 7: [X-Fleet] MachinOf= is unknown
@@ -248,8 +240,8 @@ mod tests {
         Nothing was changed. `musterctl verify units/web.service` shows the lines.
         ");
         let missing = CommandError::Units(vec![unit_error("db.service", UnitErrorKind::NotFound)]);
-        assert_eq!(refused(&missing, &units).exit, Exit::NoSuchUnit);
-        let full = refused(&CommandError::Store("No space left on device".to_owned()), &units);
+        assert_eq!(refused(&missing, &files).exit, Exit::NoSuchUnit);
+        let full = refused(&CommandError::Store("No space left on device".to_owned()), &files);
         assert_eq!(
             full.message,
             "nothing was changed: the scheduler cannot write to its store: No space left on device"
@@ -258,14 +250,15 @@ mod tests {
 
     #[test]
     fn warnings_name_the_file() {
-        let units = [unit("web.service", Some("units/web.service"))];
+        let web = unit_name("web.service");
+        let files = Files::from([(&web, Path::new("units/web.service"))]);
         let outcome = UnitOutcome {
             name: unit_name("web.service"),
             done: Done::KeptOtherContent,
             warnings: vec!["line 3: unknown key".to_owned()],
         };
         assert_eq!(
-            warnings(&outcome, &units),
+            warnings(&outcome, &files),
             [
                 "Unit web.service in registry differs from local unit file units/web.service. \
                  Add --replace to override.",

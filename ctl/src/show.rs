@@ -1,5 +1,6 @@
 //! The commands that only show something: the lists, status, cat.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use muster_core::command::UnitStatus;
@@ -129,8 +130,8 @@ pub async fn show_status(
 
 /// The exit code of `status`, as systemctl's, and which units are not known.
 fn exit_of<'a>(asked_for: &'a [UnitName], found: &[UnitStatus]) -> Option<(Exit, Vec<&'a UnitName>)> {
-    let missing: Vec<&UnitName> =
-        asked_for.iter().filter(|name| !found.iter().any(|status| status.name == **name)).collect();
+    let known: BTreeSet<&UnitName> = found.iter().map(|status| &status.name).collect();
+    let missing: Vec<&UnitName> = asked_for.iter().filter(|name| !known.contains(name)).collect();
     if !missing.is_empty() {
         return Some((Exit::NoSuchUnit, missing));
     }

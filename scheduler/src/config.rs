@@ -34,6 +34,7 @@ const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where agents and clients connect to.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Whether `listen` may be an address of the test network.
     pub insecure_listen: bool,
@@ -226,8 +227,13 @@ fn text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
     deserializer: D,
     expected: &str,
 ) -> Result<T, D::Error> {
-    let text = String::deserialize(deserializer)?;
+    let text = String::deserialize(deserializer)
+        .map_err(|_| serde::de::Error::custom(format!("{expected} is expected, in quotes")))?;
     text.parse().map_err(|error| serde::de::Error::custom(format!("{text:?} is not {expected}: {error}")))
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    text(deserializer, "an IP address with a port, such as \"127.0.0.1:7400\"")
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -241,7 +247,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 }
 
 fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LevelFilter, D::Error> {
-    let level = String::deserialize(deserializer)?;
+    let level: String = text(deserializer, "a log level")?;
     match level.as_str() {
         "error" => Ok(LevelFilter::ERROR),
         "warn" => Ok(LevelFilter::WARN),
@@ -249,7 +255,7 @@ fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LevelFilter, D::E
         "debug" => Ok(LevelFilter::DEBUG),
         "trace" => Ok(LevelFilter::TRACE),
         _ => Err(serde::de::Error::custom(format!(
-            "{level:?} is not a log level: \"error\", \"warn\", \"info\", \"debug\" or \"trace\" is expected"
+            "{level:?} is no log level: \"error\", \"warn\", \"info\", \"debug\" or \"trace\" is expected"
         ))),
     }
 }

@@ -40,7 +40,7 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// How long requests that were begun may take to end when the scheduler stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A scheduler that serves agents and clients.
 #[derive(Debug)]

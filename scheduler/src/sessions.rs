@@ -137,3 +137,39 @@ impl Agents for AgentsService {
         Ok(Response::new(Box::pin(parts)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_core::ids::{SessionNumber, Term};
+    use muster_core::message::LeaderMessage;
+
+    use super::*;
+    use crate::lead::inbox;
+
+    fn ack(number: u64) -> ToAgent {
+        ToAgent { term: Term(1), session: SessionNumber(1), body: LeaderMessage::HeartbeatAck { number } }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_read_loses_its_stream() {
+        let (leader, _inbox) = inbox();
+        let sessions = Sessions::new(leader);
+        let (messages, mut to_send) = mpsc::channel(OUTBOX);
+        let (open, closed) = oneshot::channel();
+        let connection = ConnectionId(1);
+        sessions.open.insert(connection, Outbox { messages, _open: open });
+        let last = OUTBOX as u64;
+        (1..=last).for_each(|number| sessions.send(connection, ack(number)));
+        assert!(sessions.open.contains_key(&connection), "so far all messages found room");
+        sessions.send(connection, ack(last + 1));
+        assert!(!sessions.open.contains_key(&connection));
+        closed.await.expect_err("its reader is told by the drop");
+        let mut sent = 0;
+        while let Some(message) = to_send.recv().await {
+            sent += 1;
+            assert_eq!(message.expect("a message"), ack(sent));
+        }
+        assert_eq!(sent, last, "what was sent before arrives, and then the stream ends");
+        sessions.send(connection, ack(0));
+    }
+}

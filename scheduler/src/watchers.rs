@@ -98,3 +98,50 @@ impl Drop for Watcher {
         self.watchers.all.remove(&self.dirty.watcher);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names<const N: usize>(names: [&str; N]) -> Vec<UnitName> {
+        names.map(|name| name.parse().expect("a name")).to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_slow_watcher_is_told_of_each_unit_once() {
+        let watchers = Arc::new(Watchers::default());
+        let watcher = watchers.watch(names(["a.service", "b.service", "c.service"]).into_iter().collect());
+        assert_eq!(
+            watcher.next().await,
+            Some(names(["a.service", "b.service", "c.service"])),
+            "all at first"
+        );
+        for _ in 0..1000 {
+            watchers.changed(&names(["c.service", "a.service", "unwatched.service"]));
+        }
+        assert_eq!(watcher.next().await, Some(names(["a.service", "c.service"])));
+        watchers.changed(&names(["b.service"]));
+        assert_eq!(watcher.next().await, Some(names(["b.service"])));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_watcher_that_went() {
+        let watchers = Arc::new(Watchers::default());
+        let first = watchers.watch(names(["a.service", "b.service"]).into_iter().collect());
+        let second = watchers.watch(names(["b.service"]).into_iter().collect());
+        drop(first);
+        watchers.changed(&names(["a.service", "b.service"]));
+        assert_eq!(second.next().await, Some(names(["b.service"])));
+        drop(second);
+        assert!(watchers.by_unit.is_empty() && watchers.all.is_empty());
+    }
+
+    #[tokio::test]
+    async fn closing_ends_all_watching() {
+        let watchers = Arc::new(Watchers::default());
+        let watcher = watchers.watch(names(["a.service"]).into_iter().collect());
+        watchers.close_all();
+        assert_eq!(watcher.next().await, None);
+        assert_eq!(watchers.watch(BTreeSet::new()).next().await, None, "one that comes later, too");
+    }
+}

@@ -109,6 +109,8 @@ pub(super) struct Unit {
     pub verified: bool,
     /// Whether a stop of ours has ended since the unit was last written or started: another one would do no more.
     pub stopped: bool,
+    /// Whether PID 1 was reloaded since the unit was last written.
+    pub reloaded: bool,
     /// Whether its files are removed already: then it must go before anything else comes in its place.
     pub removed: bool,
     /// Whether a snapshot was asked for because the content of the wanted copy is missing.
@@ -140,6 +142,7 @@ impl Unit {
 
             verified: false,
             stopped: false,
+            reloaded: false,
             removed: false,
             asked_for_content: false,
             doing,
@@ -254,6 +257,12 @@ impl Unit {
             return Some((*epoch, Observation::Refused(reason.clone())));
         }
         let held = self.held.as_ref()?;
+        // That it is loaded is told once systemd was seen to accept it.
+        let wanted_loaded = matches!(&self.want, Some(Want::Hold(wanted))
+            if wanted.epoch == held.epoch && wanted.target == Target::Loaded);
+        if wanted_loaded && held.phase == Phase::Loaded && !self.verified {
+            return None;
+        }
         Some((held.epoch, Observation::Held { phase: held.phase.clone(), state: self.state.clone() }))
     }
 }

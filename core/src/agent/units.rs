@@ -274,6 +274,7 @@ impl Units {
                 unit.files = if known || unit.held.is_some() { Files::Replaced } else { Files::Fresh };
                 unit.verified = false;
                 unit.stopped = false;
+                unit.reloaded = false;
                 unit.asked_for_content = false;
                 let mut target = target;
                 if let Some(Want::Hold(wanted)) = &mut unit.want
@@ -359,7 +360,14 @@ impl Units {
                 unit.state =
                     Some(UnitState { load: "loaded".into(), active: "inactive".into(), sub: "dead".into() });
                 self.changed.insert(name.clone());
-                self.stop_ended(now, name);
+                self.stop_ended(now, &name);
+            }
+            (Err(CallError::NotLoaded), Verb::Start) if !unit.reloaded => {
+                // systemd looks for new files only where it sees that a directory has changed since it last looked,
+                // and its clock is coarse.
+                unit.files = Files::Outdated;
+                self.outdated.insert(name.clone());
+                self.nothing_more(name);
             }
             (Err(CallError::NotLoaded), Verb::Start) => {
                 self.start_failed(name, "systemd finds no file for the unit".into());
@@ -394,7 +402,7 @@ impl Units {
         unit.job = false;
         match verb {
             // systemd signals a state before the end of the job that made it.
-            Verb::Stop if unit.state.is_some() => self.stop_ended(now, name),
+            Verb::Stop if unit.state.is_some() => self.stop_ended(now, &name),
             Verb::Stop => {
                 unit.doing = Doing::Pausing;
                 self.read(now, &name);
@@ -434,17 +442,17 @@ impl Units {
         self.nothing_more(name);
     }
 
-    fn stop_ended(&mut self, now: Time, name: UnitName) {
-        let Some(unit) = self.units.get_mut(&name) else { return };
+    fn stop_ended(&mut self, now: Time, name: &UnitName) {
+        let Some(unit) = self.units.get_mut(name) else { return };
         unit.stopped = true;
         let running = !unit.is_inactive();
         if unit.held.as_ref().is_some_and(|held| held.phase == Phase::Stopping) {
-            self.set_phase(&name, Phase::Loaded);
+            self.set_phase(name, Phase::Loaded);
         }
         self.nothing_more(name.clone());
         if running {
             // Something started it again at once. If it must go, it is stopped again, but not in a tight loop.
-            self.read_later(now, &name, FIRST_READ);
+            self.read_later(now, name, FIRST_READ);
         }
     }
 
@@ -535,7 +543,7 @@ impl Units {
             // A unit that is inactive by now was active, or had nothing to do: the end of its job was missed.
             Doing::Job(Verb::Start, _) => self.start_ended(name, Phase::Launched),
             Doing::UnsureStart if active == "active" => self.start_ended(name, Phase::Launched),
-            Doing::Job(Verb::Stop, _) => self.stop_ended(now, name),
+            Doing::Job(Verb::Stop, _) => self.stop_ended(now, &name),
             Doing::UnsureStart | Doing::Pausing => self.nothing_more(name),
             Doing::Verifying => {
                 let reason = load_error.or_else(|| {
@@ -548,6 +556,7 @@ impl Units {
                 });
                 unit.verified = true;
                 let epoch = unit.held.as_ref().map(|held| held.epoch);
+                self.changed.insert(name.clone());
                 self.settle(&name);
                 if let (Some(reason), Some(epoch)) = (reason, epoch) {
                     self.refuse(&name, epoch, reason);
@@ -557,7 +566,7 @@ impl Units {
             Doing::Confirming if gone => self.confirmed(name),
             Doing::Confirming => {
                 // It was activated between the end of its stop and the removal of its files.
-                self.stop_ended(now, name);
+                self.stop_ended(now, &name);
             }
             Doing::Nothing => unit.stopped = unit.stopped && gone,
             Doing::Writing(..)
@@ -620,6 +629,7 @@ impl Units {
                     if let Some(unit) = self.units.get_mut(&name).filter(|unit| unit.files == Files::Outdated)
                     {
                         unit.files = Files::Reloaded;
+                        unit.reloaded = true;
                         self.due.insert(name);
                     }
                 }
@@ -834,6 +844,7 @@ fn job_result(result: &str) -> String {
     match result {
         "dependency" => "start job failed: a unit that it requires could not be started (dependency)".into(),
         "timeout" => "start job failed: it took too long (timeout)".into(),
+        "failed" => "start job failed".into(),
         "canceled" => "start job was canceled".into(),
         "skipped" => "start job was skipped".into(),
         _ => format!("start job failed ({result})"),

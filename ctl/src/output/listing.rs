@@ -168,7 +168,7 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
     if cluster.machines.is_empty() {
         return vec![
             "No machine has joined this cluster yet. To add one: install muster-agent there, put this scheduler's \
-             address into /etc/muster/agent.toml, and run `systemctl enable --now muster-agent`."
+             address into `schedulers` in /etc/muster/agent.toml, and run `systemctl enable --now muster-agent`."
                 .to_owned(),
         ];
     }

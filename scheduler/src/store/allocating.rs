@@ -34,11 +34,15 @@ impl StorageBackend for Allocating {
     fn set_len(&self, length: u64) -> Result<(), io::Error> {
         let present = self.backend.len()?;
         if length > present {
-            match fallocate(&self.file, FallocateFlags::empty(), present, length - present) {
-                Ok(()) => return Ok(()),
-                // A file system that cannot do that: a full disk is then an error whose outcome is unknown.
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(error) => return Err(error.into()),
+            // The length stays as it is meanwhile: a half-made extension is one that redb cannot open.
+            match fallocate(&self.file, FallocateFlags::KEEP_SIZE, present, length - present) {
+                // On a file system that cannot do that, a full disk is an error whose outcome is unknown.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(error) => {
+                    // Gives back what was taken before it failed.
+                    self.backend.set_len(present)?;
+                    return Err(error.into());
+                }
             }
         }
         self.backend.set_len(length)

@@ -171,21 +171,31 @@ fn apply(transaction: &WriteTransaction, changes: Vec<Change>) -> Result<(), red
     let mut commands = transaction.open_table(COMMANDS)?;
     for change in changes {
         match change {
-            Change::PutUnit(name, unit) => drop(units.insert(name.as_str(), to_json(&unit)?.as_str())?),
-            Change::PutFile(name, content) => drop(files.insert(name.as_str(), &*content)?),
+            Change::PutUnit(name, unit) => {
+                units.insert(name.as_str(), to_json(&unit)?.as_str())?;
+            }
+            Change::PutFile(name, content) => {
+                files.insert(name.as_str(), &*content)?;
+            }
             Change::DeleteUnit(name) => {
                 units.remove(name.as_str())?;
                 files.remove(name.as_str())?;
             }
-            Change::PutMachine(id, record) => drop(machines.insert(id.bits(), to_json(&record)?.as_str())?),
+            Change::PutMachine(id, record) => {
+                machines.insert(id.bits(), to_json(&record)?.as_str())?;
+            }
             Change::PutRetired(machine, name, epoch) => {
-                drop(retired.insert((machine.bits(), name.as_str()), to_json(&epoch)?.as_str())?);
+                retired.insert((machine.bits(), name.as_str()), to_json(&epoch)?.as_str())?;
             }
-            Change::DeleteRetired(machine, name) => drop(retired.remove((machine.bits(), name.as_str()))?),
+            Change::DeleteRetired(machine, name) => {
+                retired.remove((machine.bits(), name.as_str()))?;
+            }
             Change::PutCommand(number, command) => {
-                drop(commands.insert(number, to_json(&command)?.as_str())?)
+                commands.insert(number, to_json(&command)?.as_str())?;
             }
-            Change::DeleteCommand(number) => drop(commands.remove(number)?),
+            Change::DeleteCommand(number) => {
+                commands.remove(number)?;
+            }
         }
     }
     Ok(())

@@ -28,14 +28,23 @@ pub fn in_own_mounts(test: &str) -> bool {
     false
 }
 
-/// Mounts a file system of this many KiB.
-pub fn mount_small(directory: &Path, kib: u64) {
-    let status = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", &format!("size={kib}k,mode=700"), "muster-test"])
-        .arg(directory)
-        .status()
-        .expect("mount can be run");
-    assert!(status.success(), "mount: {status}");
+/// Mounts a tmpfs of this many KiB.
+pub fn mount_tmpfs(directory: &Path, kib: u64) {
+    let size = format!("size={kib}k,mode=700");
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "muster-test"]).arg(directory));
+}
+
+/// Mounts an ext4 of about this many KiB, whose disk is the file `image`.
+pub fn mount_ext4(image: &Path, directory: &Path, kib: u64) {
+    let file = std::fs::File::create(image).expect("an image");
+    file.set_len(kib * 1024).expect("an image");
+    run(Command::new("mkfs.ext4").args(["-q", "-m", "0", "-O", "^has_journal"]).arg(image));
+    run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(directory));
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
+    assert!(status.success(), "{command:?}: {status}");
 }
 
 /// Waits until `done` gives something.

@@ -85,7 +85,7 @@ pub(crate) fn services(
     if machine.role.works() {
         // Written as JSON, which TOML reads alike for strings and arrays of strings.
         let mut text = format!(
-            "schedulers = {}\naddress = \"{}\"\n\n[labels]\n",
+            "schedulers = {}\ninsecure = true\naddress = \"{}\"\n\n[labels]\n",
             Value::from(endpoints(machines)),
             machine.address
         );
@@ -147,7 +147,7 @@ mod tests {
         let texts: Vec<_> =
             services(&both, std::slice::from_ref(&both)).into_iter().map(|service| service.2).collect();
         assert_eq!(texts[0], "listen = \"198.18.0.9:7400\"\ninsecure_listen = true\n");
-        let agent = "schedulers = [\"198.18.0.9:7400\"]\naddress = \"198.18.0.9\"\n\n[labels]\n\"disk\" = \"s\\\"s\\\"d\"\n";
+        let agent = "schedulers = [\"198.18.0.9:7400\"]\ninsecure = true\naddress = \"198.18.0.9\"\n\n[labels]\n\"disk\" = \"s\\\"s\\\"d\"\n";
         assert_eq!(texts[1], agent);
     }
 }

@@ -1,200 +1,169 @@
 //! Every unit file that Debian ships, read by muster-core and by the systemd of a booted machine: the values agree.
 //!
-//! systemd is asked over D-Bus for the properties of each unit, and for its dump, the one place that tells dependencies
-//! that stand in the file from those that it adds by itself. Nothing of what is shipped is started.
+//! systemd is asked over D-Bus. Nothing of what is shipped is started.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use muster_cluster::{Cluster, Machine};
-use muster_core::unit::specifier::{Specifiers, expand};
-use muster_core::unit::words::{Escapes, plain, split_exec, split_with};
+use muster_cluster::Cluster;
+use muster_core::unit::specifier::Specifiers;
 use muster_core::unit::{UnitFile, UnitFileError, UnitName, UnitNameError};
-use serde_json::{Value, json};
 
-use How::{
-    Choice, Command, Condition, Counted, Dependency, Directory, EnvironmentFile, Listen, Not, Number, Pairs,
-    Path as OnePath, PathSpec, Switch, Text, Triggered, Unmounted, Variables, Words,
-};
+use reading::Reading;
+use systemd::{Systemd, text};
+use table::{How, TABLE};
 
-/// Under the two names that it has.
+#[path = "unit_files/reading.rs"]
+mod reading;
+#[path = "unit_files/systemd.rs"]
+mod systemd;
+#[path = "unit_files/table.rs"]
+mod table;
+
+/// Where Debian's packages put them; the two may be one.
 const DIRECTORIES: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
 
 /// What templates are tried with: `%I` is `x/y`, and yet it is a valid user name.
 const INSTANCE: &str = "x-y";
 
-/// systemd alone ships more than this.
+/// With fewer files, or fewer values in them, something was overlooked: systemd alone ships more.
 const LEAST_FILES: usize = 100;
-/// Values that are compared in so many files.
 const LEAST_VALUES: usize = 1000;
 
-/// How a key of a unit file becomes what systemd says.
-#[derive(Clone, Copy)]
-enum How {
-    /// The last value, specifiers replaced.
-    Text,
-    /// The same, a path in its shortest form, `/run` for `/var/run`.
-    OnePath,
-    /// The same, where `-` (may be missing) is `!` on the bus.
-    Directory,
-    /// A word; yes and no may be written as for [`Switch`].
-    Choice,
-    /// A truth value.
-    Switch,
-    /// A number, when it is written as nothing but digits.
-    Number,
-    /// All words, specifiers replaced, in order.
-    Words(Escapes),
-    /// All words in any order: systemd sorts them.
-    Sorted(Escapes),
-    /// Words in pairs, among others that systemd adds: the separator, and the second one where there is none (else it
-    /// is the first again).
-    Pairs(char, Option<&'static str>),
-    /// `NAME=VALUE`, of which the last of each name counts.
-    Variables,
-    /// A file, which may be missing after `-`.
-    EnvironmentFile,
-    /// Units, under their main names, or paths: exactly those that systemd has from the file.
-    Dependency(Escapes),
-    /// A unit that this one starts: among `Triggers`.
-    Triggered,
-    /// `Condition…=` and `Assert…=`.
-    Condition,
-    /// `Exec…=`: program, arguments, flags.
-    Command,
-    /// `Listen…=` of a socket.
-    Listen,
-    /// The paths of a path unit.
-    PathSpec,
-    /// The times of a timer. systemd parses them and says what is left: only their number is compared.
-    Counted,
-    /// Text about a mount; what is mounted has the kernel's.
-    Unmounted,
-    /// Nothing to compare, and why.
-    Not(&'static str),
+/// A unit file of Debian.
+struct Shipped {
+    /// The unit that is loaded from it: of a template, an instance.
+    name: UnitName,
+    path: PathBuf,
+    file: Result<UnitFile, UnitFileError>,
 }
 
-const UNIT: &[&str] = &["Unit"];
-const SERVICE: &[&str] = &["Service"];
-const SOCKET: &[&str] = &["Socket"];
-/// The types that run programs.
-const RUN: &[&str] = &["Service", "Socket", "Mount", "Swap"];
-const ANY: &[&str] = &[];
+/// All of them. The machine's root is an overlay of the host's: what is on the host is there too.
+fn shipped() -> Result<Vec<Shipped>> {
+    let mut all = BTreeMap::new();
+    for directory in DIRECTORIES.into_iter().filter(|directory| Path::new(directory).exists()) {
+        for entry in fs::read_dir(directory)? {
+            let path = fs::canonicalize(directory)?.join(entry?.file_name());
+            // A link to a unit is another name of it; a link to nothing masks one.
+            let is_alias = path.is_symlink() && fs::read_link(&path)? != Path::new("/dev/null");
+            if is_alias || path.is_dir() {
+                continue;
+            }
+            let name = path.file_name().context("no file name")?.to_string_lossy().into_owned();
+            let name = match UnitName::parse(&name) {
+                Err(UnitNameError::NoDot | UnitNameError::InvalidType(_)) => continue,
+                name => name.with_context(|| path.display().to_string())?,
+            };
+            let name = if name.is_template() { name.instance_of(INSTANCE)? } else { name };
+            let file = UnitFile::parse(&fs::read(&path)?);
+            all.insert(path.clone(), Shipped { name, path, file });
+        }
+    }
+    Ok(all.into_values().collect())
+}
 
-const TYPED: &str = "a time, size, set of flags or the like: the bus has what systemd's parser for it made of it";
-const NOT_ON_BUS: &str = "the bus has no such property";
+/// What came out, over all files.
+#[derive(Default)]
+struct Report {
+    files: usize,
+    masked: usize,
+    values: usize,
+    keys: BTreeSet<String>,
+    /// Why, and which keys.
+    not_compared: BTreeMap<&'static str, BTreeSet<String>>,
+    disagreements: Vec<String>,
+}
 
-/// Sections, how their keys are compared, and which keys; the property has the name of the key unless [`How`] says else.
-#[rustfmt::skip]
-const TABLE: &[(&[&str], How, &[&str])] = &[
-    (UNIT, Text, &["Description", "JobTimeoutRebootArgument", "RebootArgument"]),
-    (UNIT, Words(Escapes::Keep), &["Documentation"]),
-    (UNIT, Dependency(Escapes::Keep), &[
-        "After", "Before", "BindsTo", "Conflicts", "JoinsNamespaceOf", "OnFailure", "OnSuccess", "PartOf",
-        "PropagatesReloadTo", "PropagatesStopTo", "ReloadPropagatedFrom", "Requires", "Requisite",
-        "StopPropagatedFrom", "Upholds", "Wants",
-    ]),
-    (UNIT, Dependency(Escapes::Drop), &["RequiresMountsFor"]),
-    (UNIT, Choice, &[
-        "CollectMode", "FailureAction", "JobTimeoutAction", "OnFailureJobMode", "OnSuccessJobMode",
-        "StartLimitAction", "SuccessAction",
-    ]),
-    (UNIT, Switch, &[
-        "AllowIsolate", "DefaultDependencies", "IgnoreOnIsolate", "RefuseManualStart", "RefuseManualStop",
-        "StopWhenUnneeded",
-    ]),
-    (UNIT, Condition, &[
-        "AssertPathExists", "ConditionACPower", "ConditionArchitecture", "ConditionCapability",
-        "ConditionControlGroupController", "ConditionCredential", "ConditionDirectoryNotEmpty",
-        "ConditionFileIsExecutable", "ConditionFileNotEmpty", "ConditionFirstBoot", "ConditionHost",
-        "ConditionKernelCommandLine", "ConditionKernelVersion", "ConditionNeedsUpdate", "ConditionPathExists",
-        "ConditionPathExistsGlob", "ConditionPathIsDirectory", "ConditionPathIsMountPoint",
-        "ConditionPathIsReadWrite", "ConditionPathIsSymbolicLink", "ConditionSecurity", "ConditionUser",
-        "ConditionVirtualization",
-    ]),
-    (UNIT, Number, &["StartLimitBurst"]),
-    (UNIT, Not(TYPED), &["JobRunningTimeoutSec", "JobTimeoutSec", "StartLimitInterval", "StartLimitIntervalSec"]),
+impl Report {
+    /// Compares all of one file; an error is a disagreement about the file as a whole.
+    fn compare(&mut self, shipped: &Shipped, systemd: &Systemd, specifiers: Specifiers) -> Result<()> {
+        let Shipped { name, path, file } = shipped;
+        let properties = systemd.properties.get(name).context("systemd was not asked")?;
+        let state = text(&properties["LoadState"]["data"]);
+        let file = match file {
+            Ok(file) if state == "loaded" => file,
+            Err(UnitFileError::Empty) if state == "masked" => {
+                self.masked += 1;
+                return Ok(());
+            }
+            Ok(_) => bail!("core reads it, systemd says {state}: {}", properties["LoadError"]["data"]),
+            Err(error) => bail!("core says: {error}; for systemd it is {state}"),
+        };
+        let fragment = text(&properties["FragmentPath"]["data"]);
+        ensure!(fs::canonicalize(fragment)? == *path, "systemd has read {fragment} instead");
 
-    (SERVICE, Command, &[
-        "ExecCondition", "ExecReload", "ExecStart", "ExecStartPost", "ExecStartPre", "ExecStop", "ExecStopPost",
-    ]),
-    (SERVICE, Choice, &["ExitType", "NotifyAccess", "OOMPolicy", "Restart", "Type"]),
-    (SERVICE, Text, &["BusName"]),
-    (SERVICE, OnePath, &["PIDFile"]),
-    (SERVICE, Switch, &["GuessMainPID", "RemainAfterExit", "RootDirectoryStartOnly"]),
-    (SERVICE, Number, &["FileDescriptorStoreMax"]),
-    (SERVICE, Triggered, &[]),
-    (SERVICE, Not("`Wants` and `TriggeredBy` have it, but the other side writes there too"), &["Sockets"]),
-    (SERVICE, Not(TYPED), &["RestartForceExitStatus", "RestartPreventExitStatus", "SuccessExitStatus"]),
+        self.files += 1;
+        let reading = Reading { systemd, file, properties, specifiers };
+        let mut keys: BTreeSet<(String, String)> =
+            file.entries().map(|entry| (entry.section.into_owned(), entry.key.into_owned())).collect();
+        let written = keys.clone();
+        // What has no default must be empty for systemd too, where core finds nothing.
+        for section in ["Unit", name.unit_type().section()] {
+            let rows = TABLE.iter().filter(|row| row.0.contains(&section) && row.1.is_empty_by_default());
+            keys.extend(rows.flat_map(|row| row.2).map(|key| (section.to_owned(), (*key).to_owned())));
+        }
+        for (section, key) in keys {
+            let row = TABLE.iter().find(|row| row.0.contains(&&*section) && row.2.contains(&&*key));
+            let shown = format!("[{section}] {key}=");
+            let both = match row {
+                None => Err("unknown to the table of this test"),
+                Some((_, How::Not(why), _)) => Err(*why),
+                Some((_, how, _)) => match reading.both(&section, &key, *how) {
+                    Ok(both) => {
+                        both.ok_or("a size with a unit, an IP address, or a file system that is mounted")
+                    }
+                    Err(error) => {
+                        self.disagreements.push(format!("{}: {shown} {error:#}", path.display()));
+                        continue;
+                    }
+                },
+            };
+            match both {
+                Err(why) => _ = self.not_compared.entry(why).or_default().insert(shown),
+                Ok((ours, theirs)) => {
+                    if ours != theirs {
+                        let file = path.display();
+                        let disagreement = format!("{file}: {shown}\n  core    {ours}\n  systemd {theirs}");
+                        self.disagreements.push(disagreement);
+                    }
+                    if written.contains(&(section, key)) {
+                        self.values += ours.as_array().map_or(1, Vec::len);
+                        self.keys.insert(shown);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
 
-    (SOCKET, Command, &["ExecStartPost", "ExecStartPre", "ExecStopPost", "ExecStopPre"]),
-    (SOCKET, Listen, &[
-        "ListenDatagram", "ListenFIFO", "ListenMessageQueue", "ListenNetlink", "ListenSequentialPacket",
-        "ListenSpecial", "ListenStream", "ListenUSBFunction",
-    ]),
-    (SOCKET, Text, &["FileDescriptorName", "SocketGroup", "SocketUser"]),
-    (SOCKET, Words(Escapes::Keep), &["Symlinks"]),
-    (SOCKET, Choice, &["Timestamping"]),
-    (SOCKET, Triggered, &["Service"]),
-    (SOCKET, Switch, &[
-        "Accept", "FlushPending", "FreeBind", "KeepAlive", "NoDelay", "PassCredentials", "PassPacketInfo",
-        "PassSecurity", "RemoveOnStop", "ReusePort", "Transparent", "Writable",
-    ]),
-    (SOCKET, Number, &["Backlog", "MaxConnections", "MaxConnectionsPerSource", "Priority"]),
-    (SOCKET, Not(TYPED), &["DirectoryMode", "ReceiveBuffer", "SendBuffer", "SocketMode"]),
+#[test]
+fn core_reads_what_debian_ships_as_systemd_does() {
+    let cluster = Cluster::builder().machines(1).no_daemons().up().unwrap();
+    let machine = cluster.machine("m1").unwrap();
+    let shipped = shipped().unwrap();
+    let systemd = Systemd::ask(&machine, shipped.iter().map(|shipped| &shipped.name)).unwrap();
+    let kernel = machine.exec(&["uname", "-r"]).unwrap().ok().unwrap();
 
-    (&["Timer"], Counted, &[
-        "OnActiveSec", "OnBootSec", "OnCalendar", "OnStartupSec", "OnUnitActiveSec", "OnUnitInactiveSec",
-    ]),
-    (&["Timer"], Text, &["Unit"]),
-    (&["Timer"], Switch, &["FixedRandomDelay", "Persistent", "RemainAfterElapse", "WakeSystem"]),
-    (&["Timer"], Not(TYPED), &["AccuracySec", "RandomizedDelaySec"]),
-    (&["Path"], PathSpec, &["DirectoryNotEmpty", "PathChanged", "PathExists", "PathExistsGlob", "PathModified"]),
-    (&["Path"], Text, &["Unit"]),
-    (&["Path"], Switch, &["MakeDirectory"]),
-    (&["Mount", "Automount"], OnePath, &["Where"]),
-    (&["Mount"], Unmounted, &["Options", "Type", "What"]),
+    let mut report = Report::default();
+    for shipped in &shipped {
+        let specifiers = Specifiers::of(&shipped.name)
+            .with('m', machine.machine_id())
+            .with('b', machine.boot_id().unwrap().replace('-', ""))
+            .with('H', machine.name())
+            .with('v', kernel.trim());
+        if let Err(error) = report.compare(shipped, &systemd, specifiers) {
+            report.disagreements.push(format!("{}: {error:#}", shipped.path.display()));
+        }
+    }
 
-    (RUN, Text, &[
-        "Group", "PAMName", "SyslogIdentifier", "User", "UtmpIdentifier",
-    ]),
-    (RUN, OnePath, &["RootDirectory", "TTYPath"]),
-    (RUN, Directory, &["WorkingDirectory"]),
-    (RUN, Choice, &[
-        "DevicePolicy", "KeyringMode", "KillMode", "ProcSubset", "ProtectHome", "ProtectProc", "ProtectSystem",
-        "RuntimeDirectoryPreserve", "StandardError", "StandardInput", "StandardOutput", "UtmpMode",
-    ]),
-    (&["Service", "Socket", "Mount", "Swap", "Slice", "Scope"], Text, &["Slice"]),
-    (RUN, Variables, &["Environment"]),
-    (RUN, EnvironmentFile, &["EnvironmentFile"]),
-    (RUN, Words(Escapes::Decode), &["PassEnvironment", "UnsetEnvironment"]),
-    (RUN, Words(Escapes::Keep), &["SupplementaryGroups"]),
-    (RUN, Words(Escapes::Drop), &[
-        "ExecPaths", "InaccessiblePaths", "NoExecPaths", "ReadOnlyPaths", "ReadWritePaths", "SystemCallArchitectures",
-    ]),
-    (RUN, Words(Escapes::Keep), &[
-        "CacheDirectory", "ConfigurationDirectory", "LogsDirectory", "RuntimeDirectory", "StateDirectory",
-    ]),
-    (RUN, Pairs(':', None), &["LoadCredential", "LoadCredentialEncrypted"]),
-    (RUN, Pairs(' ', Some("rwm")), &["DeviceAllow"]),
-    (RUN, Switch, &[
-        "Delegate", "DynamicUser", "IgnoreSIGPIPE", "LockPersonality", "MemoryDenyWriteExecute", "NoNewPrivileges",
-        "PrivateDevices", "PrivateIPC", "PrivateMounts", "PrivateNetwork", "PrivateTmp", "PrivateUsers",
-        "ProtectClock", "ProtectControlGroups", "ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules",
-        "ProtectKernelTunables", "RemoveIPC", "RestrictRealtime", "RestrictSUIDSGID", "SendSIGHUP", "SendSIGKILL",
-        "SyslogLevelPrefix", "TTYReset", "TTYVHangup", "TTYVTDisallocate",
-    ]),
-    (RUN, Number, &["IOSchedulingPriority", "LimitNOFILE", "Nice", "OOMScoreAdjust", "TasksMax"]),
-    (RUN, Not(TYPED), &[
-        "AmbientCapabilities", "CPUSchedulingPolicy", "CapabilityBoundingSet", "IOSchedulingClass", "IPAddressDeny",
-        "IPAddressAllow", "KillSignal", "LimitCORE", "LimitMEMLOCK", "LimitNPROC", "LogsDirectoryMode", "MountFlags",
-        "RestartKillSignal", "RestartSec", "RestrictAddressFamilies", "RestrictNamespaces", "RuntimeDirectoryMode",
-        "RuntimeMaxSec", "StateDirectoryMode", "SystemCallErrorNumber", "SystemCallFilter", "TimeoutSec",
-        "TimeoutStartSec", "TimeoutStopSec", "UMask", "WatchdogSec",
-    ]),
-    (&["Install"], Not("for `systemctl enable`: the manager does not read it"), &[]),
-];
+    let Report { files, masked, values, keys, not_compared, disagreements } = report;
+    println!("{files} files compared, {values} values of {} keys; {masked} files mask a unit", keys.len());
+    for (why, keys) in not_compared {
+        println!("not compared, {why}: {}", keys.into_iter().collect::<Vec<_>>().join(" "));
+    }
+    assert!(disagreements.is_empty(), "{} disagreements:\n{}", disagreements.len(), disagreements.join("\n"));
+    assert!(files >= LEAST_FILES && values >= LEAST_VALUES, "only {files} files and {values} values");
+}

@@ -236,7 +236,7 @@ fn a_failed_start_says_why() {
     let effects = bench.step(Input::JobRemoved(unit("a.service"), 11, "failed".into()));
     assert_eq!(effects, [Effect::Explain(unit("a.service"))]);
     let effects = bench.step(Input::Explained(unit("a.service"), Some("exit-code, status 203".into())));
-    assert_eq!(effects, failed("start job failed (failed): exit-code, status 203"));
+    assert_eq!(effects, failed("start job failed: exit-code, status 203"));
 
     let mut bench = start();
     bench.step(Input::Answered(unit("a.service"), Verb::Start, Ok(11)));
@@ -337,6 +337,22 @@ fn one_reload_serves_all_units_that_stay_loaded_with_old_content() {
     assert_eq!(effects[..2], names.map(|name| Effect::Stop(unit(name))));
     let effects = bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
     assert_eq!(effects[0], Effect::Start(unit("a.service")));
+}
+
+#[test]
+fn a_new_unit_that_systemd_does_not_find_is_found_after_a_reload() {
+    let mut bench = Bench::new();
+    bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);
+    bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
+    let not_found = |verb| Input::Answered(unit("a.service"), verb, Err(CallError::NotLoaded));
+    assert_eq!(bench.step(not_found(Verb::Start)), [Effect::Reload]);
+    assert_eq!(bench.step(Input::Reloaded(Ok(())))[0], Effect::Stop(unit("a.service")));
+    assert_eq!(bench.step(not_found(Verb::Stop))[0], Effect::Start(unit("a.service")));
+    // But not for ever.
+    let why = "systemd finds no file for the unit".to_owned();
+    let state = Some(state("inactive", "dead"));
+    let failed = report("a.service", epoch(5, 1), Phase::StartFailed(why), state);
+    assert_eq!(bench.step(not_found(Verb::Start)), [failed]);
 }
 
 #[test]
@@ -569,7 +585,7 @@ fn heartbeats_tell_how_old_the_last_word_of_pid_1_is_and_wait_for_none() {
         let effects = bench.agent.step(bench.now, [Input::Tick]);
         let pid1_age = Duration::from_secs(age);
         let heartbeat = Effect::Send(FromAgent::Heartbeat { number: age + 1, pid1_age });
-        assert_eq!(effects.contains(&heartbeat), true, "{effects:?}");
+        assert!(effects.contains(&heartbeat), "{effects:?}");
         // One question at a time.
         assert_eq!(effects.contains(&Effect::Ping), age == 1, "{effects:?}");
     }

@@ -4,7 +4,8 @@ use anyhow::{Result, ensure};
 
 use super::support::{LIMIT, SLEEP, World};
 
-const STATE: &str = "/var/lib/muster-scheduler";
+/// Where a service with `DynamicUser=` really has its state directory.
+const STATE: &str = "/var/lib/private/muster-scheduler";
 
 /// Runs a script on the scheduler's machine while the scheduler is stopped.
 fn with_scheduler_stopped(world: &World, script: &str) -> Result<()> {

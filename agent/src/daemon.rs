@@ -1,0 +1,186 @@
+//! The loop of the daemon: what comes in goes to the core, and what the core wants done is carried out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use muster_core::agent::{Agent, Effect, Event, Input, Ledger, Membership};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{debug, error, info, warn};
+
+use crate::config::Config;
+use crate::files::{LINK_DIR, UnitFiles};
+use crate::notify::{Watchdog, tell};
+use crate::records::Records;
+use crate::session::Sessions;
+use crate::systemd::{Call, Systemd};
+use crate::{clock, identity};
+
+/// How many inputs may wait for the core: whoever has more waits.
+const INPUTS_MAX: usize = 1024;
+/// How many inputs the core takes in one turn, so that it reports and saves once for many.
+const TURN_MAX: usize = 256;
+
+/// The agent and what carries out its effects.
+#[derive(Debug)]
+struct Daemon {
+    inputs: mpsc::Sender<Input>,
+    records: Records,
+    files: UnitFiles,
+    systemd: Systemd,
+    sessions: Sessions,
+    /// A ledger that could not be saved.
+    unsaved: Option<Box<Ledger>>,
+}
+
+/// Runs the agent until SIGTERM or SIGINT. Units run on.
+///
+/// # Errors
+/// When the machine's identity or the agent's own files cannot be read.
+pub async fn run(config: Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let records = Records::open(&config.run_dir, &config.state_dir)?;
+    let ledger = records.ledger(identity::boot()?)?;
+    let membership = records.membership()?;
+    let files = UnitFiles::open(&config.run_dir, Path::new(LINK_DIR))
+        .with_context(|| format!("cannot make the directories for unit files, {LINK_DIR} among them"))?;
+    let identity = identity::identity(&config)?;
+    info!(machine = %identity.machine, units = ledger.units.len(), term = %membership.term, "starting");
+
+    // Agents that were started together must not come together.
+    let seed = u64::try_from(ledger.key.bits() >> 64).unwrap_or_default();
+    let mut agent = Agent::new(identity, membership, ledger, seed, clock::now());
+    let (inputs, mut queue) = mpsc::channel(INPUTS_MAX);
+    let mut daemon = Daemon {
+        systemd: Systemd::start(files.clone(), inputs.clone()),
+        sessions: Sessions::new(config.schedulers, inputs.clone()),
+        inputs,
+        records,
+        files,
+        unsaved: None,
+    };
+    let mut watchdog = Watchdog::new();
+    let mut turn = Vec::with_capacity(TURN_MAX);
+    tell(&[NotifyState::Ready]);
+    loop {
+        let timer = agent.next_timer().map_or(Duration::MAX, |at| at.since(clock::now()));
+        tokio::select! {
+            _ = queue.recv_many(&mut turn, TURN_MAX) => {}
+            () = tokio::time::sleep(timer.min(watchdog.next())) => turn.push(Input::Tick),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        for effect in agent.step(clock::now(), turn.drain(..)) {
+            daemon.carry_out(effect);
+        }
+        daemon.save_again();
+        watchdog.turned();
+    }
+    info!("stopping; units run on");
+    tell(&[NotifyState::Stopping]);
+    Ok(())
+}
+
+impl Daemon {
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::SaveLedger(ledger) => self.save(ledger),
+            Effect::SaveMembership(membership) => self.save_membership(membership),
+            Effect::Connect(connection) => self.sessions.connect(connection),
+            Effect::Disconnect(_) => self.sessions.disconnect(),
+            Effect::Send(message) => self.sessions.send(message),
+            Effect::Write(writes) => self.systemd.call(Call::Write(writes)),
+            Effect::Remove(names) => {
+                let outcome = |name| {
+                    let outcome = self.files.remove(&name).map_err(|error| error.to_string());
+                    (name, outcome)
+                };
+                self.answer(Input::Removed(names.into_iter().map(outcome).collect()));
+            }
+            Effect::ResetFailed(name) => self.systemd.call(Call::ResetFailed(name)),
+            Effect::Stop(name) => self.systemd.call(Call::Stop(name)),
+            Effect::Start(name) => self.systemd.call(Call::Start(name)),
+            Effect::Check(name) => self.systemd.call(Call::Check(name)),
+            Effect::Explain(name) => self.systemd.call(Call::Explain(name)),
+            Effect::Read(names) => self.systemd.call(Call::Read(names)),
+            Effect::Reload => {
+                info!("reloading systemd, which has old content of a unit that stays loaded");
+                self.systemd.call(Call::Reload);
+            }
+            Effect::Ping => self.systemd.call(Call::Ping),
+            Effect::Event(event) => self.log(event),
+        }
+    }
+
+    /// Hands the core an answer without waiting: the queue may be full, and it is this task that empties it.
+    fn answer(&self, input: Input) {
+        if let Err(mpsc::error::TrySendError::Full(input)) = self.inputs.try_send(input) {
+            let inputs = self.inputs.clone();
+            tokio::spawn(async move { inputs.send(input).await });
+        }
+    }
+
+    fn save(&mut self, ledger: Box<Ledger>) {
+        self.unsaved = None;
+        if let Err(error) = self.records.save_ledger(&ledger) {
+            error!(%error, "cannot save the ledger; if the agent ends now, it will not know all of its units");
+            self.unsaved = Some(ledger);
+        }
+    }
+
+    fn save_again(&mut self) {
+        if let Some(ledger) = self.unsaved.take()
+            && self.records.save_ledger(&ledger).is_err()
+        {
+            self.unsaved = Some(ledger);
+        }
+    }
+
+    fn save_membership(&self, membership: Membership) {
+        let (records, inputs) = (self.records.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            // A disk may take its time, and heartbeats must not wait for it.
+            let saving = tokio::task::spawn_blocking(move || records.save_membership(membership));
+            let outcome = match saving.await {
+                Ok(outcome) => outcome.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            inputs.send(Input::MembershipSaved(outcome)).await
+        });
+    }
+
+    fn log(&self, event: Event) {
+        match event {
+            Event::Welcomed { cluster, term, lease_ttl } => {
+                self.sessions.welcomed();
+                info!(%cluster, %term, ?lease_ttl, "welcomed");
+                tell(&[NotifyState::Status(&format!("member of cluster {cluster}, term {term}"))]);
+            }
+            Event::Refused(reason) => warn!(%reason, "refused by the scheduler; units run on"),
+            Event::OtherCluster { ours, theirs } => {
+                warn!(
+                    %ours,
+                    %theirs,
+                    "the scheduler leads another cluster than this machine belongs to; units run on. If the machine is \
+                     to change clusters, stop the agent and remove agent.json from its state directory"
+                );
+            }
+            Event::OldTerm { term, newest } => warn!(%term, %newest, "a leader of an old term is not obeyed"),
+            Event::MembershipNotSaved(error) => {
+                error!(error, "cannot write down the leader's term, so it is not obeyed; is the disk full?");
+            }
+            Event::LeaderSilent => warn!("the leader answers no heartbeats; connecting anew"),
+            Event::Stale(unit, newest) => warn!(%unit, %newest, "an old assignment is not applied"),
+            Event::UnitRefused(unit, reason) => warn!(%unit, reason, "refused a unit"),
+            Event::StartFailed(unit, reason) => warn!(%unit, reason, "start failed"),
+            Event::StopFailed(unit, reason) => warn!(%unit, reason, "stop failed; trying again"),
+            Event::RemoveFailed(unit, reason) => warn!(%unit, reason, "cannot remove files; trying again"),
+            Event::ReloadFailed(reason) => warn!(reason, "cannot reload systemd; trying again"),
+            Event::Holding(unit, epoch) => debug!(%unit, %epoch, "holding a unit"),
+            Event::Gone(unit, epoch) => debug!(%unit, %epoch, "a unit is gone"),
+        }
+    }
+}

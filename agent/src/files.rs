@@ -1,0 +1,236 @@
+//! Unit files: kept in a directory of Muster's own, linked to where systemd looks for units that a reboot removes.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use muster_core::agent::{self, Write};
+use muster_core::unit::{ContentHash, UnitName};
+
+/// Where systemd finds units that are gone after a reboot.
+pub(crate) const LINK_DIR: &str = "/run/systemd/system";
+
+/// The name of the drop-in, within `NAME.d`.
+const DROP_IN: &str = "90-muster.conf";
+
+/// Why a unit's files could not be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// There is something else in the place of the link.
+    #[error("{0} is there already")]
+    Taken(String),
+    #[error("cannot write {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// The content was left out, and what is there is something else.
+    #[error("{} does not have the content that the scheduler expects there", .0.display())]
+    Differs(PathBuf),
+}
+
+/// The directories for unit files and links to them.
+#[derive(Clone, Debug)]
+pub(crate) struct UnitFiles {
+    units: PathBuf,
+    links: PathBuf,
+}
+
+impl UnitFiles {
+    /// Makes the directories that do not exist.
+    pub(crate) fn open(run_dir: &Path, links: &Path) -> io::Result<Self> {
+        let files = Self { units: run_dir.join("units"), links: links.to_owned() };
+        fs::create_dir_all(&files.units)?;
+        fs::create_dir_all(&files.links)?;
+        Ok(files)
+    }
+
+    /// Whether a file that systemd read a unit from is one of Muster's.
+    pub(crate) fn is_ours(&self, name: &UnitName, fragment: &str) -> bool {
+        let fragment = Path::new(fragment);
+        // systemd may name the link or what it points to. A link that is gone by now was ours if it stood alone.
+        fragment == self.file(name)
+            || fragment == self.link(name) && self.link_is_ours(name).is_ok_and(|ours| ours.unwrap_or(true))
+    }
+
+    /// Writes content and drop-in, and links to them.
+    pub(crate) fn write(&self, write: &Write) -> Result<(), WriteError> {
+        let file = self.file(&write.name);
+        let link = self.link(&write.name);
+        let taken = || WriteError::Taken(link.display().to_string());
+        if !self.link_is_ours(&write.name).is_ok_and(|ours| ours.unwrap_or(true)) {
+            return Err(taken());
+        }
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| WriteError::Io { path, source }
+        };
+        let kept;
+        let content = if let Some(content) = &write.content {
+            replace(&file, content.as_bytes()).map_err(at(&file))?;
+            content.as_ref()
+        } else {
+            kept = fs::read_to_string(&file).map_err(at(&file))?;
+            &kept
+        };
+        if ContentHash::of(content.as_bytes()) != write.hash {
+            return Err(WriteError::Differs(file));
+        }
+        let directory = self.drop_in_dir(&write.name);
+        let drop_in = directory.join(DROP_IN);
+        match agent::drop_in(&write.name, write.epoch, content) {
+            Some(text) => {
+                fs::create_dir_all(&directory).map_err(at(&directory))?;
+                replace(&drop_in, text.as_bytes()).map_err(at(&drop_in))?;
+            }
+            None => absent(fs::remove_file(&drop_in)).map_err(at(&drop_in))?,
+        }
+        // Last: from here on systemd can find it.
+        match symlink(&file, &link) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => if let Ok(Some(true)) = self.link_is_ours(&write.name) { Ok(()) } else {
+                // It came just now, and must not get a drop-in of ours.
+                self.remove(&write.name).map_err(at(&drop_in))?;
+                Err(taken())
+            },
+            outcome => outcome.map_err(at(&link)),
+        }
+    }
+
+    /// Removes the link, the drop-in and the content; what is not there need not be removed.
+    pub(crate) fn remove(&self, name: &UnitName) -> io::Result<()> {
+        // Anything else there is not ours to remove.
+        if self.link_is_ours(name)? == Some(true) {
+            absent(fs::remove_file(self.link(name)))?;
+        }
+        let directory = self.drop_in_dir(name);
+        absent(fs::remove_file(directory.join(DROP_IN)))?;
+        match absent(fs::remove_dir(&directory)) {
+            // Somebody else has a drop-in for it.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+            outcome => outcome?,
+        }
+        absent(fs::remove_file(self.file(name)))
+    }
+
+    fn file(&self, name: &UnitName) -> PathBuf {
+        self.units.join(name.as_str())
+    }
+
+    fn link(&self, name: &UnitName) -> PathBuf {
+        self.links.join(name.as_str())
+    }
+
+    fn drop_in_dir(&self, name: &UnitName) -> PathBuf {
+        self.links.join(format!("{name}.d"))
+    }
+
+    /// Whether what stands at the place of the link is the link; none when nothing does.
+    fn link_is_ours(&self, name: &UnitName) -> io::Result<Option<bool>> {
+        match fs::read_link(self.link(name)) {
+            Ok(target) => Ok(Some(target == self.file(name))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            // Not a link.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(Some(false)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Writes a file so that nobody ever sees half of it.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    // No suffix that systemd looks at.
+    new.push("~");
+    fs::write(&new, content)?;
+    fs::rename(&new, path)
+}
+
+/// It is well when there was nothing to remove.
+fn absent(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::ids::{Epoch, Term};
+
+    use super::*;
+
+    const FILE: &str = "[Service]\nExecStart=/bin/true\n";
+
+    struct Bench {
+        _directory: tempfile::TempDir,
+        files: UnitFiles,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let files = UnitFiles::open(&directory.path().join("run"), &directory.path().join("links")).unwrap();
+            Self { _directory: directory, files }
+        }
+
+        fn names(&self) -> Vec<String> {
+            let mut names: Vec<_> = [&self.files.units, &self.files.links]
+                .into_iter()
+                .flat_map(|directory| fs::read_dir(directory).unwrap())
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        }
+    }
+
+    fn write(content: Option<&str>, counter: u64) -> Write {
+        Write {
+            name: "a.service".parse().unwrap(),
+            epoch: Epoch { term: Term(1), counter },
+            hash: ContentHash::of(FILE.as_bytes()),
+            content: content.map(Into::into),
+            fresh: false,
+        }
+    }
+
+    #[test]
+    fn files_are_written_replaced_and_removed() {
+        let bench = Bench::new();
+        let files = &bench.files;
+        let name = write(None, 1).name;
+        files.write(&write(Some(FILE), 1)).unwrap();
+        assert_eq!(bench.names(), ["a.service", "a.service", "a.service.d"]);
+        assert_eq!(fs::read_to_string(files.link(&name)).unwrap(), FILE);
+        let drop_in = || fs::read_to_string(files.drop_in_dir(&name).join(DROP_IN)).unwrap();
+        assert!(drop_in().contains("MUSTER_EPOCH=1.1\n"));
+        files.write(&write(None, 2)).unwrap();
+        assert!(drop_in().contains("MUSTER_EPOCH=1.2\n"));
+        files.remove(&name).unwrap();
+        assert_eq!(bench.names(), [""; 0]);
+        files.remove(&name).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let bench = Bench::new();
+        let files = &bench.files;
+        let name = write(None, 1).name;
+        fs::write(files.link(&name), "the machine's own").unwrap();
+        fs::create_dir(files.drop_in_dir(&name)).unwrap();
+        fs::write(files.drop_in_dir(&name).join("10-own.conf"), "").unwrap();
+        assert!(matches!(files.write(&write(Some(FILE), 1)), Err(WriteError::Taken(_))));
+        files.remove(&name).unwrap();
+        assert_eq!(fs::read_to_string(files.link(&name)).unwrap(), "the machine's own");
+        assert!(files.drop_in_dir(&name).join("10-own.conf").exists());
+        assert!(!files.drop_in_dir(&name).join(DROP_IN).exists());
+        assert!(!files.is_ours(&name, files.link(&name).to_str().unwrap()));
+    }
+
+    #[test]
+    fn content_that_was_left_out_must_be_there() {
+        let bench = Bench::new();
+        assert!(matches!(bench.files.write(&write(None, 1)), Err(WriteError::Io { .. })));
+        let name = write(None, 1).name;
+        fs::write(bench.files.file(&name), "changed by somebody").unwrap();
+        assert!(matches!(bench.files.write(&write(None, 1)), Err(WriteError::Differs(_))));
+    }
+}

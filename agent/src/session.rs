@@ -1,0 +1,161 @@
+//! The stream to a leader, over gRPC.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use muster_core::agent::Input;
+use muster_core::message::FromAgent;
+use muster_proto::v1::AgentMessage;
+use muster_proto::v1::agents_client::AgentsClient;
+use muster_proto::{ConvertError, ToAgentParts, split_from_agent};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tracing::{debug, info, warn};
+
+use crate::config::Scheduler;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the connection is tried, and how long the answer may take: what is cut off is noticed before the lease
+/// is long over.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// How many messages may wait to be sent. There are two or three a second, so a leader for which more wait reads
+/// none.
+const QUEUE_MAX: usize = 256;
+/// How many bytes the leader may send ahead: a message has about 1 MiB.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// The streams to schedulers, one at a time.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    schedulers: Vec<Scheduler>,
+    inputs: mpsc::Sender<Input>,
+    stream: Option<Stream>,
+    /// Why there is no stream, as it was logged last.
+    complaint: Arc<Mutex<String>>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    connection: u64,
+    messages: mpsc::Sender<AgentMessage>,
+    task: JoinHandle<()>,
+}
+
+impl Sessions {
+    pub(crate) fn new(schedulers: Vec<Scheduler>, inputs: mpsc::Sender<Input>) -> Self {
+        Self { schedulers, inputs, stream: None, complaint: Arc::default() }
+    }
+
+    /// Opens a stream to the next scheduler in turn.
+    pub(crate) fn connect(&mut self, connection: u64) {
+        let turn = usize::try_from(connection).unwrap_or_default().checked_rem(self.schedulers.len());
+        let Some(scheduler) = turn.and_then(|turn| self.schedulers.get(turn)).cloned() else { return };
+        let (messages, queue) = mpsc::channel(QUEUE_MAX);
+        let (inputs, complaint) = (self.inputs.clone(), Arc::clone(&self.complaint));
+        let task = tokio::spawn(async move {
+            let error = match run(&scheduler, connection, queue, &inputs).await {
+                Ok(()) => "it ended the stream".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            complain(&complaint, &scheduler, &error);
+            let _ = inputs.send(Input::Disconnected(connection)).await;
+        });
+        self.disconnect();
+        self.stream = Some(Stream { connection, messages, task });
+    }
+
+    /// Ends the stream, if there is one.
+    pub(crate) fn disconnect(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.task.abort();
+        }
+    }
+
+    /// Sends a message after those before it. It waits for nobody: a stream that takes no more is ended.
+    pub(crate) fn send(&mut self, message: FromAgent) {
+        let Some(stream) = &self.stream else { return };
+        for part in split_from_agent(message) {
+            if let Err(mpsc::error::TrySendError::Full(_)) = stream.messages.try_send(part) {
+                warn!("the scheduler does not read what it is sent; connecting anew");
+                let lost = Input::Disconnected(stream.connection);
+                let inputs = self.inputs.clone();
+                self.disconnect();
+                tokio::spawn(async move { inputs.send(lost).await });
+                return;
+            }
+        }
+    }
+
+    /// The leader has answered: what is wrong later is news again.
+    pub(crate) fn welcomed(&self) {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Logs why there is no stream, but not again and again.
+fn complain(complaint: &Mutex<String>, scheduler: &Scheduler, error: &str) {
+    let mut last = complaint.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = format!("{scheduler} {error}");
+    if *last == text {
+        debug!(%scheduler, error, "no stream to a scheduler");
+    } else {
+        warn!(%scheduler, error, "no stream to a scheduler; units run on, and it is tried again");
+        *last = text;
+    }
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("cannot connect: {}; is the scheduler running there?", innermost(.0))]
+    Connect(#[from] tonic::transport::Error),
+    #[error("{}", .0.message())]
+    Status(#[from] tonic::Status),
+    #[error("it sent what makes no sense: {0}")]
+    Convert(#[from] ConvertError),
+    #[error("the agent is ending")]
+    Ending,
+}
+
+/// The cause of all causes: those before it say no more than "transport error".
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+async fn run(
+    scheduler: &Scheduler,
+    connection: u64,
+    queue: mpsc::Receiver<AgentMessage>,
+    inputs: &mpsc::Sender<Input>,
+) -> Result<(), StreamError> {
+    let tell = async |input| inputs.send(input).await.map_err(|_| StreamError::Ending);
+    let channel = Endpoint::from_shared(format!("http://{scheduler}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(2 * WINDOW_BYTES)
+        .connect()
+        .await?;
+    info!(%scheduler, "connected");
+    // The leader answers nothing before it has read a Hello.
+    tell(Input::Connected(connection)).await?;
+    let response = AgentsClient::new(channel).session(ReceiverStream::new(queue)).await?;
+    let mut stream = response.into_inner();
+    let mut parts = ToAgentParts::default();
+    while let Some(part) = stream.message().await? {
+        if let Some(message) = parts.push(part)? {
+            tell(Input::Leader(message)).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! systemd, over D-Bus.
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | `proxy` | what of systemd's interfaces is used |
+//! | `bus` | the two connections, one for calls and one for signals, and their ends |
+//! | `calls` | what is asked of systemd, and what its answers mean |
+//! | `signals` | what systemd tells by itself |
+//! | `path` | object paths of units |
+
+mod bus;
+mod calls;
+mod path;
+mod proxy;
+mod signals;
+
+pub(crate) use bus::Systemd;
+pub(crate) use calls::Call;

@@ -1,0 +1,94 @@
+//! What the configuration accepts, and what it says of the rest.
+
+use std::path::Path;
+
+use insta::assert_snapshot;
+use muster_scheduler::config::{Config, ConfigError};
+
+const SAMPLE: &str = include_str!("../../packaging/scheduler.toml");
+
+fn read(text: &str) -> Result<Config, ConfigError> {
+    let config = Config::parse(Path::new("scheduler.toml"), text)?;
+    config.check()?;
+    Ok(config)
+}
+
+fn error(text: &str) -> String {
+    read(text).expect_err("an error").to_string()
+}
+
+#[test]
+fn the_sample_lists_every_option_with_its_default() {
+    assert_eq!(read(SAMPLE).expect("the sample is right"), Config::default());
+    for line in SAMPLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let option = line.split(' ').next().expect("a word");
+        assert_snapshot_of_removal(option, line);
+    }
+    let options = SAMPLE.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
+    let known = error("x = 1").split(',').count();
+    assert_eq!(options, known, "{}", error("x = 1"));
+}
+
+/// Each line of the sample is one option: spelled otherwise it is refused.
+fn assert_snapshot_of_removal(option: &str, line: &str) {
+    let error = error(&line.replacen(option, &format!("{option}s"), 1));
+    assert_eq!(error, format!("scheduler.toml:1: unknown option \"{option}s\"; did you mean {option:?}?"));
+}
+
+#[test]
+fn nothing_is_a_configuration() {
+    assert_eq!(read("").expect("defaults"), Config::default());
+}
+
+#[test]
+fn every_option_is_read() {
+    let config = read(
+        "listen = '198.19.3.4:7000'\ninsecure_listen = true\nstate_dir = '/tmp/state'\n\
+         heartbeat_interval = '250ms'\nlease_ttl = '1s 500ms'\nsystemd_timeout = '1m 30s'\nlog = 'debug'\n",
+    )
+    .expect("it is right");
+    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, state_dir: "/tmp/state", heartbeat_interval: 250ms, lease_ttl: 1.5s, systemd_timeout: 90s, log: LevelFilter::DEBUG }"#);
+    assert_eq!(config.settings().lease_ttl, config.lease_ttl);
+}
+
+#[test]
+fn mistakes_are_shown_with_their_line() {
+    assert_snapshot!(error("# leases\n\nlease_tll = \"5s\"\n"), @r#"scheduler.toml:3: unknown option "lease_tll"; did you mean "lease_ttl"?"#);
+    assert_snapshot!(error("tls = true\n"), @r#"scheduler.toml:1: unknown option "tls"; the options are heartbeat_interval, insecure_listen, lease_ttl, listen, log, state_dir, systemd_timeout"#);
+    assert_snapshot!(error("[leases]\nlease_ttl = \"5s\"\n"), @r#"scheduler.toml:1: unknown option "leases"; the options are heartbeat_interval, insecure_listen, lease_ttl, listen, log, state_dir, systemd_timeout"#);
+    assert_snapshot!(error("\nlease_ttl = 5\n"), @r#"scheduler.toml:2: a duration such as "5s", "500ms" or "1m 30s" is expected, in quotes"#);
+    assert_snapshot!(error("lease_ttl = \"5 parsecs\"\n"), @r#"scheduler.toml:1: "5 parsecs" is not a duration such as "5s", "500ms" or "1m 30s": unknown time unit "parsecs", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations)"#);
+    assert_snapshot!(error("lease_ttl = \"25h\"\n"), @r#"scheduler.toml:1: a duration is at most "24h""#);
+    assert_snapshot!(error("log = \"info\"\nlog = \"debug\"\n"), @"scheduler.toml:2: duplicate key");
+    assert_snapshot!(error("log = \"verbose\"\n"), @r#"scheduler.toml:1: "verbose" is no log level: "error", "warn", "info", "debug" or "trace" is expected"#);
+    assert_snapshot!(error("listen = \"localhost:7400\"\n"), @r#"scheduler.toml:1: "localhost:7400" is not an IP address with a port, such as "127.0.0.1:7400": invalid socket address syntax"#);
+    assert_snapshot!(error("listen = \n"), @"scheduler.toml:1: string values must be quoted, expected literal string");
+    assert_snapshot!(error("listen"), @"scheduler.toml:1: key with no value, expected `=`");
+}
+
+#[test]
+fn leases_that_contradict_are_refused_with_the_reason() {
+    assert_snapshot!(error("heartbeat_interval = \"2s\""), @"heartbeat_interval is 2s and lease_ttl is 5s: an interval must be at most a third of the lease, so that two lost heartbeats in a row do not cost a machine its units");
+    assert_snapshot!(error("lease_ttl = \"2s 999ms\""), @"heartbeat_interval is 1s and lease_ttl is 2s 999ms: an interval must be at most a third of the lease, so that two lost heartbeats in a row do not cost a machine its units");
+    assert_snapshot!(error("heartbeat_interval = \"10ms\""), @"heartbeat_interval is 10ms: it must be at least 50ms");
+    assert_snapshot!(error("lease_ttl = \"30s\""), @"systemd_timeout is 30s and lease_ttl is 30s: the time-out must be longer, since a machine whose systemd is silent for a lease is only spared new units, and is given up after the time-out");
+    read("lease_ttl = \"3s\"").expect("three heartbeats fit");
+}
+
+#[test]
+fn only_loopback_and_the_test_network() {
+    for address in ["127.0.0.1:7400", "127.1.2.3:1", "[::1]:7400", "[::ffff:127.0.0.1]:7400"] {
+        read(&format!("listen = \"{address}\"")).expect(address);
+    }
+    for address in ["198.18.0.1:7400", "198.19.255.254:7400"] {
+        read(&format!("listen = \"{address}\"\ninsecure_listen = true")).expect(address);
+        read(&format!("listen = \"{address}\"")).expect_err(address);
+    }
+    for address in
+        ["0.0.0.0:7400", "[::]:7400", "198.17.0.1:1", "198.20.0.1:1", "10.0.0.1:1", "[2001:db8::1]:1"]
+    {
+        read(&format!("listen = \"{address}\"\ninsecure_listen = true")).expect_err(address);
+    }
+    assert_snapshot!(error("listen = \"198.18.0.1:7400\""), @r#"listen = "198.18.0.1:7400" is refused: every agent and client that reaches the address could command the cluster, since mutual TLS does not exist yet; on a test network of your own, insecure_listen = true (or --insecure-listen 198.18.0.1:7400) allows it"#);
+    assert_snapshot!(error("listen = \"0.0.0.0:7400\"\ninsecure_listen = true"), @r#"listen = "0.0.0.0:7400" is refused: every agent and client that reaches the address could command the cluster, since mutual TLS does not exist yet; a loopback address is allowed, and with insecure_listen = true one in 198.18.0.0/15, the network set aside for tests by RFC 2544"#);
+}

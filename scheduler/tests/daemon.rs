@@ -1,0 +1,430 @@
+//! The scheduler in this process, over gRPC.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use muster_core::command::{
+    ClusterStatus, Command, CommandError, CommandResult, Done, UnitArgument, UnitErrorKind, UnitStatus, Verb,
+};
+use muster_core::ids::{AgentKey, BootId, CommandId, MachineId, SessionNumber, Term};
+use muster_core::machine::{Capacity, Labels, MachineState};
+use muster_core::message::{FromAgent, Hello, LeaderMessage, ReportedChange, ToAgent, UnitReport};
+use muster_core::state::{DesiredState, Observation, Phase, Target, UnitState};
+use muster_core::unit::{Bytes, MilliCpu, UnitName};
+use muster_proto::v1::agents_client::AgentsClient;
+use muster_proto::v1::muster_client::MusterClient;
+use muster_proto::{MAX_MESSAGE_BYTES, ToAgentParts, split_from_agent, v1};
+use muster_scheduler::config::Config;
+use muster_scheduler::daemon::Daemon;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Streaming};
+
+/// How long anything may take before a test has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const FILE: &str = "[Unit]\nDescription=A test\n[Service]\nExecStart=/bin/sleep infinity\n";
+
+async fn start(state: &Path) -> Daemon {
+    let config = Config {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        state_dir: state.to_owned(),
+        ..Config::default()
+    };
+    Daemon::start(&config).await.expect("start")
+}
+
+fn channel(daemon: &Daemon) -> Channel {
+    Endpoint::from_shared(format!("http://{}", daemon.address())).expect("an address").connect_lazy()
+}
+
+#[derive(Clone)]
+struct Client(MusterClient<Channel>);
+
+impl Client {
+    fn new(daemon: &Daemon) -> Self {
+        Self(MusterClient::new(channel(daemon)).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn execute(&mut self, id: u128, verb: Verb, units: &[(&str, Option<&str>)]) -> CommandResult {
+        let unit = |(name, content): &(&str, Option<&str>)| UnitArgument {
+            name: unit_name(name),
+            content: content.map(Into::into),
+        };
+        let units = units.iter().map(unit).collect();
+        let command = Command { id: CommandId::new(id), verb, units, replace: false };
+        let response = self.0.execute(v1::CommandRequest::from(command)).await.expect("an answer");
+        CommandResult::try_from(response.into_inner()).expect("a result")
+    }
+
+    async fn units(&mut self, content: bool) -> BTreeMap<UnitName, UnitStatus> {
+        let request = v1::UnitsRequest { content, ..Default::default() };
+        let mut parts = self.0.list_units(request).await.expect("an answer").into_inner();
+        let mut units = BTreeMap::new();
+        while let Some(part) = parts.message().await.expect("a part") {
+            for unit in part.units {
+                let unit = UnitStatus::try_from(unit).expect("a status");
+                units.insert(unit.name.clone(), unit);
+            }
+        }
+        units
+    }
+
+    async fn machines(&mut self) -> ClusterStatus {
+        let status = self.0.list_machines(v1::MachinesRequest {}).await.expect("an answer").into_inner();
+        ClusterStatus::try_from(status).expect("a status")
+    }
+
+    async fn watch(&mut self, names: &[&str]) -> Watch {
+        let names = names.iter().map(ToString::to_string).collect();
+        Watch(self.0.watch_units(v1::WatchRequest { names }).await.expect("an answer").into_inner())
+    }
+}
+
+struct Watch(Streaming<v1::WatchPart>);
+
+impl Watch {
+    async fn next(&mut self) -> v1::WatchPart {
+        let part = timeout(PATIENCE, self.0.message()).await.expect("something is told in time");
+        part.expect("no error").expect("the stream goes on")
+    }
+
+    /// Waits until the unit is as `done` says.
+    async fn until(&mut self, what: &str, done: impl Fn(&UnitStatus) -> bool) {
+        let mut last = None;
+        let wait = async {
+            loop {
+                for unit in self.next().await.units {
+                    let unit = UnitStatus::try_from(unit).expect("a status");
+                    if done(&unit) {
+                        return;
+                    }
+                    last = Some(unit);
+                }
+            }
+        };
+        assert!(timeout(PATIENCE, wait).await.is_ok(), "waited in vain for {what}: {last:?}");
+    }
+}
+
+fn unit_name(name: &str) -> UnitName {
+    name.parse().expect("a name")
+}
+
+/// An agent that does what it is told, at once.
+struct Agent {
+    to_leader: mpsc::Sender<v1::AgentMessage>,
+    from_leader: Streaming<v1::LeaderMessage>,
+    parts: ToAgentParts,
+}
+
+impl Agent {
+    async fn dial(daemon: &Daemon) -> Self {
+        let (to_leader, messages) = mpsc::channel(16);
+        let mut client = AgentsClient::new(channel(daemon));
+        let session = client.session(ReceiverStream::new(messages)).await;
+        let from_leader = session.expect("a session").into_inner();
+        Self { to_leader, from_leader, parts: ToAgentParts::default() }
+    }
+
+    async fn say(&self, said: FromAgent) {
+        for part in split_from_agent(said) {
+            self.to_leader.send(part).await.expect("the session is open");
+        }
+    }
+
+    async fn hear(&mut self) -> Option<ToAgent> {
+        loop {
+            let part =
+                timeout(PATIENCE, self.from_leader.message()).await.expect("something is said in time");
+            if let Some(said) = self.parts.push(part.ok()??).expect("it makes sense") {
+                return Some(said);
+            }
+        }
+    }
+
+    async fn hello(&mut self, machine: u128) {
+        self.say(FromAgent::Hello(Hello {
+            cluster: None,
+            machine: MachineId::new(machine),
+            boot: BootId::new(machine),
+            key: AgentKey::new(machine),
+            session: SessionNumber(1),
+            term: Term(0),
+            address: "198.18.0.7".to_owned(),
+            labels: Labels::from([("rack".to_owned(), "a".to_owned())]),
+            capacity: Capacity { cpu: MilliCpu(2000), memory: Bytes(1 << 30) },
+            version: "0.1.0".to_owned(),
+            units: Vec::new(),
+        }))
+        .await;
+        let welcome = self.hear().await.expect("a welcome");
+        assert!(matches!(welcome.body, LeaderMessage::Welcome(_)), "{welcome:?}");
+    }
+
+    /// Waits until it is told to hold a unit, and says that it runs.
+    async fn run(&mut self) -> UnitName {
+        loop {
+            let said = self.hear().await.expect("the session goes on");
+            let LeaderMessage::Assignments(assignments) = said.body else { continue };
+            let Some(hold) = assignments.hold.into_iter().next() else { continue };
+            assert_eq!((hold.content.as_deref(), hold.target), (Some(FILE), Target::Launched));
+            let state = UnitState {
+                load: "loaded".to_owned(),
+                active: "active".to_owned(),
+                sub: "running".to_owned(),
+            };
+            let change =
+                ReportedChange::Observed(Observation::Held { phase: Phase::Launched, state: Some(state) });
+            let report = UnitReport { name: hold.name.clone(), epoch: hold.epoch, change };
+            self.say(FromAgent::Report(vec![report])).await;
+            return hold.name;
+        }
+    }
+}
+
+fn is_running(unit: &UnitStatus) -> bool {
+    unit.copies.iter().any(|copy| {
+        matches!(&copy.observation, Some(Observation::Held { state: Some(state), .. }) if state.sub == "running")
+    })
+}
+
+#[tokio::test]
+async fn what_was_submitted_is_there_after_a_restart() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let mut client = Client::new(&daemon);
+    let outcome = client.execute(1, Verb::Start, &[("web.service", Some(FILE))]).await.expect("done");
+    assert_eq!(outcome[0].done, Done::Created);
+    let cluster = client.machines().await;
+    assert_eq!(cluster.term, Term(1));
+    drop(client);
+    daemon.shutdown().await.expect("a clean shutdown");
+
+    let daemon = start(state.path()).await;
+    let mut client = Client::new(&daemon);
+    let units = client.units(true).await;
+    let unit = &units[&unit_name("web.service")];
+    assert_eq!((unit.content.as_deref(), unit.desired), (Some(FILE), DesiredState::Launched));
+    assert_eq!(unit.description, "A test");
+    let again = client.execute(1, Verb::Start, &[("web.service", Some(FILE))]).await.expect("done");
+    assert_eq!(again, outcome, "the repetition of a command finds its result");
+    let now = client.machines().await;
+    assert_eq!((now.cluster, now.term), (cluster.cluster, Term(2)));
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+#[tokio::test]
+async fn many_units_pass_in_one_command_and_one_list() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let mut client = Client::new(&daemon);
+    // More than gRPC's usual 4 MiB in both directions.
+    let content = format!("{FILE}# {}\n", "x".repeat(3000));
+    let names: Vec<_> = (0..2000).map(|number| format!("unit-{number}.service")).collect();
+    let units: Vec<_> = names.iter().map(|name| (name.as_str(), Some(content.as_str()))).collect();
+    let outcomes = client.execute(1, Verb::Submit, &units).await.expect("done");
+    assert!(outcomes.iter().all(|outcome| outcome.done == Done::Created));
+    let listed = client.units(true).await;
+    assert_eq!(listed.len(), 2000);
+    assert!(listed.values().all(|unit| unit.content.as_deref() == Some(&content)));
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+#[tokio::test]
+async fn bad_input_changes_nothing() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let mut client = Client::new(&daemon);
+
+    let units = [("good.service", Some(FILE)), ("bad.service", Some("no section\n"))];
+    let error = client.execute(1, Verb::Submit, &units).await.expect_err("refused");
+    assert_eq!(error.to_string(), "bad.service: unit file has no section, such as [Unit] or [Service]");
+    let error = client.execute(2, Verb::Start, &[("unknown.service", None)]).await.expect_err("refused");
+    let CommandError::Units(errors) = error else { panic!("{error:?}") };
+    assert_eq!(errors[0].kind, UnitErrorKind::NotFound);
+
+    let command = |units| v1::CommandRequest {
+        id: vec![0; 16].into(),
+        verb: v1::Verb::Submit.into(),
+        units,
+        replace: false,
+    };
+    let argument = |name: &str, content: &[u8]| v1::UnitArgument {
+        name: name.to_owned(),
+        content: Some(content.to_vec().into()),
+    };
+    let binary = command(vec![argument("binary.service", b"[Service]\n\xff\xfe")]);
+    let response = client.0.execute(binary).await.expect("an answer").into_inner();
+    let error = CommandResult::try_from(response).expect("a result").expect_err("refused");
+    assert_eq!(error.to_string(), "binary.service: line 2: unit file is not valid UTF-8");
+
+    let nameless = command(vec![argument("web", FILE.as_bytes())]);
+    let status = client.0.execute(nameless).await.expect_err("malformed");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.message(), "units[0].name: \"web\": unit name must contain \".\"");
+
+    assert!(client.units(false).await.is_empty());
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+#[tokio::test]
+async fn an_agent_gets_its_units_and_watchers_see_them_run() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let mut client = Client::new(&daemon);
+    let mut watch = client.watch(&["web.service", "other.service"]).await;
+    let present = watch.next().await;
+    assert_eq!((present.units.len(), present.present), (0, true));
+    assert_eq!(present.unknown, ["other.service", "web.service"]);
+
+    let mut agent = Agent::dial(&daemon).await;
+    agent.hello(7).await;
+    client.execute(1, Verb::Start, &[("web.service", Some(FILE))]).await.expect("done");
+    assert_eq!(agent.run().await, unit_name("web.service"));
+    watch.until("web.service to run", is_running).await;
+
+    let status = client.machines().await;
+    assert_eq!(status.machines.len(), 1);
+    assert_eq!(status.machines[0].state, MachineState::Up);
+    assert_eq!((status.machines[0].record.address.as_str(), status.machines[0].units), ("198.18.0.7", 1));
+
+    // A unit that is destroyed is told too: first that its copy stops, then, once it has, that it is gone.
+    client.execute(2, Verb::Destroy, &[("web.service", None)]).await.expect("done");
+    watch.until("web.service to be forgotten", |unit| !unit.known).await;
+    let removal = loop {
+        let said = agent.hear().await.expect("the session goes on");
+        let LeaderMessage::Assignments(assignments) = said.body else { continue };
+        if let Some(removal) = assignments.remove.into_iter().next() {
+            break removal;
+        }
+    };
+    let report = UnitReport { name: removal.name, epoch: removal.epoch, change: ReportedChange::Gone };
+    agent.say(FromAgent::Report(vec![report])).await;
+    while watch.next().await.unknown.is_empty() {}
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+#[tokio::test]
+async fn a_message_that_makes_no_sense_ends_the_session() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let mut agent = Agent::dial(&daemon).await;
+    let empty = v1::Hello::default();
+    let message = v1::AgentMessage { body: Some(v1::agent_message::Body::Hello(empty)) };
+    agent.to_leader.send(message).await.expect("the session is open");
+    let status =
+        timeout(PATIENCE, agent.from_leader.message()).await.expect("an answer").expect_err("refused");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.message(), "hello.machine: 0 bytes where 16 are expected");
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+#[tokio::test]
+async fn a_newer_session_ends_the_older_one() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let mut first = Agent::dial(&daemon).await;
+    first.hello(7).await;
+    let mut second = Agent::dial(&daemon).await;
+    let hello = async {
+        second
+            .say(FromAgent::Hello(Hello {
+                cluster: None,
+                machine: MachineId::new(7),
+                boot: BootId::new(7),
+                key: AgentKey::new(7),
+                session: SessionNumber(2),
+                term: Term(0),
+                address: String::new(),
+                labels: Labels::new(),
+                capacity: Capacity::default(),
+                version: String::new(),
+                units: Vec::new(),
+            }))
+            .await;
+    };
+    hello.await;
+    while let Some(said) = first.hear().await {
+        assert!(matches!(said.body, LeaderMessage::Assignments(_) | LeaderMessage::Refused(_)), "{said:?}");
+    }
+    assert!(matches!(second.hear().await, Some(ToAgent { body: LeaderMessage::Welcome(_), .. })));
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_every_stream() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let mut agent = Agent::dial(&daemon).await;
+    agent.hello(7).await;
+    let mut watch = Client::new(&daemon).watch(&["web.service"]).await;
+    watch.next().await;
+    timeout(PATIENCE, daemon.shutdown()).await.expect("it ends").expect("a clean shutdown");
+    while agent.hear().await.is_some() {}
+    let status = watch.0.message().await.expect_err("an ended watch");
+    assert_eq!(status.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_store_in_use_is_an_error() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let config = Config {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        state_dir: state.path().to_owned(),
+        ..Config::default()
+    };
+    let error = Daemon::start(&config).await.expect_err("in use");
+    assert!(error.to_string().contains("is in use by another process"), "{error:#}");
+    let config = Config { listen: daemon.address(), ..config };
+    let error = Daemon::start(&config).await.expect_err("in use");
+    assert_eq!(
+        format!("{error:#}"),
+        format!("cannot listen on {}: Address already in use (os error 98)", daemon.address())
+    );
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_commands_and_answers_questions() {
+    if !common::in_own_mounts("a_full_disk_refuses_commands_and_answers_questions") {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    common::mount_tmpfs(directory.path(), 8 * 1024);
+    let ballast = directory.path().join("ballast");
+    fs::write(&ballast, vec![0; 4 * 1024 * 1024]).expect("ballast");
+    let state = directory.path().join("state");
+    let daemon = start(&state).await;
+    let mut client = Client::new(&daemon);
+    client.execute(1, Verb::Submit, &[("small.service", Some(FILE))]).await.expect("there is room");
+
+    let content = format!("{FILE}# {}\n", "x".repeat(500_000));
+    let names: Vec<_> = (0..16).map(|number| format!("large-{number}.service")).collect();
+    let large: Vec<_> = names.iter().map(|name| (name.as_str(), Some(content.as_str()))).collect();
+    for id in 2..5 {
+        let error = client.execute(id, Verb::Submit, &large).await.expect_err("no room");
+        let expected = format!(
+            "nothing was changed: the scheduler cannot write to its store: {}: No space left on device (os error 28): \
+             make room on that file system",
+            state.join("muster.redb").display()
+        );
+        assert_eq!(error.to_string(), expected);
+        let units = client.units(true).await;
+        assert_eq!(units.keys().map(UnitName::as_str).collect::<Vec<_>>(), ["small.service"]);
+    }
+
+    fs::remove_file(&ballast).expect("remove");
+    client.execute(6, Verb::Submit, &large[..4]).await.expect("there is room again");
+    daemon.shutdown().await.expect("a clean shutdown");
+    let daemon = start(&state).await;
+    assert_eq!(Client::new(&daemon).units(false).await.len(), 5);
+    daemon.shutdown().await.expect("a clean shutdown");
+}
