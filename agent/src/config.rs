@@ -97,7 +97,11 @@ impl FromStr for Scheduler {
 
 impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -175,7 +179,10 @@ impl Config {
         self.schedulers.iter().try_for_each(|scheduler| self.check_scheduler(scheduler))?;
         for (name, directory) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
             if !directory.is_absolute() {
-                return contradiction(format!( "{name} = \"{}\" is refused: an absolute path is needed", directory.display() ));
+                return contradiction(format!(
+                    "{name} = \"{}\" is refused: an absolute path is needed",
+                    directory.display()
+                ));
             }
         }
         Ok(())
@@ -242,7 +249,9 @@ fn schedulers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Schedule
 }
 
 /// Reads an amount that stands as text in the file.
-fn amount<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<Option<T>, D::Error> {
+fn amount<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     String::deserialize(deserializer)?.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
@@ -274,17 +283,17 @@ mod tests {
     fn the_sample_describes_every_option_and_shows_its_default() {
         let sample = include_str!("../../packaging/agent.toml");
         // What is commented out is what holds without it.
-        let uncommented: String = sample.lines().filter_map(|line| line.strip_prefix('#').or(Some(line))).fold(
-            String::new(),
-            |mut text, line| {
+        let uncommented: String = sample
+            .lines()
+            .filter_map(|line| line.strip_prefix('#').or(Some(line)))
+            .fold(String::new(), |mut text, line| {
                 let is_option = line.contains('=') && !line.starts_with(' ') || line.starts_with('[');
                 if is_option {
                     text.push_str(line);
                 }
                 text.push('\n');
                 text
-            },
-        );
+            });
         for option in OPTIONS.iter().chain(&CAPACITY_OPTIONS) {
             assert!(uncommented.contains(option), "{option} is not described");
         }
@@ -320,8 +329,14 @@ mod tests {
     #[test]
     fn errors_name_the_line_and_what_was_likely_meant() {
         let cases = [
-            ("schedulers = [\"127.0.0.1:1\"]\nlables = {}\n", "agent.toml:2: unknown option \"lables\"; did you mean \"labels\"?"),
-            ("\nschedulers = []\n[capacity]\nmemry = \"1G\"\n", "agent.toml:4: unknown option \"memry\"; did you mean \"memory\"?"),
+            (
+                "schedulers = [\"127.0.0.1:1\"]\nlables = {}\n",
+                "agent.toml:2: unknown option \"lables\"; did you mean \"labels\"?",
+            ),
+            (
+                "\nschedulers = []\n[capacity]\nmemry = \"1G\"\n",
+                "agent.toml:4: unknown option \"memry\"; did you mean \"memory\"?",
+            ),
             ("address = \"\"\n", "agent.toml:1: missing field `schedulers`"),
             ("schedulers = []\n", "schedulers is empty: at least one \"HOST:PORT\" is needed"),
             (
@@ -329,12 +344,19 @@ mod tests {
                 "agent.toml:1: \"127.0.0.1\" is no scheduler: HOST:PORT is expected, such as \"127.0.0.1:7400\" or \
                  \"[::1]:7400\"",
             ),
-            ("schedulers = [\"127.0.0.1:1\"]\nrun_dir = \"run\"\n", "run_dir = \"run\" is refused: an absolute path is needed"),
+            (
+                "schedulers = [\"127.0.0.1:1\"]\nrun_dir = \"run\"\n",
+                "run_dir = \"run\" is refused: an absolute path is needed",
+            ),
         ];
         for (text, error) in cases {
             assert_eq!(read(text).unwrap_err(), error, "{text}");
         }
-        assert!(read("schedulers = [\"127.0.0.1:1\"]\ncapacity = { cpu = \"many\" }\n").unwrap_err().contains("agent.toml:2: "));
+        assert!(
+            read("schedulers = [\"127.0.0.1:1\"]\ncapacity = { cpu = \"many\" }\n")
+                .unwrap_err()
+                .contains("agent.toml:2: ")
+        );
     }
 
     #[test]
@@ -350,7 +372,10 @@ mod tests {
             assert!(dial(scheduler, true).is_ok(), "{scheduler}");
         }
         for scheduler in ["198.20.0.1:1", "10.0.0.1:1", "0.0.0.0:1", "[fe80::1]:1", "scheduler.example:1"] {
-            assert!(dial(scheduler, true).unwrap_err().contains("mutual TLS does not exist yet"), "{scheduler}");
+            assert!(
+                dial(scheduler, true).unwrap_err().contains("mutual TLS does not exist yet"),
+                "{scheduler}"
+            );
         }
     }
 }

@@ -43,10 +43,11 @@ pub async fn run(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let records = Records::open(&config.run_dir, &config.state_dir)?;
-    let ledger = records.ledger(identity::boot()?)?;
+    let mut ledger = records.ledger(identity::boot()?)?;
     let membership = records.membership()?;
     let files = UnitFiles::open(&config.run_dir, Path::new(LINK_DIR))
         .with_context(|| format!("cannot make the directories for unit files, {LINK_DIR} among them"))?;
+    ledger.units.retain(|name, _| files.has(name));
     let identity = identity::identity(&config)?;
     info!(machine = %identity.machine, units = ledger.units.len(), term = %membership.term, "starting");
 

@@ -51,6 +51,11 @@ impl UnitFiles {
             || fragment == self.link(name) && self.link_is_ours(name).is_ok_and(|ours| ours.unwrap_or(true))
     }
 
+    /// Whether the content of a unit is there.
+    pub(crate) fn has(&self, name: &UnitName) -> bool {
+        self.file(name).exists()
+    }
+
     /// Writes content and drop-in, and links to them.
     pub(crate) fn write(&self, write: &Write) -> Result<(), WriteError> {
         let file = self.file(&write.name);
@@ -85,11 +90,15 @@ impl UnitFiles {
         }
         // Last: from here on systemd can find it.
         match symlink(&file, &link) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => if let Ok(Some(true)) = self.link_is_ours(&write.name) { Ok(()) } else {
-                // It came just now, and must not get a drop-in of ours.
-                self.remove(&write.name).map_err(at(&drop_in))?;
-                Err(taken())
-            },
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if let Ok(Some(true)) = self.link_is_ours(&write.name) {
+                    Ok(())
+                } else {
+                    // It came just now, and must not get a drop-in of ours.
+                    self.remove(&write.name).map_err(at(&drop_in))?;
+                    Err(taken())
+                }
+            }
             outcome => outcome.map_err(at(&link)),
         }
     }
@@ -167,7 +176,8 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let files = UnitFiles::open(&directory.path().join("run"), &directory.path().join("links")).unwrap();
+            let files =
+                UnitFiles::open(&directory.path().join("run"), &directory.path().join("links")).unwrap();
             Self { _directory: directory, files }
         }
 

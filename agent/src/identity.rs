@@ -22,7 +22,8 @@ pub fn identity(config: &Config) -> Result<Identity> {
         memory: config.capacity.memory.map_or_else(memory, Ok)?,
     };
     Ok(Identity {
-        machine: id::<MachineId>("/etc/machine-id").context("the machine has no id; systemd-machine-id-setup makes one")?,
+        machine: id::<MachineId>("/etc/machine-id")
+            .context("the machine has no id; systemd-machine-id-setup makes one")?,
         address: config.address.clone(),
         labels: config.labels.clone(),
         capacity,
@@ -49,7 +50,8 @@ fn read(path: impl AsRef<Path>) -> Result<String> {
 }
 
 fn cpus() -> Result<MilliCpu> {
-    let cpus = thread::available_parallelism().context("cannot count the CPUs; capacity.cpu says how many there are")?;
+    let cpus = thread::available_parallelism()
+        .context("cannot count the CPUs; capacity.cpu says how many there are")?;
     Ok(MilliCpu(u64::try_from(cpus.get())?.saturating_mul(1000)))
 }
 

@@ -58,13 +58,16 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
     // Not started afresh: what it held would be forgotten, and an older term obeyed.
-    let value = serde_json::from_slice(&text).with_context(|| {
-        format!("{} is damaged; move it away to start without it", path.display())
-    })?;
+    let value = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged; move it away to start without it", path.display()))?;
     Ok(Some(value))
 }
 
-fn replace(path: &Path, value: &impl Serialize, sync: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+fn replace(
+    path: &Path,
+    value: &impl Serialize,
+    sync: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut writer = BufWriter::new(File::create(&new)?);
     serde_json::to_writer(&mut writer, value)?;

@@ -180,7 +180,7 @@ impl Lead {
 fn log_event(event: &Event) {
     match event {
         Event::MachineUp(machine) => info!(%machine, "machine is up"),
-        Event::MachineLost { machine, units } => warn!(%machine, units, "machine is lost: its lease ended"),
+        Event::MachineLost { machine, units, reason } => warn!(%machine, units, %reason, "machine is lost"),
         Event::MachineRefused { machine, reason } => warn!(%machine, reason, "machine is refused"),
         Event::Placed { unit, machine, from: None } => info!(%unit, %machine, "unit is placed"),
         Event::Placed { unit, machine, from: Some(from) } => info!(%unit, %machine, %from, "unit is moved"),

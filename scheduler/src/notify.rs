@@ -13,21 +13,28 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Notifier {
     /// How often to pet the watchdog, and when it was last.
     watchdog: Option<(Duration, Instant)>,
-    status_at: Instant,
-    size: Option<(usize, usize)>,
+    /// What the status line says, and since when.
+    status: Option<((usize, usize), Instant)>,
+    /// Whether the status line may be out of date.
+    stale: bool,
 }
 
 impl Notifier {
     pub(crate) fn new() -> Self {
-        let now = Instant::now();
         // Half of the time-out, as sd_watchdog_enabled(3) recommends.
-        let watchdog = sd_notify::watchdog_enabled().map(|timeout| (timeout / 2, now));
-        Self { watchdog, status_at: now, size: None }
+        let watchdog = sd_notify::watchdog_enabled().map(|timeout| (timeout / 2, Instant::now()));
+        Self { watchdog, status: None, stale: true }
     }
 
     /// How long the loop may sleep.
     pub(crate) fn next(&self) -> Duration {
-        self.watchdog.map_or(Duration::MAX, |(interval, last)| interval.saturating_sub(last.elapsed()))
+        let left = |interval: Duration, since: Instant| interval.saturating_sub(since.elapsed());
+        let watchdog = self.watchdog.map_or(Duration::MAX, |(interval, last)| left(interval, last));
+        match self.status {
+            _ if !self.stale => watchdog,
+            Some((_, since)) => watchdog.min(left(STATUS_INTERVAL, since)),
+            None => Duration::ZERO,
+        }
     }
 
     /// The loop has turned; `size` gives the number of machines that are up and of units that are known.
@@ -39,16 +46,14 @@ impl Notifier {
             tell(&[NotifyState::Watchdog]);
             *last = now;
         }
-        if now.duration_since(self.status_at) >= STATUS_INTERVAL {
-            self.status_at = now;
-            let size = size();
-            if self.size != Some(size) {
-                self.size = Some(size);
-                let (machines, units) = size;
-                tell(&[NotifyState::Status(&format!(
-                    "leading: machines up: {machines}, units known: {units}"
-                ))]);
+        self.stale = self.status.is_some_and(|(_, since)| now.duration_since(since) < STATUS_INTERVAL);
+        if !self.stale {
+            let (machines, units) = size();
+            if self.status.is_none_or(|(told, _)| told != (machines, units)) {
+                let line = format!("leading: machines up: {machines}, units known: {units}");
+                tell(&[NotifyState::Status(&line)]);
             }
+            self.status = Some(((machines, units), now));
         }
     }
 }

@@ -8,9 +8,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use muster_core::agent::Input;
 use tokio::sync::mpsc;
+use zbus::Connection;
 use zbus::connection::Builder;
 use zbus::proxy::CacheProperties;
-use zbus::Connection;
 
 use super::calls::{Call, Caller};
 use super::proxy::ManagerProxy;

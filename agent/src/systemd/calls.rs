@@ -143,7 +143,11 @@ impl Caller {
         match self.manager.list_units_by_names(&names).await {
             Ok(units) if units.len() == names.len() => units.into_iter().map(Some).collect(),
             Ok(units) => {
-                tracing::warn!(asked = names.len(), answered = units.len(), "systemd answers for other units");
+                tracing::warn!(
+                    asked = names.len(),
+                    answered = units.len(),
+                    "systemd answers for other units"
+                );
                 names.iter().map(|_| None).collect()
             }
             Err(error) => {
@@ -172,7 +176,11 @@ impl Caller {
         let mut listed = listed.into_iter();
         let mut written = Vec::with_capacity(writes.len());
         for (at, write) in writes.into_iter().enumerate() {
-            let standing = if write.fresh { self.standing(&write.name, listed.next().flatten()).await } else { Standing::Ours };
+            let standing = if write.fresh {
+                self.standing(&write.name, listed.next().flatten()).await
+            } else {
+                Standing::Ours
+            };
             let outcome = match standing {
                 Standing::Unknown => Written::Unanswered,
                 Standing::Taken(by) => Written::NameTaken(by),
@@ -197,8 +205,7 @@ impl Caller {
         if listed.load == "not-found" && idle {
             return Standing::Free;
         }
-        let Ok(fragment) = self.get(name, UNIT, "FragmentPath").await.and_then(String::try_from)
-        else {
+        let Ok(fragment) = self.get(name, UNIT, "FragmentPath").await.and_then(String::try_from) else {
             return Standing::Unknown;
         };
         if self.files.is_ours(name, &fragment) {

@@ -56,7 +56,11 @@ mod tests {
             assert_eq!(path, format!("{UNITS}/{escaped}"));
             assert_eq!(unit(&path).as_deref(), Some(name));
         }
-        for path in ["/org/freedesktop/systemd1", "/org/freedesktop/systemd1/unit/a_2", "/org/freedesktop/systemd1/unit/_zz"] {
+        for path in [
+            "/org/freedesktop/systemd1",
+            "/org/freedesktop/systemd1/unit/a_2",
+            "/org/freedesktop/systemd1/unit/_zz",
+        ] {
             assert_eq!(unit(path), None, "{path}");
         }
     }

@@ -47,7 +47,8 @@ pub struct Ledger {
     pub key: AgentKey,
     /// The session opened last.
     pub session: SessionNumber,
-    /// The units whose files are on this machine.
+    /// The units whose files are on this machine. The ledger may be a little behind: those whose files are not there
+    /// (any more) are to be left out when it is read.
     pub units: BTreeMap<UnitName, Held>,
     /// The last epochs of units that were here and are gone.
     pub stopped: BTreeMap<UnitName, Epoch>,

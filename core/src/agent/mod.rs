@@ -31,12 +31,18 @@ use crate::ids::{AgentKey, BootId};
 use crate::message::{FromAgent, Hello};
 use crate::time::Time;
 use session::Session;
-use units::Units;
+use units::{Units, Unsaved};
 
 /// How often everything that is held is read again, in case a signal was lost.
 const RESYNC: Duration = Duration::from_secs(5 * 60);
 /// A reload that has lasted longer than this has ended, and its signal was lost.
 const RELOAD_MAX: Duration = Duration::from_secs(60);
+
+/// How long the ledger may lack what would be found out again. With many units it is large, and under a storm of
+/// starts something changes all the time.
+const SAVE_INTERVAL: Duration = Duration::from_millis(100);
+/// The shortest time between two reports: under a storm, one for many changes costs agent and leader less.
+const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The agent of one machine.
 #[derive(Debug)]
@@ -48,8 +54,11 @@ pub struct Agent {
     units: Units,
     pid1: Pid1,
     resync: Time,
-    /// Whether the ledger on disk is older than what is here.
-    ledger_changed: bool,
+    /// When the ledger is to be saved, if it has changed.
+    save_at: Option<Time>,
+    /// When the leader may be told again what has changed, and whether there is anything to tell.
+    report_at: Time,
+    to_report: bool,
 }
 
 /// What is known of PID 1.
@@ -77,7 +86,9 @@ impl Agent {
             units: Units::new(units, stopped),
             pid1: Pid1 { up: false, reloading: None, heard: now, asked: false },
             resync: now + RESYNC,
-            ledger_changed: false,
+            save_at: None,
+            report_at: now,
+            to_report: false,
         }
     }
 
@@ -98,29 +109,46 @@ impl Agent {
             }
         }
         self.units.effects(now, self.pid1.up, &mut effects);
-        if self.session.is_welcome() {
+        self.report(now, &mut effects);
+        match self.units.take_unsaved() {
+            Unsaved::Nothing => {}
+            Unsaved::Something => self.save_at = self.save_at.or(Some(now + SAVE_INTERVAL)),
+            Unsaved::NowNeeded => self.save_at = Some(now),
+        }
+        if self.save_at.is_some_and(|at| at <= now) {
+            self.save_at = None;
+            effects.insert(0, Effect::SaveLedger(Box::new(self.ledger())));
+        }
+        effects
+    }
+
+    fn report(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if !self.session.is_welcome() {
+            self.units.forget_reports();
+            return;
+        }
+        self.to_report = self.units.has_report();
+        if self.to_report && self.report_at <= now {
+            self.to_report = false;
+            self.report_at = now + REPORT_INTERVAL;
             let report = self.units.report();
             if !report.is_empty() {
                 effects.push(Effect::Send(FromAgent::Report(report)));
             }
-            // After the report, which may say what the leader did not know when it left out the content.
-            if self.units.take_content_missing() {
-                self.session.want_snapshot(&mut effects);
-            }
-        } else {
-            self.units.forget_reports();
         }
-        if self.units.take_ledger_changed() || std::mem::take(&mut self.ledger_changed) {
-            effects.insert(0, Effect::SaveLedger(Box::new(self.ledger())));
+        // After the report, which may say what the leader did not know when it left out the content.
+        if !self.to_report && self.units.take_content_missing() {
+            self.session.want_snapshot(effects);
         }
-        effects
     }
 
     /// When to come back with [`Input::Tick`] at the latest, if nothing else happens.
     pub fn next_timer(&self) -> Option<Time> {
         let reloading = self.pid1.reloading.map(|since| since + RELOAD_MAX);
         let units = self.units.next_timer().filter(|_| self.pid1.up);
-        [self.session.next_timer(), units, reloading, Some(self.resync)].into_iter().flatten().min()
+        let report = Some(self.report_at).filter(|_| self.to_report && self.session.is_welcome());
+        let timers = [self.session.next_timer(), units, reloading, report, self.save_at, Some(self.resync)];
+        timers.into_iter().flatten().min()
     }
 
     /// When the machine's lease ends; `None` before it ever had one.
@@ -147,7 +175,8 @@ impl Agent {
             Input::Tick => {}
             Input::Connected(connection) => {
                 if self.session.connected(now, connection) {
-                    self.ledger_changed = true;
+                    // No session may have the number of another.
+                    self.save_at = Some(now);
                     effects.push(Effect::Send(FromAgent::Hello(self.hello())));
                 }
             }

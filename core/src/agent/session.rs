@@ -10,8 +10,8 @@ use crate::time::Time;
 
 /// The shortest and the longest wait before the next attempt to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
-/// The wait after a scheduler of another cluster answered: nothing but an operator changes that.
-const BACKOFF_OTHER_CLUSTER: Duration = Duration::from_secs(30);
+/// How old PID 1's last sign of life may be, about, when a session begins.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// How long a leader may be silent before it has said how long a lease is.
 const SILENCE_BEFORE_WELCOME: Duration = Duration::from_secs(10);
 
@@ -154,15 +154,15 @@ impl Session {
         longest * u32::try_from(percent).unwrap_or(100) / 100
     }
 
-    /// Does what is due: connects, sends heartbeats, gives up a leader that is silent. When a heartbeat was sent, says
-    /// how often that is done.
+    /// Does what is due: connects, sends heartbeats, gives up a leader that is silent. When it connects or sends a
+    /// heartbeat, says how young PID 1's last sign of life should be at the next.
     pub fn tick(&mut self, now: Time, pid1_age: Duration, effects: &mut Vec<Effect>) -> Option<Duration> {
         match &mut self.link {
             Link::Waiting(until) if *until <= now => {
                 self.connections += 1;
                 self.link = Link::Connecting(self.connections);
                 effects.push(Effect::Connect(self.connections));
-                None
+                Some(SIGN_OF_LIFE)
             }
             Link::Open(open) if open.heard + open.silence() <= now => {
                 effects.push(Effect::Event(Event::LeaderSilent));
@@ -193,9 +193,9 @@ impl Session {
         if let LeaderMessage::Refused(refused) = message.body {
             effects.push(Effect::Event(Event::Refused(refused.clone())));
             let wait = match refused {
-                Refused::OtherCluster { .. } => BACKOFF_OTHER_CLUSTER,
-                // Another agent says that it is this machine: they must not chase each other at full speed.
-                Refused::Replaced => BACKOFF.1,
+                // Nothing but an operator changes the first; the agents of the second must not chase each other at full
+                // speed. Both may end at any moment, and then a lease's time must not pass before the next attempt.
+                Refused::OtherCluster { .. } | Refused::Replaced => BACKOFF.1,
                 Refused::HigherTermSeen(_) | Refused::LeaseEnded => self.backoff(),
             };
             self.disconnect(now, wait, effects);
@@ -217,7 +217,7 @@ impl Session {
             // Its term is another cluster's and says nothing here.
             if let Some(ours) = membership.cluster.filter(|ours| *ours != welcome.cluster) {
                 effects.push(Effect::Event(Event::OtherCluster { ours, theirs: welcome.cluster }));
-                self.disconnect(now, BACKOFF_OTHER_CLUSTER, effects);
+                self.disconnect(now, BACKOFF.1, effects);
                 return None;
             }
             membership.cluster = Some(welcome.cluster);

@@ -37,6 +37,17 @@ struct Out {
     events: Vec<Event>,
 }
 
+/// What the ledger on disk lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Unsaved {
+    #[default]
+    Nothing,
+    /// What would be found out again if it were lost.
+    Something,
+    /// What must be on disk before what this turn asks for is done.
+    NowNeeded,
+}
+
 /// The reload of systemd that some units wait for.
 #[derive(Debug, PartialEq, Eq)]
 enum Reload {
@@ -61,7 +72,7 @@ pub(super) struct Units {
     /// The units that need one.
     outdated: BTreeSet<UnitName>,
     reload: Reload,
-    ledger_changed: bool,
+    unsaved: Unsaved,
     out: Out,
 }
 
@@ -76,7 +87,7 @@ impl Units {
             checking: BTreeSet::new(),
             outdated: BTreeSet::new(),
             reload: Reload::Idle(None),
-            ledger_changed: false,
+            unsaved: Unsaved::Nothing,
             out: Out::default(),
         }
     }
@@ -96,8 +107,9 @@ impl Units {
         &self.stopped
     }
 
-    pub fn take_ledger_changed(&mut self) -> bool {
-        std::mem::take(&mut self.ledger_changed)
+    /// What of them the ledger does not have yet.
+    pub fn take_unsaved(&mut self) -> Unsaved {
+        std::mem::take(&mut self.unsaved)
     }
 
     /// Everything that is held, for Hello; what is listed there need not be reported.
@@ -123,6 +135,11 @@ impl Units {
             }
         }
         units
+    }
+
+    /// Whether there is something to report.
+    pub fn has_report(&self) -> bool {
+        !self.changed.is_empty() || !self.out.reports.is_empty()
     }
 
     /// What has changed since the leader was last told.
@@ -207,7 +224,7 @@ impl Units {
             content = None;
             if held.target != target {
                 held.target = target;
-                self.ledger_changed = true;
+                self.unsaved = self.unsaved.max(Unsaved::Something);
             }
         }
         // Said again: the reason may be gone.
@@ -251,7 +268,7 @@ impl Units {
     fn gone(&mut self, name: UnitName, epoch: Epoch) {
         let stopped = self.stopped.entry(name.clone()).or_default();
         *stopped = epoch.max(*stopped);
-        self.ledger_changed = true;
+        self.unsaved = self.unsaved.max(Unsaved::Something);
         if self.stopped.len() > STOPPED_MAX {
             let oldest = self.stopped.iter().min_by_key(|(_, epoch)| **epoch).map(|(name, _)| name.clone());
             oldest.map(|name| self.stopped.remove(&name));
@@ -284,7 +301,7 @@ impl Units {
                     target = wanted.target;
                 }
                 unit.held = Some(Held { epoch, hash, target, phase: Phase::Loaded, settled: false });
-                self.ledger_changed = true;
+                self.unsaved = Unsaved::NowNeeded;
                 self.out.events.push(Event::Holding(name.clone(), epoch));
                 None
             }
@@ -325,7 +342,7 @@ impl Units {
             Ok(()) => {
                 unit.doing = Doing::Nothing;
                 unit.removed = true;
-                self.ledger_changed = true;
+                self.unsaved = self.unsaved.max(Unsaved::Something);
                 self.due.insert(name);
             }
             Err(reason) => {
@@ -461,7 +478,7 @@ impl Units {
             && held.phase != phase
         {
             held.phase = phase;
-            self.ledger_changed = true;
+            self.unsaved = self.unsaved.max(Unsaved::Something);
             self.changed.insert(name.clone());
         }
     }
@@ -472,7 +489,7 @@ impl Units {
             unit.files = Files::Current;
             if let Some(held) = unit.held.as_mut().filter(|held| !held.settled) {
                 held.settled = true;
-                self.ledger_changed = true;
+                self.unsaved = Unsaved::NowNeeded;
             }
         }
     }

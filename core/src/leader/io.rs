@@ -97,12 +97,14 @@ pub enum Effect {
 pub enum Event {
     /// A machine joined or came back.
     MachineUp(MachineId),
-    /// A machine's lease ended.
+    /// A machine is lost: its units are placed elsewhere.
     MachineLost {
         /// The machine.
         machine: MachineId,
         /// How many units were placed there.
         units: usize,
+        /// Why.
+        reason: LossReason,
     },
     /// A machine's agent was refused.
     MachineRefused {
@@ -127,4 +129,15 @@ pub enum Event {
         /// Where.
         machine: MachineId,
     },
+}
+
+/// Why a machine counts as lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LossReason {
+    /// Nothing was heard from it for the time of a lease.
+    #[error("its lease ended")]
+    LeaseEnded,
+    /// Its agent is alive, and has had no answer from PID 1 for so long.
+    #[error("its systemd has not answered for {} s", .0.as_secs())]
+    SystemdSilent(Duration),
 }

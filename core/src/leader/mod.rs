@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use self::commands::Commands;
 pub use self::durable::{Change, Durable, StoredCommand, StoredUnit};
-pub use self::io::{ConnectionId, Effect, Event, Input, RequestId, Settings};
+pub use self::io::{ConnectionId, Effect, Event, Input, LossReason, RequestId, Settings};
 use self::outbox::{Held, Outbox};
 use self::placing::Queue;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
@@ -106,6 +106,8 @@ struct Machine {
     /// Whether the store has this record.
     saved: bool,
     state: MachineState,
+    /// The term in which this leader last spoke to it.
+    told: Option<Term>,
     session: Option<Session>,
     last_heard: Option<Time>,
     deadline: Option<Time>,
@@ -338,6 +340,9 @@ impl Leader {
             self.epochs = 0;
         }
         self.taking_term = false;
+        for machine in self.machines.values_mut().filter(|machine| machine.session.is_some()) {
+            machine.told = Some(self.term);
+        }
         self.turn.snapshots.extend(self.machines.keys());
     }
 
@@ -495,6 +500,7 @@ impl Machine {
             record,
             saved: false,
             state: MachineState::Awaited,
+            told: None,
             session: None,
             last_heard: None,
             deadline: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Change, Copy, Effect, Event, Leader, Machine, Session};
 use crate::ids::{Epoch, MachineId, Revision};
-use crate::leader::io::ConnectionId;
+use crate::leader::io::{ConnectionId, LossReason};
 use crate::machine::{MachineRecord, MachineState};
 use crate::message::{
     FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
@@ -47,7 +47,7 @@ impl Leader {
             Some(theirs) if theirs != self.cluster => {
                 Some(Refused::OtherCluster { theirs, ours: self.cluster })
             }
-            _ if hello.term > self.term => Some(Refused::HigherTermSeen(hello.term)),
+            _ if self.term_is_anothers(&hello) => Some(Refused::HigherTermSeen(hello.term)),
             _ if self.opened_later(&hello) => Some(Refused::Replaced),
             _ => None,
         };
@@ -84,6 +84,13 @@ impl Leader {
         self.update_openness(id);
     }
 
+    /// Whether the agent has obeyed a term above this one, or this one under another leader: only from this leader, to
+    /// which it then said Hello before, can it know its term. A store that was restored or copied leads to both.
+    fn term_is_anothers(&self, hello: &Hello) -> bool {
+        let told = self.machines.get(&hello.machine).and_then(|machine| machine.told);
+        hello.term > self.term || (hello.term == self.term && told != Some(self.term))
+    }
+
     /// Whether a session of the same agent that was opened after this one is known.
     fn opened_later(&self, hello: &Hello) -> bool {
         self.machines.get(&hello.machine).is_some_and(|machine| {
@@ -108,6 +115,7 @@ impl Leader {
             machine.record = record;
             machine.saved = false;
         }
+        machine.told = Some(self.term);
         machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
         machine.observed.clear();
         self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
@@ -176,7 +184,7 @@ impl Leader {
         let Some(session) = &machine.session else { return };
         let (connection, session) = (session.connection, session.number);
         if pid1_age > self.settings.systemd_timeout {
-            return self.lose(id);
+            return self.lose(id, LossReason::SystemdSilent(pid1_age));
         }
         let state =
             if pid1_age > self.settings.lease_ttl { MachineState::Degraded } else { MachineState::Up };
@@ -253,13 +261,13 @@ impl Leader {
             if deadline > self.now {
                 break;
             }
-            self.lose(id);
+            self.lose(id, LossReason::LeaseEnded);
         }
     }
 
     /// The machine's lease is over, and nothing revives it but another Hello: its units wait for other machines, and
     /// are its own again if it comes back before they found one.
-    fn lose(&mut self, id: MachineId) {
+    fn lose(&mut self, id: MachineId, reason: LossReason) {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         if let Some(deadline) = machine.deadline.take() {
             self.deadlines.remove(&(deadline, id));
@@ -279,7 +287,7 @@ impl Leader {
             self.mark(&name);
             self.turn.seen.insert(name);
         }
-        self.event(Event::MachineLost { machine: id, units });
+        self.event(Event::MachineLost { machine: id, units, reason });
     }
 
     /// Whether the machine takes new units depends on its session and state.

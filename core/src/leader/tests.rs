@@ -663,8 +663,11 @@ fn an_old_store_stops_nothing_and_takes_up_what_it_finds() {
     world.agents = agents;
     world.agents.values_mut().for_each(|agent| agent.connection = None);
     world.connect(on);
+    // The copy's leader found its term used, and took another.
+    world.connect(on);
     world.connect(other);
     world.pass(20);
+    assert!(world.agents.values().all(|agent| agent.connection.is_some()));
     assert_eq!(running(&world), before);
     let status = world.status("moved.service").unwrap();
     assert_eq!((status.copies[0].machine, status.copies[0].role), (other, CopyRole::Current));
@@ -686,6 +689,26 @@ fn a_higher_term_is_taken_before_anything_is_said() {
     assert_eq!(world.leader.term, Term(10));
     world.connect(machine(1));
     assert_eq!(world.agents[&machine(1)].term, Term(10));
+}
+
+#[test]
+fn a_term_that_another_leader_used_is_left_for_a_higher_one() {
+    let mut world = World::new(2);
+    world.start("u.service", "");
+    let stored = world.stored.clone();
+    let agents = world.agents.clone();
+    // The same store once more, as a copy: its leader takes a term that the machines have obeyed already.
+    let mut world = World::of(stored, Term(1));
+    (world.agents, world.next_id) = (agents, 1000);
+    world.agents.values_mut().for_each(|agent| agent.connection = None);
+    for number in [1, 1, 2] {
+        if world.agents[&machine(number)].connection.is_none() {
+            world.connect(machine(number));
+        }
+    }
+    assert_eq!(world.leader.term, Term(2));
+    assert!(world.agents.values().all(|agent| agent.connection.is_some() && agent.term == Term(2)));
+    assert_eq!(world.running("u.service").len(), 1);
 }
 
 #[test]
@@ -884,9 +907,9 @@ mod random {
         ]
     }
 
-    fn happen(mut world: World, happening: Happening) -> World {
+    fn happen(mut world: World, happening: &Happening) -> World {
         let connected = |world: &World, number| world.agents[&machine(number)].connection.is_some();
-        match happening {
+        match *happening {
             Happening::Command(verb, unit, options, replace) => {
                 let id = CommandId::new(world.id().into());
                 let content = service(OPTIONS[options]);
@@ -978,7 +1001,7 @@ mod random {
             for machine in unit.placements.keys() {
                 let conflict = world.leader.placer.check(alone, *machine);
                 assert_eq!(conflict, Ok(()), "{name} on {machine}: constraints hold");
-                for target in unit.options.machine_of.iter() {
+                for target in &unit.options.machine_of {
                     let there =
                         world.leader.units.get(target).map(|unit| unit.placements.contains_key(machine));
                     assert_eq!(there, Some(true), "{name} is with {target}");
@@ -994,7 +1017,7 @@ mod random {
         fn histories_end_as_they_should(happenings in prop::collection::vec(happening(), 1..60)) {
             let mut world = World::new(3);
             for happening in happenings {
-                world = happen(world, happening);
+                world = happen(world, &happening);
             }
             heal(&mut world);
             check(&mut world);

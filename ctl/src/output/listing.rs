@@ -29,11 +29,13 @@ pub const MACHINE_FIELDS: [&str; 9] =
 /// How many of [`MACHINE_FIELDS`] are shown by default.
 pub const MACHINE_DEFAULT: usize = 3;
 
-/// One row for each copy of each unit, older copies after current ones.
+/// One row for each copy of each unit, older copies after current ones. Older copies that no machine speaks of (they are
+/// on one that is unreachable) are left out: `status` tells of them.
 pub fn unit_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> Rows {
+    let shown = |copy: &&CopyStatus| copy.role == CopyRole::Current || copy.observation.is_some();
     let mut rows = Vec::new();
     for status in units {
-        let mut copies: Vec<&CopyStatus> = status.copies.iter().collect();
+        let mut copies: Vec<&CopyStatus> = status.copies.iter().filter(shown).collect();
         copies.sort_by_key(|copy| (copy.role, copy.machine));
         rows.extend(copies.into_iter().map(|copy| unit_row(status, copy, machines, full)));
     }

@@ -240,7 +240,8 @@ impl World {
                 "{name} was stopped, which is wanted as it is"
             ),
             Some(Ok((epoch, Target::Loaded))) => {
-                assert!(*epoch >= held, "{name} was stopped for an older epoch"); }
+                assert!(*epoch >= held, "{name} was stopped for an older epoch");
+            }
             Some(Err(epoch)) => assert!(*epoch >= held, "{name} was stopped for an older removal"),
             // A removal that was begun, and whose files are gone, is carried to its end.
             None => assert!(
@@ -644,6 +645,8 @@ impl World {
                 self.told.clear();
                 // What is on disk without a record was never started: the agent writes it again.
                 self.files.retain(|name, _| self.ledger.units.contains_key(name));
+                // And of what was removed there may still be a record: the shell leaves it out.
+                self.ledger.units.retain(|name, _| self.files.contains_key(name));
                 self.agent =
                     Agent::new(identity(), self.membership, self.ledger.clone(), self.random, self.now);
                 self.step(Input::SystemdUp);

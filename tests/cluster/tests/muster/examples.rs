@@ -29,12 +29,10 @@ fn the_examples_run() -> Result<()> {
             "front.socket",
         ],
     )?;
-    with("submit", &["api@.service"])?;
+    with("start", &["web.service", "web-log.service", "load-report.service"])?;
     with("load", &["front.service", "cleanup.service"])?;
-    with(
-        "start",
-        &["web.service", "web-log.service", "front.socket", "cleanup.timer", "load-report.service"],
-    )?;
+    with("start", &["front.socket", "cleanup.timer"])?;
+    with("submit", &["api@.service"])?;
     world.ctl(&["start", "api@1", "api@2", "api@3"])?;
 
     let web = world.home("web.service")?;
