@@ -32,7 +32,7 @@ unit-tests: ## unit, property and snapshot tests
 	$(CARGO) test --workspace --locked --exclude muster-cluster --exclude muster-bench
 
 cluster-tests: host-packages build ## tests on machines with a real systemd (root)
-	$(CARGO) test --release --locked -p muster-cluster -- --test-threads=1
+	$(CARGO) test --locked -p muster-cluster -- --test-threads=1
 
 bench: host-packages build ## measure; prints a table and writes target/bench.json (root)
 	$(CARGO) run --release --locked -p muster-bench

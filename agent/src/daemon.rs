@@ -80,6 +80,8 @@ pub async fn run(config: Config) -> Result<()> {
         daemon.save_again();
         watchdog.turned();
     }
+    // What changed last may not be saved yet.
+    daemon.save(Box::new(agent.ledger()));
     info!("stopping; units run on");
     tell(&[NotifyState::Stopping]);
     Ok(())

@@ -53,6 +53,7 @@ impl Sessions {
     pub(crate) fn connect(&mut self, connection: u64) {
         let turn = usize::try_from(connection).unwrap_or_default().checked_rem(self.schedulers.len());
         let Some(scheduler) = turn.and_then(|turn| self.schedulers.get(turn)).cloned() else { return };
+        self.disconnect();
         let (messages, queue) = mpsc::channel(QUEUE_MAX);
         let (inputs, complaint) = (self.inputs.clone(), Arc::clone(&self.complaint));
         let task = tokio::spawn(async move {
@@ -63,7 +64,6 @@ impl Sessions {
             complain(&complaint, &scheduler, &error);
             let _ = inputs.send(Input::Disconnected(connection)).await;
         });
-        self.disconnect();
         self.stream = Some(Stream { connection, messages, task });
     }
 

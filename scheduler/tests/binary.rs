@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use insta::assert_snapshot;
 use muster_core::command::{CommandResult, UnitArgument, Verb};
@@ -177,22 +177,24 @@ fn the_service_manager_is_told() {
     let mut scheduler = Scheduler::start(directory.path(), |command| {
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000");
     });
-    let hear = |wanted: &str| {
-        let mut buffer = [0; 4096];
-        loop {
-            let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {wanted}: {error}"));
+    let mut heard: Vec<String> = Vec::new();
+    let mut hear = |wanted: &str, times: usize| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while heard.iter().filter(|line| line.starts_with(wanted)).count() < times {
+            assert!(Instant::now() < deadline, "waited in vain for {wanted}: {heard:?}");
+            let mut buffer = [0; 4096];
+            let length =
+                socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {wanted}: {error}: {heard:?}"));
             let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
-            if text.contains(wanted) {
-                return text;
-            }
+            heard.extend(text.lines().map(str::to_owned));
         }
+        heard.iter().find(|line| line.starts_with(wanted)).cloned().unwrap_or_default()
     };
-    hear("READY=1");
-    hear("WATCHDOG=1");
-    assert_snapshot!(hear("STATUS="), @"STATUS=leading: machines up: 0, units known: 0");
-    hear("WATCHDOG=1");
+    hear("READY=1", 1);
+    hear("WATCHDOG=1", 2);
+    assert_snapshot!(hear("STATUS=", 1), @"STATUS=leading: machines up: 0, units known: 0");
     scheduler.signal(Signal::TERM);
-    hear("STOPPING=1");
+    hear("STOPPING=1", 1);
     assert_eq!(scheduler.wait().code(), Some(0));
 }
 

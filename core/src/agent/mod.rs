@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `session` | connecting, terms, heartbeats: what of the leader's words is obeyed |
 //! | `unit` | one unit: what is to be done with it next |
-//! | `units` | all units: what comes in is sorted to them, what they want done is gathered |
+//! | `units` | all units: what is wanted of them, what is to be done; in `answers`, what systemd and the disk say |
 //! | `io` | inputs, effects, and what is kept on disk |
 //! | `files` | the drop-in that goes with every unit |
 

@@ -1,0 +1,400 @@
+//! What systemd and the disk say of units.
+
+use super::{FIRST_READ, RETRY, Reload, Units, Unsaved};
+use crate::agent::io::{CallError, Checked, Event, Held, Seen, Verb, Written};
+use crate::agent::unit::{Doing, Files, Reading, Want};
+use crate::ids::Epoch;
+use crate::state::{Phase, UnitState};
+use crate::time::Time;
+use crate::unit::UnitName;
+
+impl Units {
+    pub fn written(&mut self, now: Time, name: UnitName, outcome: Written) {
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        let Doing::Writing(epoch, hash, target) = unit.doing else { return };
+        unit.doing = Doing::Nothing;
+        let reason = match outcome {
+            Written::Done { known } => {
+                unit.files = if known || unit.held.is_some() { Files::Replaced } else { Files::Fresh };
+                unit.verified = false;
+                unit.stopped = false;
+                unit.reloaded = false;
+                unit.asked_for_content = false;
+                let mut target = target;
+                if let Some(Want::Hold(wanted)) = &mut unit.want
+                    && wanted.epoch == epoch
+                {
+                    wanted.content = None;
+                    target = wanted.target;
+                }
+                unit.held = Some(Held { epoch, hash, target, phase: Phase::Loaded, settled: false });
+                self.unsaved = Unsaved::NowNeeded;
+                self.out.events.push(Event::Holding(name.clone(), epoch));
+                None
+            }
+            Written::NameTaken(by) => Some(format!(
+                "the machine's own configuration already has {name} ({by}); rename the unit or remove that file"
+            )),
+            Written::Failed(reason) => Some(reason),
+            Written::Unanswered => {
+                unit.doing = Doing::Pausing;
+                return self.read_later(now, &name, RETRY);
+            }
+        };
+        if let Some(reason) = reason {
+            self.refuse(&name, epoch, reason);
+        }
+        self.changed.insert(name.clone());
+        self.due.insert(name);
+    }
+
+    pub(super) fn refuse(&mut self, name: &UnitName, epoch: Epoch, reason: String) {
+        if let Some(unit) = self.units.get_mut(name) {
+            self.out.events.push(Event::UnitRefused(name.clone(), reason.clone()));
+            unit.refused = Some((epoch, reason));
+            // It comes again with the next word about the unit.
+            if let Some(Want::Hold(wanted)) = &mut unit.want {
+                wanted.content = None;
+            }
+            self.changed.insert(name.clone());
+        }
+    }
+
+    pub fn removed(&mut self, now: Time, name: UnitName, outcome: Result<(), String>) {
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        if unit.doing != Doing::Removing {
+            return;
+        }
+        match outcome {
+            Ok(()) => {
+                unit.doing = Doing::Nothing;
+                unit.removed = true;
+                self.unsaved = self.unsaved.max(Unsaved::Something);
+                self.due.insert(name);
+            }
+            Err(reason) => {
+                unit.doing = Doing::Pausing;
+                self.out.events.push(Event::RemoveFailed(name.clone(), reason));
+                self.read_later(now, &name, RETRY);
+            }
+        }
+    }
+
+    pub fn answered(&mut self, now: Time, name: UnitName, verb: Verb, answer: Result<u32, CallError>) {
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        let Doing::Calling(asked, ended) = &mut unit.doing else { return };
+        if *asked != verb {
+            return;
+        }
+        match (answer, verb) {
+            (Ok(job), _) => {
+                let ended = ended.take().filter(|(number, _)| *number == job);
+                unit.doing = Doing::Job(verb, Some(job));
+                unit.job = true;
+                if verb == Verb::Start {
+                    self.set_phase(&name, Phase::Starting);
+                }
+                match ended {
+                    Some((_, result)) => self.job_ended(now, name, verb, result),
+                    None => self.read_later(now, &name, FIRST_READ),
+                }
+            }
+            (Err(CallError::NotLoaded), Verb::Stop) => {
+                unit.job = false;
+                unit.state =
+                    Some(UnitState { load: "loaded".into(), active: "inactive".into(), sub: "dead".into() });
+                self.changed.insert(name.clone());
+                self.stop_ended(now, &name);
+            }
+            (Err(CallError::NotLoaded), Verb::Start) if !unit.reloaded => {
+                // systemd looks for new files only where it sees that a directory has changed since it last looked,
+                // and its clock is coarse.
+                unit.files = Files::Outdated;
+                self.outdated.insert(name.clone());
+                self.nothing_more(name);
+            }
+            (Err(CallError::NotLoaded), Verb::Start) => {
+                self.start_failed(name, "systemd finds no file for the unit".into());
+            }
+            (Err(CallError::Refused(reason)), Verb::Start) => self.start_failed(name, reason),
+            (Err(CallError::Refused(reason)), Verb::Stop) => {
+                unit.doing = Doing::Pausing;
+                self.out.events.push(Event::StopFailed(name.clone(), reason));
+                self.read_later(now, &name, FIRST_READ);
+            }
+            (Err(CallError::Unanswered(_)), _) => {
+                unit.doing = if verb == Verb::Start { Doing::UnsureStart } else { Doing::Pausing };
+                self.read_later(now, &name, RETRY);
+            }
+        }
+    }
+
+    pub fn job_removed(&mut self, now: Time, name: UnitName, job: u32, result: String) {
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        match &mut unit.doing {
+            Doing::Calling(_, ended) => *ended = Some((job, result)),
+            Doing::Job(verb, number) if number.is_none_or(|number| number == job) => {
+                let verb = *verb;
+                self.job_ended(now, name, verb, result);
+            }
+            _ => {}
+        }
+    }
+
+    fn job_ended(&mut self, now: Time, name: UnitName, verb: Verb, result: String) {
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        unit.job = false;
+        match verb {
+            // systemd signals a state before the end of the job that made it.
+            Verb::Stop if unit.state.is_some() => self.stop_ended(now, &name),
+            Verb::Stop => {
+                unit.doing = Doing::Pausing;
+                self.read(now, &name);
+            }
+            Verb::Start => match &*result {
+                "done" => self.start_ended(name, Phase::Launched),
+                "failed" | "timeout" => self.explain(name, result),
+                _ => self.start_failed(name, job_result(&result)),
+            },
+        }
+    }
+
+    fn explain(&mut self, name: UnitName, result: String) {
+        if let Some(unit) = self.units.get_mut(&name) {
+            unit.doing = Doing::Explaining(result);
+            self.out.explains.push(name);
+        }
+    }
+
+    pub fn explained(&mut self, name: UnitName, why: Option<String>) {
+        let Some(unit) = self.units.get(&name) else { return };
+        let Doing::Explaining(result) = &unit.doing else { return };
+        let reason = match why {
+            Some(why) => format!("{}: {why}", job_result(result)),
+            None => job_result(result),
+        };
+        self.start_failed(name, reason);
+    }
+
+    fn start_failed(&mut self, name: UnitName, reason: String) {
+        self.out.events.push(Event::StartFailed(name.clone(), reason.clone()));
+        self.start_ended(name, Phase::StartFailed(reason));
+    }
+
+    fn start_ended(&mut self, name: UnitName, phase: Phase) {
+        self.set_phase(&name, phase);
+        self.nothing_more(name);
+    }
+
+    fn stop_ended(&mut self, now: Time, name: &UnitName) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        unit.stopped = true;
+        let running = !unit.is_inactive();
+        if unit.held.as_ref().is_some_and(|held| held.phase == Phase::Stopping) {
+            self.set_phase(name, Phase::Loaded);
+        }
+        self.nothing_more(name.clone());
+        if running {
+            // Something started it again at once. If it must go, it is stopped again, but not in a tight loop.
+            self.read_later(now, name, FIRST_READ);
+        }
+    }
+
+    pub(super) fn set_phase(&mut self, name: &UnitName, phase: Phase) {
+        if let Some(held) = self.units.get_mut(name).and_then(|unit| unit.held.as_mut())
+            && held.phase != phase
+        {
+            held.phase = phase;
+            self.unsaved = self.unsaved.max(Unsaved::Something);
+            self.changed.insert(name.clone());
+        }
+    }
+
+    /// PID 1 has the content of the unit's files, or will have it when it next loads the unit.
+    pub(super) fn settle(&mut self, name: &UnitName) {
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.files = Files::Current;
+            if let Some(held) = unit.held.as_mut().filter(|held| !held.settled) {
+                held.settled = true;
+                self.unsaved = Unsaved::NowNeeded;
+            }
+        }
+    }
+
+    /// What was under way is over: the unit is looked at again.
+    pub(super) fn nothing_more(&mut self, name: UnitName) {
+        if let Some(unit) = self.units.get_mut(&name) {
+            unit.doing = Doing::Nothing;
+            unit.backoff = FIRST_READ;
+            if let Some(at) = unit.deadline.take() {
+                self.deadlines.remove(&(at, name.clone()));
+            }
+            self.due.insert(name);
+        }
+    }
+
+    /// systemd signals a state.
+    pub fn signalled(&mut self, name: UnitName, active: String, sub: String, job: bool) {
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        if unit.reading == Reading::Yes {
+            unit.reading = Reading::Overtaken;
+        }
+        // The load state is never signalled; what changes its state was loaded.
+        let load = unit.state.take().map_or_else(|| "loaded".into(), |state| state.load);
+        self.see(name, UnitState { load, active, sub }, job);
+    }
+
+    fn see(&mut self, name: UnitName, state: UnitState, job: bool) {
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        let recovered = state.active == "active"
+            && unit.held.as_ref().is_some_and(|held| matches!(held.phase, Phase::StartFailed(_)));
+        unit.job = job;
+        if unit.state.as_ref() != Some(&state) {
+            unit.state = Some(state);
+            self.changed.insert(name.clone());
+        }
+        if recovered {
+            // systemd itself started it again, and that went well.
+            self.set_phase(&name, Phase::Launched);
+        }
+        self.due.insert(name);
+    }
+
+    pub fn seen(&mut self, now: Time, name: UnitName, seen: Option<Seen>) {
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        let overtaken = std::mem::replace(&mut unit.reading, Reading::No) == Reading::Overtaken;
+        let Some(Seen { state, job, load_error }) = seen.filter(|_| !overtaken) else {
+            // The next read decides, where one is waited for.
+            if unit.doing != Doing::Nothing || unit.stopped {
+                self.read_later(now, &name, RETRY);
+            }
+            return;
+        };
+        let active = state.active.clone();
+        let gone = matches!(&*active, "inactive" | "failed") && !job;
+        self.see(name.clone(), state, job);
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        match unit.doing.clone() {
+            Doing::Job(..) if job => self.read_again(now, &name),
+            Doing::UnsureStart if job => {
+                unit.doing = Doing::Job(Verb::Start, None);
+                self.set_phase(&name, Phase::Starting);
+                self.read_again(now, &name);
+            }
+            Doing::Job(Verb::Start, _) if matches!(&*active, "failed" | "activating") => {
+                self.explain(name, "failed".into());
+            }
+            // A unit that is inactive by now was active, or had nothing to do: the end of its job was missed.
+            Doing::Job(Verb::Start, _) => self.start_ended(name, Phase::Launched),
+            Doing::UnsureStart if active == "active" => self.start_ended(name, Phase::Launched),
+            Doing::Job(Verb::Stop, _) => self.stop_ended(now, &name),
+            Doing::UnsureStart | Doing::Pausing => self.nothing_more(name),
+            Doing::Verifying => {
+                let reason = load_error.or_else(|| {
+                    let load = unit
+                        .state
+                        .as_ref()
+                        .map(|state| state.load.clone())
+                        .filter(|load| load != "loaded")?;
+                    Some(format!("systemd does not load the unit: its load state is {load}"))
+                });
+                unit.verified = true;
+                let epoch = unit.held.as_ref().map(|held| held.epoch);
+                self.changed.insert(name.clone());
+                self.settle(&name);
+                if let (Some(reason), Some(epoch)) = (reason, epoch) {
+                    self.refuse(&name, epoch, reason);
+                }
+                self.nothing_more(name);
+            }
+            Doing::Confirming if gone => self.confirmed(name),
+            Doing::Confirming => {
+                // It was activated between the end of its stop and the removal of its files.
+                self.stop_ended(now, &name);
+            }
+            Doing::Nothing => unit.stopped = unit.stopped && gone,
+            Doing::Writing(..)
+            | Doing::Removing
+            | Doing::Checking
+            | Doing::Calling(..)
+            | Doing::Explaining(_) => {}
+        }
+    }
+
+    /// The unit's files are removed and nothing of it runs.
+    fn confirmed(&mut self, name: UnitName) {
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        let removed = match &unit.want {
+            Some(Want::Remove(epoch)) => Some(*epoch),
+            _ => None,
+        };
+        let epoch = removed.max(unit.held.as_ref().map(|held| held.epoch)).unwrap_or_default();
+        if unit.is_failed() {
+            self.out.resets.push(name.clone());
+        }
+        unit.held = None;
+        unit.removed = false;
+        unit.state = None;
+        self.nothing_more(name.clone());
+        self.out.events.push(Event::Gone(name.clone(), epoch));
+        self.gone(name, epoch);
+    }
+
+    pub fn checked(&mut self, now: Time, name: UnitName, answer: Option<Checked>) {
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        if unit.doing != Doing::Checking {
+            return;
+        }
+        self.checking.remove(&name);
+        let Some(Checked { outdated, active }) = answer else {
+            unit.doing = Doing::Pausing;
+            return self.read_later(now, &name, RETRY);
+        };
+        unit.doing = Doing::Nothing;
+        if outdated {
+            unit.files = Files::Outdated;
+            self.outdated.insert(name.clone());
+        } else if active {
+            // Somebody else has reloaded systemd since: that is as good as ours.
+            unit.files = Files::Reloaded;
+        } else {
+            self.settle(&name);
+        }
+        self.due.insert(name);
+    }
+
+    pub fn reloaded(&mut self, now: Time, outcome: Result<(), String>) {
+        let Reload::Running(covered) = std::mem::replace(&mut self.reload, Reload::Idle(None)) else {
+            return;
+        };
+        match outcome {
+            Ok(()) => {
+                for name in covered {
+                    if let Some(unit) = self.units.get_mut(&name).filter(|unit| unit.files == Files::Outdated)
+                    {
+                        unit.files = Files::Reloaded;
+                        unit.reloaded = true;
+                        self.due.insert(name);
+                    }
+                }
+            }
+            Err(reason) => {
+                self.out.events.push(Event::ReloadFailed(reason));
+                self.outdated.extend(covered);
+                self.reload = Reload::Idle(Some(now + FIRST_READ));
+            }
+        }
+    }
+}
+
+/// The result of a job, in systemd's words with a few of ours around them.
+fn job_result(result: &str) -> String {
+    match result {
+        "dependency" => "start job failed: a unit that it requires could not be started (dependency)".into(),
+        "timeout" => "start job failed: it took too long (timeout)".into(),
+        "failed" => "start job failed".into(),
+        "canceled" => "start job was canceled".into(),
+        "skipped" => "start job was skipped".into(),
+        _ => format!("start job failed ({result})"),
+    }
+}
