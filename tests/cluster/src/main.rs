@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -110,10 +110,11 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let dir = cli.dir.unwrap_or_else(|| project_root().join(".muster-cluster"));
+    let named_dir = cli.dir;
+    let dir = named_dir.clone().unwrap_or_else(|| project_root().join(".muster-cluster"));
     let open = || Cluster::open(&dir);
     match cli.verb {
-        Verb::Up(up) => return bring_up(dir, &up),
+        Verb::Up(up) => return bring_up(named_dir.as_deref(), &dir, &up),
         Verb::Down => println!("{}", Cluster::down_in(&dir)?),
         Verb::List => list(&open()?),
         Verb::Exec { machine, mut command } => {
@@ -145,7 +146,7 @@ fn run(cli: Cli) -> Result<()> {
     Ok(())
 }
 
-fn bring_up(dir: PathBuf, up: &Up) -> Result<()> {
+fn bring_up(named_dir: Option<&Path>, dir: &Path, up: &Up) -> Result<()> {
     let mut builder = Cluster::builder().machines(up.machines).dir(dir);
     if up.no_daemons {
         builder = builder.no_daemons();
@@ -165,7 +166,22 @@ fn bring_up(dir: PathBuf, up: &Up) -> Result<()> {
             builder = builder.label(machine, key, value);
         }
     }
-    builder.up()?.detach()
+    builder.up()?.detach()?;
+    // As it was called, so that the lines can be pasted.
+    let mut program = std::env::args().next().unwrap_or_else(|| "muster-cluster".to_owned());
+    if let Some(dir) = named_dir {
+        program = format!("{program} --dir {}", dir.display());
+    }
+    println!("The cluster is up. To talk to it, and to end it:");
+    if !up.no_daemons {
+        println!("  {program} ctl list-machines");
+        println!("  {program} ctl start unit-examples/web.service");
+    }
+    println!("  {program} list");
+    println!("  {program} exec m1              # a shell on a machine");
+    println!("  {program} kill m1              # power off; boot, reboot, freeze, thaw, cut, heal");
+    println!("  {program} down");
+    Ok(())
 }
 
 /// Becomes the command: terminal, signals and exit status are its own.
