@@ -6,7 +6,7 @@
 //!
 //! | module | what is in it |
 //! | --- | --- |
-//! | [`unit`] | unit names, unit files, options |
+//! | [`mod@unit`] | unit names, unit files, options |
 //! | [`ids`], [`time`], [`machine`], [`state`] | the words of the domain, as types |
 //! | [`message`] | what leader and agent say to each other |
 //! | [`command`] | what clients ask for, and what they are answered |
@@ -14,6 +14,7 @@
 //! | [`leader`], [`agent`] | the two state machines |
 
 pub mod agent;
+mod by_name;
 pub mod command;
 pub mod ids;
 pub mod leader;

@@ -8,7 +8,7 @@ pub(super) const NAME: &str = "org.freedesktop.systemd1";
 /// The interface that all units have.
 pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
 
-/// One unit of the answer to [`Manager::list_units_by_names`].
+/// One unit of the answer to `ListUnitsByNames`.
 #[derive(Debug, Deserialize, Type)]
 pub(super) struct ListedUnit {
     _name: String,

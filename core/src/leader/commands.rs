@@ -88,8 +88,7 @@ impl Leader {
         let mut errors = Vec::new();
         // A template and its instances may come in one command.
         let mut templates: BTreeMap<UnitName, Arc<str>> = BTreeMap::new();
-        let mut named = BTreeSet::new();
-        for argument in command.units.iter().filter(|argument| named.insert(&argument.name)) {
+        for argument in first_of_each(&command.units) {
             match self.check_unit(command, argument, &templates) {
                 Ok(step) => {
                     if let Some(file) = step.file.as_ref().filter(|_| step.name.is_template()) {
@@ -160,18 +159,17 @@ impl Leader {
     fn carry_out(&mut self, verb: Verb, replace: bool, step: Step) -> UnitOutcome {
         let Step { name, file } = step;
         let warnings = file.as_ref().map(|file| file.warnings.clone()).unwrap_or_default();
-        let content = match (file, self.units.contains_key(&name)) {
-            (Some(file), false) => {
+        let content = file.map(|file| {
+            if !self.units.contains_key(&name) {
                 self.create(&name, file);
-                Some(Done::Created)
-            }
-            (Some(file), true) if replace => {
+                Done::Created
+            } else if replace {
                 self.replace(&name, file);
-                Some(Done::Replaced)
+                Done::Replaced
+            } else {
+                Done::KeptOtherContent
             }
-            (Some(_), true) => Some(Done::KeptOtherContent),
-            (None, _) => None,
-        };
+        });
         let state = match verb {
             Verb::Submit => Done::Unchanged,
             Verb::Load | Verb::Stop | Verb::Start | Verb::Unload => {
@@ -180,7 +178,7 @@ impl Leader {
             Verb::Restart => self.restart(&name),
             Verb::Destroy => self.destroy(&name),
         };
-        self.turn.seen.insert(name.clone());
+        self.turn.seen.push(name.clone());
         UnitOutcome { name, done: content.unwrap_or(state), warnings }
     }
 
@@ -199,20 +197,20 @@ impl Leader {
         };
         self.index(name, &unit);
         self.units.insert(name.clone(), unit);
-        self.turn.records.insert(name.clone());
+        self.turn.records.push(name.clone());
     }
 
     fn replace(&mut self, name: &UnitName, file: Checked) {
         self.mark_tied(name);
         let Some(mut unit) = self.units.remove(name) else { return };
         self.unindex(name, &unit);
-        self.queue.remove(name, &unit);
+        self.queue.remove(&unit);
         let Checked { content, hash, description, options, warnings: _ } = file;
         self.turn.changes.push(Change::PutFile(name.clone(), Arc::clone(&content)));
         (unit.content, unit.hash, unit.description, unit.options) = (content, hash, description, options);
         self.index(name, &unit);
         self.units.insert(name.clone(), unit);
-        self.turn.records.insert(name.clone());
+        self.turn.records.push(name.clone());
         // Where it stays, it may leave more room than before.
         for machine in self.placer.copies(name) {
             self.queue.touch(machine);
@@ -227,12 +225,14 @@ impl Leader {
         if was == desired {
             return Done::Unchanged;
         }
-        self.turn.records.insert(name.clone());
+        let placed = !unit.placements.is_empty();
+        self.turn.records.push(name.clone());
         match desired {
             DesiredState::Inactive => {
                 self.unplace_all(name);
                 self.unplace_followers(name);
             }
+            _ if !placed => {}
             DesiredState::Loaded => self.tell_placements(name),
             // A later placement, so that a machine that hears only the last of "stop, start" starts it again.
             DesiredState::Launched => self.renew_placements(name),
@@ -261,9 +261,9 @@ impl Leader {
         self.set_desired(name, DesiredState::Inactive);
         if let Some(unit) = self.units.remove(name) {
             self.unindex(name, &unit);
-            self.queue.remove(name, &unit);
+            self.queue.remove(&unit);
             self.placer.forget_unit(name);
-            self.turn.records.insert(name.clone());
+            self.turn.records.push(name.clone());
         }
         Done::Destroyed
     }
@@ -282,8 +282,9 @@ impl Leader {
 
     /// Tells the machines that the unit's desired state is another one.
     fn tell_placements(&mut self, name: &UnitName) {
-        let machines = self.units.get(name).into_iter().flat_map(|unit| unit.placements.keys());
-        self.turn.copies.extend(machines.map(|machine| (*machine, name.clone())));
+        for machine in self.units.get(name).into_iter().flat_map(|unit| unit.placements.keys()) {
+            self.turn.tell(*machine, name);
+        }
     }
 
     /// Gives each placement of the unit a later epoch: it stops and starts where it is.
@@ -295,6 +296,16 @@ impl Leader {
             self.set_placement(name, machine, epoch);
         }
     }
+}
+
+/// The units without those that were named before.
+fn first_of_each(units: &[UnitArgument]) -> impl Iterator<Item = &UnitArgument> {
+    let mut names: Vec<&UnitName> = units.iter().map(|unit| &unit.name).collect();
+    names.sort_unstable();
+    let repeated: BTreeSet<&UnitName> =
+        names.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0]).collect();
+    let mut named = BTreeSet::new();
+    units.iter().filter(move |unit| !repeated.contains(&unit.name) || named.insert(&unit.name))
 }
 
 fn wanted(verb: Verb) -> Option<DesiredState> {

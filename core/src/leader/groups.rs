@@ -51,7 +51,7 @@ impl Leader {
         let Some(unit) = self.units.get(name) else {
             return Err(Ungrouped::TargetAway { unit: name.clone(), target: name.clone() });
         };
-        if unit.options.machine_of.is_empty() && !self.followers.contains_key(name) {
+        if !self.is_tied(name, unit) {
             return Ok(Group { units: vec![name.clone()], pinned: None, globals: Vec::new() });
         }
         let mut excluded = BTreeSet::new();
@@ -66,6 +66,11 @@ impl Leader {
                 None => return self.pin(name, members),
             }
         }
+    }
+
+    /// Whether the unit is tied to another one, known or not.
+    pub(super) fn is_tied(&self, name: &UnitName, unit: &Unit) -> bool {
+        !unit.options.machine_of.is_empty() || self.followers.contains_key(name)
     }
 
     /// This unit, and all that wait and are tied to it, directly or over others that wait.

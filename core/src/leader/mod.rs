@@ -35,6 +35,7 @@ pub use self::durable::{Change, Durable, StoredCommand, StoredUnit};
 pub use self::io::{ConnectionId, Effect, Event, Input, LossReason, RequestId, Settings};
 use self::outbox::{Held, Outbox};
 use self::placing::Queue;
+use crate::by_name::ByName;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
 use crate::machine::{MachineRecord, MachineState};
 use crate::message::{Assignment, Assignments, LeaderMessage, Removal, ToAgent};
@@ -58,8 +59,10 @@ pub struct Leader {
     epochs: u64,
     /// Counts submissions.
     orders: u64,
-    units: BTreeMap<UnitName, Unit>,
+    units: ByName<Unit>,
     machines: BTreeMap<MachineId, Machine>,
+    /// Machines whose record is other than the store's.
+    unsaved: BTreeSet<MachineId>,
     /// Copies that were ended by a decision, and that their machine has not said to be gone.
     retired: BTreeMap<(MachineId, UnitName), Epoch>,
     /// Machines that hold a copy of the unit that nobody here knows of, or did when they said Hello.
@@ -73,7 +76,7 @@ pub struct Leader {
     /// Who names the unit in `MachineOf=`.
     followers: BTreeMap<UnitName, BTreeSet<UnitName>>,
     /// The global units, in the order of their submission.
-    globals: BTreeSet<(u64, UnitName)>,
+    globals: BTreeMap<u64, UnitName>,
     /// Whether every machine has reported or had a lease's time to: only then are units placed.
     settled: bool,
     /// Assignments that a machine did not take, since it holds or has stopped a later epoch.
@@ -103,8 +106,6 @@ struct Unit {
 #[derive(Debug)]
 struct Machine {
     record: MachineRecord,
-    /// Whether the store has this record.
-    saved: bool,
     state: MachineState,
     /// The term in which this leader last spoke to it.
     told: Option<Term>,
@@ -129,18 +130,18 @@ struct Copy {
     observation: Observation,
 }
 
-/// What one step has changed.
+/// What one step has changed. Names may be in a list several times.
 #[derive(Debug, Default)]
 struct Turn {
     changes: Vec<Change>,
     /// Units whose record is other than the store's.
-    records: BTreeSet<UnitName>,
+    records: Vec<UnitName>,
     /// Copies of which their machine must be told.
-    copies: BTreeSet<(MachineId, UnitName)>,
+    copies: BTreeMap<MachineId, Vec<UnitName>>,
     /// Machines that are told everything anew.
     snapshots: BTreeSet<MachineId>,
     /// Units of which something that a client sees is other than before.
-    seen: BTreeSet<UnitName>,
+    seen: Vec<UnitName>,
     effects: Vec<Held>,
 }
 
@@ -154,8 +155,9 @@ impl Leader {
             now,
             epochs: 0,
             orders: 0,
-            units: BTreeMap::new(),
+            units: ByName::default(),
             machines: BTreeMap::new(),
+            unsaved: BTreeSet::new(),
             retired: BTreeMap::new(),
             strays: BTreeMap::new(),
             commands: Commands::default(),
@@ -164,7 +166,7 @@ impl Leader {
             placer: Placer::default(),
             queue: Queue::default(),
             followers: BTreeMap::new(),
-            globals: BTreeSet::new(),
+            globals: BTreeMap::new(),
             settled: durable.machines.is_empty(),
             stale: BTreeSet::new(),
             taking_term: false,
@@ -227,10 +229,9 @@ impl Leader {
         if self.paused_until.take().is_some() {
             self.turn.snapshots.extend(self.machines.keys());
         }
-        let unsaved = self.machines.iter_mut().filter(|(_, machine)| !machine.saved);
-        for (id, machine) in unsaved {
-            machine.saved = true;
-            self.turn.changes.push(Change::PutMachine(*id, machine.record.clone()));
+        for id in std::mem::take(&mut self.unsaved) {
+            let record = self.machines.get(&id).map(|machine| machine.record.clone());
+            self.turn.changes.extend(record.map(|record| Change::PutMachine(id, record)));
         }
         if !self.settled && !self.machines.values().any(|machine| machine.state == MachineState::Awaited) {
             self.settled = true;
@@ -245,7 +246,7 @@ impl Leader {
     /// Hands the turn's changes to the store, and all that tells of them to the outbox.
     fn finish_turn(&mut self) {
         let mut turn = std::mem::take(&mut self.turn);
-        for name in turn.records {
+        for name in sorted(turn.records) {
             turn.changes.push(match self.units.get(&name) {
                 Some(unit) => Change::PutUnit(name, unit.stored()),
                 None => Change::DeleteUnit(name),
@@ -261,28 +262,30 @@ impl Leader {
         for machine in &turn.snapshots {
             self.send_snapshot(*machine);
         }
-        turn.copies.retain(|(machine, _)| !turn.snapshots.contains(machine));
+        turn.copies.retain(|machine, _| !turn.snapshots.contains(machine));
         self.send_deltas(turn.copies);
         if !turn.seen.is_empty() {
-            self.outbox.hold(Held::Effect(Effect::UnitsChanged(turn.seen.into_iter().collect())));
+            self.outbox.hold(Held::Effect(Effect::UnitsChanged(sorted(turn.seen))));
         }
     }
 
     /// Takes in what the store holds. What was observed is kept.
     fn load(&mut self, durable: Durable) {
         let Durable { cluster: _, units, mut files, machines, retired, commands } = durable;
-        self.units.clear();
+        self.units = ByName::default();
         self.placer = Placer::default();
         self.queue = Queue::default();
         self.followers.clear();
         self.globals.clear();
         self.commands = Commands::new(commands);
-        for machine in self.machines.values_mut() {
-            machine.saved = false;
-        }
+        self.unsaved = self.machines.keys().copied().collect();
         for (id, record) in machines {
             let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
-            machine.saved = machine.record == record;
+            if machine.record == record {
+                self.unsaved.remove(&id);
+            } else {
+                self.unsaved.insert(id);
+            }
         }
         for (id, machine) in &self.machines {
             self.placer.set_machine(*id, machine.record.labels.clone(), machine.record.capacity);
@@ -363,7 +366,7 @@ impl Leader {
             self.followers.entry(target.clone()).or_default().insert(name.clone());
         }
         if unit.options.global {
-            self.globals.insert((unit.order, name.clone()));
+            self.globals.insert(unit.order, name.clone());
         }
     }
 
@@ -377,7 +380,7 @@ impl Leader {
                 }
             }
         }
-        self.globals.remove(&(unit.order, name.clone()));
+        self.globals.remove(&unit.order);
     }
 
     fn hold(&mut self, effect: Effect) {
@@ -395,13 +398,9 @@ impl Leader {
         self.send_assignments(id, true, hold, remove);
     }
 
-    fn send_deltas(&mut self, copies: BTreeSet<(MachineId, UnitName)>) {
-        let mut by_machine: BTreeMap<MachineId, Vec<UnitName>> = BTreeMap::new();
-        for (machine, name) in copies {
-            by_machine.entry(machine).or_default().push(name);
-        }
-        for (machine, names) in by_machine {
-            let (hold, remove) = self.orders_for(machine, names);
+    fn send_deltas(&mut self, copies: BTreeMap<MachineId, Vec<UnitName>>) {
+        for (machine, names) in copies {
+            let (hold, remove) = self.orders_for(machine, sorted(names));
             if !hold.is_empty() || !remove.is_empty() {
                 self.send_assignments(machine, false, hold, remove);
             }
@@ -459,14 +458,14 @@ impl Leader {
     /// well. Its cost grows with the cluster: it is for tests and for operators.
     pub fn differences(&self) -> Vec<String> {
         let mut found = self.placer.differences();
-        for (name, unit) in &self.units {
+        for (name, unit) in self.units.iter() {
             if !unit.options.global && unit.placements.len() > 1 {
                 found.push(format!("{name}: placed on {} machines", unit.placements.len()));
             }
             if unit.desired == DesiredState::Inactive && !unit.placements.is_empty() {
                 found.push(format!("{name}: is inactive and placed"));
             }
-            if self.queue.is_waiting(name, unit) != self.waits(name, unit) {
+            if self.queue.is_waiting(unit) != self.waits(name, unit) {
                 found.push(format!("{name}: whether it waits is remembered wrongly"));
             }
             let placed: BTreeSet<MachineId> = unit.placements.keys().copied().collect();
@@ -484,6 +483,13 @@ impl Leader {
     }
 }
 
+impl Turn {
+    /// The machine must be told of its copy of the unit.
+    fn tell(&mut self, machine: MachineId, name: &UnitName) {
+        self.copies.entry(machine).or_default().push(name.clone());
+    }
+}
+
 impl Unit {
     fn stored(&self) -> StoredUnit {
         StoredUnit { desired: self.desired, order: self.order, placements: self.placements.clone() }
@@ -498,7 +504,6 @@ impl Machine {
     fn awaited(record: MachineRecord) -> Self {
         Self {
             record,
-            saved: false,
             state: MachineState::Awaited,
             told: None,
             session: None,
@@ -507,6 +512,13 @@ impl Machine {
             observed: BTreeMap::new(),
         }
     }
+}
+
+fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+    // Most of it is in order.
+    list.sort();
+    list.dedup();
+    list
 }
 
 /// What the leader keeps of a unit file. A file in the store was checked when it was submitted; should a later version

@@ -6,25 +6,25 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Change, Event, Leader, Unit};
+use super::{Change, Event, Leader, Machine, Unit};
 use crate::ids::{Epoch, MachineId};
 use crate::machine::MachineState;
 use crate::state::DesiredState;
 use crate::unit::UnitName;
 
-/// Who goes first: the higher priority, then the earlier submission.
-type Key = (Reverse<i32>, u64, UnitName);
+/// Who goes first: the higher priority, then the earlier submission. No two units have the same.
+type Key = (Reverse<i32>, u64);
 
 /// The units that wait for a machine, and what has changed since they were last tried.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    waiting: BTreeSet<Key>,
+    waiting: BTreeMap<Key, UnitName>,
     /// Those that are to be tried on all machines.
     fresh: BTreeSet<Key>,
     /// Machines on which those that wait are to be tried.
     touched: BTreeSet<MachineId>,
     /// Global units that are to be tried on all machines.
-    fresh_globals: BTreeSet<(u64, UnitName)>,
+    fresh_globals: BTreeMap<u64, UnitName>,
 }
 
 impl Queue {
@@ -33,16 +33,30 @@ impl Queue {
         self.touched.insert(id);
     }
 
-    pub(super) fn is_waiting(&self, name: &UnitName, unit: &Unit) -> bool {
-        self.waiting.contains(&key(name, unit))
+    pub(super) fn is_waiting(&self, unit: &Unit) -> bool {
+        self.waiting.contains_key(&key(unit))
     }
 
     /// Takes the unit out.
-    pub(super) fn remove(&mut self, name: &UnitName, unit: &Unit) {
-        let key = key(name, unit);
+    pub(super) fn remove(&mut self, unit: &Unit) {
+        let key = key(unit);
         self.waiting.remove(&key);
         self.fresh.remove(&key);
-        self.fresh_globals.remove(&(unit.order, name.clone()));
+        self.fresh_globals.remove(&unit.order);
+    }
+
+    /// Something about the unit changed: it is to be tried again if it waits for a machine, and is not in the queue if
+    /// it does not. Global units wait for all machines.
+    fn update(&mut self, name: &UnitName, unit: &Unit, waits: bool) {
+        if waits {
+            self.fresh.insert(key(unit));
+            self.waiting.insert(key(unit), name.clone());
+        } else {
+            self.remove(unit);
+            if unit.options.global && unit.desired != DesiredState::Inactive && !name.is_template() {
+                self.fresh_globals.insert(unit.order, name.clone());
+            }
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -50,8 +64,8 @@ impl Queue {
     }
 }
 
-fn key(name: &UnitName, unit: &Unit) -> Key {
-    (Reverse(unit.options.priority), unit.order, name.clone())
+fn key(unit: &Unit) -> Key {
+    (Reverse(unit.options.priority), unit.order)
 }
 
 impl Leader {
@@ -59,31 +73,20 @@ impl Leader {
     pub(super) fn waits(&self, name: &UnitName, unit: &Unit) -> bool {
         unit.desired != DesiredState::Inactive
             && !unit.options.global
-            && !name.is_template()
             && self.live_machine(unit).is_none()
+            && !name.is_template()
     }
 
     /// The machine that a unit is on, if that machine is not lost.
     pub(super) fn live_machine(&self, unit: &Unit) -> Option<MachineId> {
-        let lost =
-            |id: &MachineId| self.machines.get(id).is_none_or(|m| m.state == MachineState::Unreachable);
-        unit.placements.keys().copied().find(|id| !lost(id))
+        unit.placements.keys().copied().find(|id| !is_lost(&self.machines, *id))
     }
 
     /// Something about the unit changed: puts it into the queue, or takes it out.
     pub(super) fn mark(&mut self, name: &UnitName) {
         let Some(unit) = self.units.get(name) else { return };
-        if self.waits(name, unit) {
-            let key = key(name, unit);
-            self.queue.fresh.insert(key.clone());
-            self.queue.waiting.insert(key);
-        } else {
-            let global = unit.options.global && unit.desired != DesiredState::Inactive && !name.is_template();
-            self.queue.remove(name, unit);
-            if global {
-                self.queue.fresh_globals.insert((unit.order, name.clone()));
-            }
-        }
+        let waits = self.waits(name, unit);
+        self.queue.update(name, unit, waits);
     }
 
     /// Places what waits, as far as it fits.
@@ -99,16 +102,14 @@ impl Leader {
     fn place_waiting(&mut self, touched: &BTreeSet<MachineId>) {
         let fresh = std::mem::take(&mut self.queue.fresh);
         let keys: Vec<Key> = if touched.is_empty() {
-            fresh.iter().cloned().collect()
+            fresh.iter().copied().collect()
         } else {
-            self.queue.waiting.iter().cloned().collect()
+            self.queue.waiting.keys().copied().collect()
         };
         let mut fits_nowhere = BTreeSet::new();
         for key in keys {
-            if !self.queue.waiting.contains(&key) {
-                continue;
-            }
-            let name = &key.2;
+            // It may have been placed meanwhile, together with others.
+            let Some(name) = self.queue.waiting.get(&key) else { continue };
             let Ok(group) = self.group(name) else { continue };
             let is_fresh = fresh.contains(&key);
             let alone = group.units.len() == 1;
@@ -126,8 +127,8 @@ impl Leader {
             };
             match machine {
                 Some(machine) => {
-                    for name in &group.units {
-                        self.place_on(name, machine);
+                    for name in group.units {
+                        self.place_on(&name, machine);
                     }
                 }
                 // What ties a unit to others is not part of its requirement.
@@ -150,13 +151,12 @@ impl Leader {
         }
         let candidates = if touched.is_empty() { &fresh } else { &self.globals };
         let mut chosen = Vec::new();
-        for global in candidates.clone() {
-            let name = &global.1;
+        for (order, name) in &candidates.clone() {
             let Some(unit) = self.units.get(name) else { continue };
             if unit.desired == DesiredState::Inactive {
                 continue;
             }
-            let everywhere: Vec<MachineId> = if fresh.contains(&global) {
+            let everywhere: Vec<MachineId> = if fresh.contains_key(order) {
                 self.placer.open().collect()
             } else {
                 touched.iter().copied().collect()
@@ -176,8 +176,14 @@ impl Leader {
 
     /// The unit changed, and with it the group of those that wait with it.
     pub(super) fn mark_tied(&mut self, name: &UnitName) {
-        for tied in self.tied(name, &BTreeSet::new()) {
-            self.mark(&tied);
+        let Some(unit) = self.units.get(name) else { return };
+        if self.is_tied(name, unit) {
+            for tied in self.tied(name, &BTreeSet::new()) {
+                self.mark(&tied);
+            }
+        } else {
+            let waits = self.waits(name, unit);
+            self.queue.update(name, unit, waits);
         }
     }
 
@@ -207,16 +213,16 @@ impl Leader {
     pub(super) fn set_placement(&mut self, name: &UnitName, machine: MachineId, epoch: Epoch) {
         let Some(unit) = self.units.get_mut(name) else { return };
         unit.placements.insert(machine, epoch);
+        if unit.placements.keys().any(|id| !is_lost(&self.machines, *id)) {
+            self.queue.remove(unit);
+        }
         self.placer.assign(name, machine);
         if self.retired.remove(&(machine, name.clone())).is_some() {
             self.turn.changes.push(Change::DeleteRetired(machine, name.clone()));
         }
-        if let Some(unit) = self.units.get(name).filter(|unit| !self.waits(name, unit)) {
-            self.queue.remove(name, unit);
-        }
-        self.turn.records.insert(name.clone());
-        self.turn.copies.insert((machine, name.clone()));
-        self.turn.seen.insert(name.clone());
+        self.turn.records.push(name.clone());
+        self.turn.tell(machine, name);
+        self.turn.seen.push(name.clone());
     }
 
     /// Decides that the unit is not on this machine any more. What it has there counts until it is gone.
@@ -225,15 +231,15 @@ impl Leader {
             return;
         };
         self.retire(machine, name, epoch);
-        self.turn.records.insert(name.clone());
+        self.turn.records.push(name.clone());
     }
 
     /// Records the end of the unit's copies on this machine up to this epoch.
     pub(super) fn retire(&mut self, machine: MachineId, name: &UnitName, epoch: Epoch) {
         self.retired.insert((machine, name.clone()), epoch);
         self.turn.changes.push(Change::PutRetired(machine, name.clone(), epoch));
-        self.turn.copies.insert((machine, name.clone()));
-        self.turn.seen.insert(name.clone());
+        self.turn.tell(machine, name);
+        self.turn.seen.push(name.clone());
     }
 
     /// Decides that the unit is on no machine, and with it those that are tied to it.
@@ -297,6 +303,10 @@ impl Leader {
         let with_targets = self.units.get(name).is_some_and(|unit| unit.options.machine_of.iter().all(there));
         with_targets && self.placer.may_stay(name, machine)
     }
+}
+
+fn is_lost(machines: &BTreeMap<MachineId, Machine>, id: MachineId) -> bool {
+    machines.get(&id).is_none_or(|machine| machine.state == MachineState::Unreachable)
 }
 
 /// A unit that is not global any more cannot stay on several machines.

@@ -110,11 +110,11 @@ impl Leader {
             boot: hello.boot,
             key: hello.key,
         };
-        let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
-        if machine.record != record {
-            machine.record = record;
-            machine.saved = false;
+        if self.machines.get(&id).is_none_or(|machine| machine.record != record) {
+            self.unsaved.insert(id);
         }
+        let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
+        machine.record = record;
         machine.told = Some(self.term);
         machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
         machine.observed.clear();
@@ -139,7 +139,7 @@ impl Leader {
         for unit in held {
             let copy = Copy { epoch: unit.epoch, hash: unit.hash, observation: unit.observation };
             self.adopt_or_note(id, &unit.name, &copy);
-            self.turn.seen.insert(unit.name.clone());
+            self.turn.seen.push(unit.name.clone());
             if let Some(machine) = self.machines.get_mut(&id) {
                 machine.observed.insert(unit.name, copy);
             }
@@ -147,7 +147,7 @@ impl Leader {
         // Units that waited for another machine stay on this one, since it is back.
         for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
             self.mark(&name);
-            self.turn.seen.insert(name);
+            self.turn.seen.push(name);
         }
     }
 
@@ -205,7 +205,7 @@ impl Leader {
             ReportedChange::Observed(observation) => {
                 let hash = self.units.get(&name).map(|unit| unit.hash);
                 let Some(machine) = self.machines.get_mut(&id) else { return };
-                self.turn.seen.insert(name.clone());
+                self.turn.seen.push(name.clone());
                 match machine.observed.get_mut(&name) {
                     Some(copy) if copy.epoch == epoch => copy.observation = observation,
                     Some(copy) if copy.epoch > epoch => {}
@@ -233,7 +233,7 @@ impl Leader {
                 self.strays.remove(name);
             }
         }
-        self.turn.seen.insert(name.clone());
+        self.turn.seen.push(name.clone());
         let key = (id, name.clone());
         if self.retired.get(&key).is_some_and(covers) {
             self.retired.remove(&key);
@@ -285,7 +285,7 @@ impl Leader {
         for name in names {
             units += usize::from(self.units.get(&name).is_some_and(|unit| unit.placements.contains_key(&id)));
             self.mark(&name);
-            self.turn.seen.insert(name);
+            self.turn.seen.push(name);
         }
         self.event(Event::MachineLost { machine: id, units, reason });
     }
@@ -324,7 +324,7 @@ impl Leader {
                 let placed = self.units.get(name).and_then(|unit| unit.placements.get(id));
                 let held = machine.observed.get(name).map(|copy| &copy.epoch);
                 if placed.is_some() && held != placed {
-                    self.turn.copies.insert((*id, name.clone()));
+                    self.turn.tell(*id, name);
                 }
             }
         }

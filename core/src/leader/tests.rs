@@ -979,7 +979,7 @@ mod random {
                 );
             }
         }
-        for (name, unit) in &world.leader.units {
+        for (name, unit) in world.leader.units.iter() {
             for machine in unit.placements.keys() {
                 assert!(world.agents[machine].held.contains_key(name), "{name} is where it was placed");
             }

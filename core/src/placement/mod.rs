@@ -12,14 +12,17 @@ mod patterns;
 mod refusal;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 pub use refusal::Refusal;
 
 use self::patterns::{PatternId, Patterns};
+use self::refusal::Misfit;
+use crate::by_name::ByName;
 use crate::ids::MachineId;
 use crate::machine::{Capacity, Labels};
-use crate::unit::{Bytes, MilliCpu, Options, UnitName};
+use crate::unit::{Bytes, MachineIdMatch, MilliCpu, Options, UnitName};
 
 /// What a unit that reserves nothing counts as: a hundredth of a machine, in millionths.
 pub const LEAST_SHARE: u64 = 10_000;
@@ -41,7 +44,7 @@ pub struct Placer {
     open: BTreeSet<Score>,
     /// The machines that take units, by each of their labels.
     labelled: BTreeMap<String, BTreeMap<String, BTreeSet<MachineId>>>,
-    units: BTreeMap<UnitName, Entry>,
+    units: ByName<Entry>,
     patterns: Patterns,
 }
 
@@ -69,6 +72,9 @@ struct Entry {
     /// Whether the cluster knows the unit; it is kept without that until its last copy is gone.
     known: bool,
 }
+
+/// A unit of a group that is placed together.
+type Member<'a> = (&'a UnitName, &'a Entry);
 
 /// All of a unit that decides where it fits: of units alike in this, one that fits nowhere speaks for the others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +144,75 @@ fn decrement(counts: &mut BTreeMap<PatternId, usize>, id: PatternId) {
             counts.remove(&id);
         }
     }
+}
+
+/// The machines that `MachineID=` can mean: it gives all 32 digits of an id, or the first ones.
+fn named(id: &MachineIdMatch) -> RangeInclusive<MachineId> {
+    let unnamed = 4 * 32_usize.saturating_sub(id.as_str().len());
+    let first = u128::from_str_radix(id.as_str(), 16).unwrap_or_default() << unnamed;
+    MachineId::new(first)..=MachineId::new(first | ((1 << unnamed) - 1))
+}
+
+/// Whether the machine takes these units, all together.
+fn takes<'a>(members: &[Member<'a>], machine: MachineId, host: &Host) -> Result<(), Misfit<'a>> {
+    if host.open { fits(members, machine, host) } else { Err(Misfit::Closed) }
+}
+
+/// The same for a machine that need not take anything new.
+fn fits<'a>(members: &[Member<'a>], machine: MachineId, host: &Host) -> Result<(), Misfit<'a>> {
+    let mut needed = (0, 0);
+    let mut own = (0, 0);
+    for &(unit, entry) in members {
+        let options = &entry.options;
+        if options.machine_id.as_ref().is_some_and(|id| !named(id).contains(&machine)) {
+            return Err(Misfit::MachineId { unit });
+        }
+        for (key, wanted) in &options.metadata {
+            if !host.labels.get(key).is_some_and(|value| wanted.contains(value)) {
+                return Err(Misfit::Metadata { unit, key, wanted });
+            }
+        }
+        let already_here = entry.on.contains(&machine);
+        conflicts(unit, entry, host, already_here)?;
+        let (cpu, memory) = reservation(options);
+        needed = (needed.0 + cpu, needed.1 + memory);
+        if already_here {
+            own = (own.0 + cpu, own.1 + memory);
+        }
+    }
+    let free = |capacity: u64, reserved: u128, own: u128| u128::from(capacity).saturating_sub(reserved - own);
+    let cpu = free(host.capacity.cpu.0, host.reserved.0, own.0);
+    if needed.0 > cpu {
+        return Err(Misfit::Cpu { needed: needed.0, free: cpu });
+    }
+    let memory = free(host.capacity.memory.0, host.reserved.1, own.1);
+    if needed.1 > memory {
+        return Err(Misfit::Memory { needed: needed.1, free: memory });
+    }
+    Ok(())
+}
+
+/// Whether a unit on the host is in conflict with this one. A copy of the unit itself is not.
+fn conflicts<'a>(
+    unit: &'a UnitName,
+    entry: &Entry,
+    host: &Host,
+    already_here: bool,
+) -> Result<(), Misfit<'a>> {
+    let other = |counts: &BTreeMap<PatternId, usize>, id: &PatternId, itself: bool| {
+        counts.get(id).copied().unwrap_or(0) > usize::from(itself)
+    };
+    for id in &entry.declares {
+        if other(&host.matched, id, already_here && entry.matched_by.contains(id)) {
+            return Err(Misfit::Conflict { unit, id: *id, own: true });
+        }
+    }
+    for id in &entry.matched_by {
+        if other(&host.declared, id, already_here && entry.declares.contains(id)) {
+            return Err(Misfit::Conflict { unit, id: *id, own: false });
+        }
+    }
+    Ok(())
 }
 
 impl Placer {
@@ -306,18 +381,10 @@ impl Placer {
     ///
     /// `also` is a further condition on the machine, for what the placer does not know.
     pub fn best(&self, group: &[UnitName], also: impl Fn(MachineId) -> bool) -> Option<MachineId> {
-        if self.within_group(group).is_some() {
-            return None;
-        }
-        let fits = |machine: &MachineId| also(*machine) && self.takes(group, *machine).is_ok();
-        match self.few_candidates(group) {
-            Some(few) => {
-                let open = few.into_iter().filter_map(|id| Some(self.hosts.get(&id)?.score(id)));
-                let mut scores: Vec<Score> = open.collect();
-                scores.sort_unstable();
-                scores.into_iter().map(|score| score.machine).find(|machine| fits(machine))
-            }
-            None => self.open.iter().map(|score| score.machine).find(|machine| fits(machine)),
+        let members = self.members(group);
+        match self.few_candidates(&members) {
+            Some(few) => self.first_fit(&members, &self.by_load(few.into_iter()), also),
+            None => self.first_fit(&members, &self.open, also),
         }
     }
 
@@ -328,104 +395,70 @@ impl Placer {
         group: &[UnitName],
         also: impl Fn(MachineId) -> bool,
     ) -> Option<MachineId> {
-        if self.within_group(group).is_some() {
-            return None;
-        }
-        let scores = machines.iter().filter_map(|id| Some(self.hosts.get(id)?.score(*id)));
-        let mut scores: Vec<Score> = scores.collect();
-        scores.sort_unstable();
-        let mut machines = scores.into_iter().map(|score| score.machine);
-        machines.find(|machine| also(*machine) && self.takes(group, *machine).is_ok())
+        self.first_fit(&self.members(group), &self.by_load(machines.iter().copied()), also)
     }
 
     /// Whether the machine takes these units, all together; if not, why not. This is the one feasibility check.
     pub fn check(&self, group: &[UnitName], machine: MachineId) -> Result<(), Refusal> {
-        self.within_group(group).map_or(Ok(()), Err)?;
-        self.takes(group, machine)
+        let members = self.members(group);
+        self.within_group(&members).map_or(Ok(()), Err)?;
+        let host = self.hosts.get(&machine).ok_or(Refusal::Closed)?;
+        takes(&members, machine, host).map_err(|misfit| self.refusal(misfit, host))
     }
 
     /// Whether the unit may stay on the machine, also on one that takes nothing new.
     pub fn may_stay(&self, name: &UnitName, machine: MachineId) -> bool {
-        self.fits(std::slice::from_ref(name), machine).is_ok()
+        let members = self.members(std::slice::from_ref(name));
+        self.hosts.get(&machine).is_some_and(|host| fits(&members, machine, host).is_ok())
     }
 
-    fn takes(&self, group: &[UnitName], machine: MachineId) -> Result<(), Refusal> {
-        if self.is_open(machine) { self.fits(group, machine) } else { Err(Refusal::Closed) }
+    fn members<'a>(&'a self, group: &'a [UnitName]) -> Vec<Member<'a>> {
+        group.iter().filter_map(|name| Some((name, self.units.get(name)?))).collect()
     }
 
-    fn fits(&self, group: &[UnitName], machine: MachineId) -> Result<(), Refusal> {
-        let host = self.hosts.get(&machine).ok_or(Refusal::Closed)?;
-        let mut needed = (0, 0);
-        let mut own = (0, 0);
-        for name in group {
-            let Some(entry) = self.units.get(name) else {
-                continue;
-            };
-            let options = &entry.options;
-            if options.machine_id.as_ref().is_some_and(|id| !id.matches(&machine.to_string())) {
-                return Err(Refusal::MachineId(name.clone()));
-            }
-            for (key, wanted) in &options.metadata {
-                let has = host.labels.get(key);
-                if !has.is_some_and(|value| wanted.contains(value)) {
-                    let wanted = wanted.iter().cloned().collect();
-                    return Err(Refusal::Metadata {
-                        unit: name.clone(),
-                        key: key.clone(),
-                        wanted,
-                        has: has.cloned(),
-                    });
-                }
-            }
-            let already_here = entry.on.contains(&machine);
-            self.conflicts(name, entry, host, already_here)?;
-            let (cpu, memory) = reservation(options);
-            needed = (needed.0 + cpu, needed.1 + memory);
-            if already_here {
-                own = (own.0 + cpu, own.1 + memory);
-            }
-        }
-        let free =
-            |capacity: u64, reserved: u128, own: u128| u128::from(capacity).saturating_sub(reserved - own);
-        let cpu = free(host.capacity.cpu.0, host.reserved.0, own.0);
-        if needed.0 > cpu {
-            return Err(Refusal::Cpu { needed: MilliCpu(narrow(needed.0)), free: MilliCpu(narrow(cpu)) });
-        }
-        let memory = free(host.capacity.memory.0, host.reserved.1, own.1);
-        if needed.1 > memory {
-            return Err(Refusal::Memory { needed: Bytes(narrow(needed.1)), free: Bytes(narrow(memory)) });
-        }
-        Ok(())
+    fn by_load(&self, machines: impl Iterator<Item = MachineId>) -> BTreeSet<Score> {
+        machines.filter_map(|id| Some(self.hosts.get(&id)?.score(id))).collect()
     }
 
-    /// Whether a unit on the host is in conflict with this one. A copy of the unit itself is not.
-    fn conflicts(
+    fn first_fit(
         &self,
-        name: &UnitName,
-        entry: &Entry,
-        host: &Host,
-        already_here: bool,
-    ) -> Result<(), Refusal> {
-        let other = |counts: &BTreeMap<PatternId, usize>, id: &PatternId, itself: bool| {
-            counts.get(id).copied().unwrap_or(0) > usize::from(itself)
+        members: &[Member<'_>],
+        machines: &BTreeSet<Score>,
+        also: impl Fn(MachineId) -> bool,
+    ) -> Option<MachineId> {
+        if self.within_group(members).is_some() {
+            return None;
+        }
+        let takes = |id: &MachineId| {
+            also(*id) && self.hosts.get(id).is_some_and(|host| takes(members, *id, host).is_ok())
         };
-        for id in &entry.declares {
-            if other(&host.matched, id, already_here && entry.matched_by.contains(id)) {
-                return Err(self.conflict(name, host, *id, true));
+        machines.iter().map(|score| score.machine).find(takes)
+    }
+
+    fn refusal(&self, misfit: Misfit<'_>, host: &Host) -> Refusal {
+        match misfit {
+            Misfit::Closed => Refusal::Closed,
+            Misfit::MachineId { unit } => Refusal::MachineId(unit.clone()),
+            Misfit::Metadata { unit, key, wanted } => Refusal::Metadata {
+                unit: unit.clone(),
+                key: key.to_owned(),
+                wanted: wanted.iter().cloned().collect(),
+                has: host.labels.get(key).cloned(),
+            },
+            Misfit::Conflict { unit, id, own } => self.conflict(unit, host, id, own),
+            Misfit::Cpu { needed, free } => {
+                Refusal::Cpu { needed: MilliCpu(narrow(needed)), free: MilliCpu(narrow(free)) }
+            }
+            Misfit::Memory { needed, free } => {
+                Refusal::Memory { needed: Bytes(narrow(needed)), free: Bytes(narrow(free)) }
             }
         }
-        for id in &entry.matched_by {
-            if other(&host.declared, id, already_here && entry.declares.contains(id)) {
-                return Err(self.conflict(name, host, *id, false));
-            }
-        }
-        Ok(())
     }
 
     fn conflict(&self, name: &UnitName, host: &Host, id: PatternId, own: bool) -> Refusal {
         let counterpart = |other: &&UnitName| {
             let matches = |entry: &Entry| if own { &entry.matched_by } else { &entry.declares }.contains(&id);
-            *other != name && self.units.get(*other).is_some_and(matches)
+            *other != name && self.units.get(other).is_some_and(matches)
         };
         match (host.units.iter().find(counterpart), self.patterns.glob(id)) {
             (Some(with), Some(pattern)) => {
@@ -436,30 +469,26 @@ impl Placer {
     }
 
     /// Whether units of the group are in conflict with each other.
-    fn within_group(&self, group: &[UnitName]) -> Option<Refusal> {
-        if group.len() < 2 {
+    fn within_group(&self, members: &[Member<'_>]) -> Option<Refusal> {
+        if members.len() < 2 {
             return None;
         }
-        group.iter().find_map(|unit| {
-            let entry = self.units.get(unit)?;
-            group.iter().filter(|with| *with != unit).find_map(|with| {
-                let other = self.units.get(with)?;
+        members.iter().find_map(|(unit, entry)| {
+            members.iter().filter(|(with, _)| with != unit).find_map(|(with, other)| {
                 let id = entry.declares.intersection(&other.matched_by).next()?;
                 let pattern = self.patterns.glob(*id)?.clone();
-                Some(Refusal::WithinGroup { unit: unit.clone(), with: with.clone(), pattern })
+                Some(Refusal::WithinGroup { unit: (*unit).clone(), with: (*with).clone(), pattern })
             })
         })
     }
 
     /// The only machines that can fit, where an index knows them and they are few enough that trying them all is
     /// cheaper than walking the machines by their load until one fits.
-    fn few_candidates(&self, group: &[UnitName]) -> Option<BTreeSet<MachineId>> {
+    fn few_candidates(&self, members: &[Member<'_>]) -> Option<BTreeSet<MachineId>> {
         let mut fewest: Option<BTreeSet<MachineId>> = None;
-        for entry in group.iter().filter_map(|name| self.units.get(name)) {
+        for (_, entry) in members {
             if let Some(id) = &entry.options.machine_id {
-                return Some(
-                    self.hosts.keys().copied().filter(|machine| id.matches(&machine.to_string())).collect(),
-                );
+                return Some(self.hosts.range(named(id)).map(|(machine, _)| *machine).collect());
             }
             for (key, values) in &entry.options.metadata {
                 let by_value = self.labelled.get(key);
@@ -498,9 +527,9 @@ impl Placer {
         };
         for id in entry.declares {
             if self.patterns.release(id) {
-                for other in self.units.values_mut() {
+                self.units.for_each_mut(|_, other| {
                     other.matched_by.remove(&id);
-                }
+                });
                 for host in self.hosts.values_mut() {
                     host.matched.remove(&id);
                 }
@@ -509,7 +538,7 @@ impl Placer {
     }
 
     fn index_new_pattern(&mut self, id: PatternId) {
-        for (name, entry) in &mut self.units {
+        self.units.for_each_mut(|name, entry| {
             if self.patterns.matches(id, name.as_str()) {
                 entry.matched_by.insert(id);
                 for machine in &entry.on {
@@ -518,7 +547,7 @@ impl Placer {
                     }
                 }
             }
-        }
+        });
     }
 }
 
@@ -551,7 +580,7 @@ impl Placer {
                 found.push(format!("machine {id}: the index by load is wrong"));
             }
         }
-        for (name, entry) in &self.units {
+        for (name, entry) in self.units.iter() {
             if entry.matched_by != self.patterns.matching(name.as_str()) {
                 found.push(format!("{name}: the index of conflicts is wrong"));
             }

@@ -1,5 +1,8 @@
 //! Why a machine does not take a unit.
 
+use std::collections::BTreeSet;
+
+use super::patterns::PatternId;
 use crate::unit::{Bytes, Glob, MilliCpu, UnitName};
 
 /// Why a machine does not take a unit, or a group of them.
@@ -69,4 +72,16 @@ pub enum Refusal {
         /// The unit that it must be with.
         target: UnitName,
     },
+}
+
+/// A [`Refusal`] as the check finds it: most are of no interest to anybody, so that they must cost nothing to make.
+/// Amounts are wider than those of one unit, as they are sums.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Misfit<'a> {
+    Closed,
+    MachineId { unit: &'a UnitName },
+    Metadata { unit: &'a UnitName, key: &'a str, wanted: &'a BTreeSet<String> },
+    Conflict { unit: &'a UnitName, id: PatternId, own: bool },
+    Cpu { needed: u128, free: u128 },
+    Memory { needed: u128, free: u128 },
 }

@@ -1,0 +1,71 @@
+//! A map from unit names.
+
+#![expect(clippy::disallowed_types, reason = "only looked up in, never iterated; and its hasher has no seed")]
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::BuildHasherDefault;
+
+use crate::unit::UnitName;
+
+/// A map from unit names, in the order of the names where it is iterated.
+///
+/// A decision on one unit looks its name up some ten times, and comparing names all the way down a `BTreeMap` would be
+/// half of its cost.
+#[derive(Debug)]
+pub(crate) struct ByName<V> {
+    names: BTreeSet<UnitName>,
+    values: HashMap<UnitName, V, BuildHasherDefault<DefaultHasher>>,
+}
+
+impl<V> Default for ByName<V> {
+    fn default() -> Self {
+        Self { names: BTreeSet::new(), values: HashMap::default() }
+    }
+}
+
+impl<V> ByName<V> {
+    pub(crate) fn get(&self, name: &UnitName) -> Option<&V> {
+        self.values.get(name)
+    }
+
+    pub(crate) fn get_mut(&mut self, name: &UnitName) -> Option<&mut V> {
+        self.values.get_mut(name)
+    }
+
+    pub(crate) fn contains_key(&self, name: &UnitName) -> bool {
+        self.values.contains_key(name)
+    }
+
+    pub(crate) fn insert(&mut self, name: UnitName, value: V) {
+        if self.values.insert(name.clone(), value).is_none() {
+            self.names.insert(name);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, name: &UnitName) -> Option<V> {
+        let value = self.values.remove(name)?;
+        self.names.remove(name);
+        Some(value)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &UnitName> {
+        self.names.iter()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&UnitName, &V)> {
+        self.names.iter().filter_map(|name| Some((name, self.values.get(name)?)))
+    }
+
+    pub(crate) fn for_each_mut(&mut self, mut change: impl FnMut(&UnitName, &mut V)) {
+        for name in &self.names {
+            if let Some(value) = self.values.get_mut(name) {
+                change(name, value);
+            }
+        }
+    }
+}
