@@ -29,12 +29,9 @@ impl Client {
         Ok(Self(client.max_decoding_message_size(MAX_MESSAGE_BYTES)))
     }
 
-    /// Has a command with these units carried out.
-    pub async fn execute(mut self, verb: Verb, units: Vec<Unit>) -> Result<()> {
-        let units = units.into_iter().map(|(name, content)| UnitArgument { name, content: Some(content) });
-        let id = CommandId::new(uuid::Uuid::now_v7().as_u128());
-        let command = Command { id, verb, units: units.collect(), replace: false };
-        let answer = self.0.execute(v1::CommandRequest::from(command)).await?.into_inner();
+    /// Has a command carried out.
+    pub async fn execute(mut self, command: v1::CommandRequest) -> Result<()> {
+        let answer = self.0.execute(command).await?.into_inner();
         CommandResult::try_from(answer)?.map(drop).map_err(|error| anyhow!("{error}"))
     }
 
@@ -57,6 +54,13 @@ fn is_active(unit: &UnitStatus) -> bool {
         Some(Observation::Held { state: Some(state), .. }) => state.active == "active",
         _ => false,
     })
+}
+
+/// A command with these units.
+pub fn command(verb: Verb, units: Vec<Unit>) -> v1::CommandRequest {
+    let units = units.into_iter().map(|(name, content)| UnitArgument { name, content: Some(content) });
+    let id = CommandId::new(uuid::Uuid::now_v7().as_u128());
+    v1::CommandRequest::from(Command { id, verb, units: units.collect(), replace: false })
 }
 
 /// A service as people write them, some 200 bytes long.

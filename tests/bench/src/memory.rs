@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::interval;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::client::{channel, unit};
+use crate::client::{channel, command, unit};
 use crate::figure::{Bar, Figure, say};
 use crate::scheduler::Scheduler;
 
@@ -41,7 +41,7 @@ pub async fn measure() -> Result<Vec<Figure>> {
         let mut client = scheduler.client().await?;
         let units = (0..UNITS).map(unit).collect::<Result<Vec<_>>>()?;
         for units in units.chunks(UNITS_PER_COMMAND) {
-            client.clone().execute(Verb::Start, units.to_vec()).await?;
+            client.clone().execute(command(Verb::Start, units.to_vec())).await?;
         }
         let deadline = Instant::now() + LIMIT;
         loop {

@@ -38,7 +38,6 @@ impl Scheduler {
         let process = Command::new(&program)
             .arg("--config")
             .arg(&config)
-            .env("MALLOC_ARENA_MAX", "1")
             .spawn()
             .with_context(|| program.display().to_string())?;
         let scheduler = Self { process, directory, address };
