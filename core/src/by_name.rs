@@ -5,6 +5,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
+use std::ops::Bound;
 
 use crate::unit::UnitName;
 
@@ -61,11 +62,9 @@ impl<V> ByName<V> {
         self.names.iter().filter_map(|name| Some((name, self.values.get(name)?)))
     }
 
-    pub(crate) fn for_each_mut(&mut self, mut change: impl FnMut(&UnitName, &mut V)) {
-        for name in &self.names {
-            if let Some(value) = self.values.get_mut(name) {
-                change(name, value);
-            }
-        }
+    /// The names that begin so.
+    pub(crate) fn starting_with(&self, prefix: &str) -> impl Iterator<Item = &UnitName> {
+        let names = self.names.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        names.take_while(move |name| name.as_str().starts_with(prefix))
     }
 }

@@ -22,7 +22,7 @@ use self::refusal::Misfit;
 use crate::by_name::ByName;
 use crate::ids::MachineId;
 use crate::machine::{Capacity, Labels};
-use crate::unit::{Bytes, MachineIdMatch, MilliCpu, Options, UnitName};
+use crate::unit::{Bytes, Glob, MachineIdMatch, MilliCpu, Options, UnitName};
 
 /// What a unit that reserves nothing counts as: a hundredth of a machine, in millionths.
 pub const LEAST_SHARE: u64 = 10_000;
@@ -289,7 +289,7 @@ impl Placer {
             let (id, new) = self.patterns.acquire(glob);
             declares.insert(id);
             if new {
-                self.index_new_pattern(id);
+                self.index_new_pattern(id, glob);
             }
         }
         let matched_by = self.patterns.matching(name.as_str());
@@ -526,28 +526,35 @@ impl Placer {
             return;
         };
         for id in entry.declares {
-            if self.patterns.release(id) {
-                self.units.for_each_mut(|_, other| {
-                    other.matched_by.remove(&id);
-                });
-                for host in self.hosts.values_mut() {
-                    host.matched.remove(&id);
+            let Some(pattern) = self.patterns.release(id) else { continue };
+            for name in self.matched(&pattern) {
+                let Some(other) = self.units.get_mut(&name) else { continue };
+                other.matched_by.remove(&id);
+                for machine in &other.on {
+                    if let Some(host) = self.hosts.get_mut(machine) {
+                        host.matched.remove(&id);
+                    }
                 }
             }
         }
     }
 
-    fn index_new_pattern(&mut self, id: PatternId) {
-        self.units.for_each_mut(|name, entry| {
-            if self.patterns.matches(id, name.as_str()) {
-                entry.matched_by.insert(id);
-                for machine in &entry.on {
-                    if let Some(host) = self.hosts.get_mut(machine) {
-                        *host.matched.entry(id).or_default() += 1;
-                    }
+    /// The units that the pattern matches.
+    fn matched(&self, pattern: &Glob) -> Vec<UnitName> {
+        let names = self.units.starting_with(patterns::prefix(pattern));
+        names.filter(|name| pattern.matches(name.as_str())).cloned().collect()
+    }
+
+    fn index_new_pattern(&mut self, id: PatternId, pattern: &Glob) {
+        for name in self.matched(pattern) {
+            let Some(entry) = self.units.get_mut(&name) else { continue };
+            entry.matched_by.insert(id);
+            for machine in &entry.on {
+                if let Some(host) = self.hosts.get_mut(machine) {
+                    *host.matched.entry(id).or_default() += 1;
                 }
             }
-        });
+        }
     }
 }
 

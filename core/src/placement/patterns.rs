@@ -46,21 +46,18 @@ impl Patterns {
         (id, true)
     }
 
-    /// One unit less names the pattern. Says whether none is left.
-    pub(super) fn release(&mut self, id: PatternId) -> bool {
-        let Some(pattern) = self.patterns.get_mut(&id) else {
-            return false;
-        };
+    /// One unit less names the pattern. Gives the pattern where none is left.
+    pub(super) fn release(&mut self, id: PatternId) -> Option<Glob> {
+        let pattern = self.patterns.get_mut(&id)?;
         pattern.named_by -= 1;
         if pattern.named_by > 0 {
-            return false;
+            return None;
         }
-        let glob = pattern.glob.clone();
-        self.patterns.remove(&id);
+        let glob = self.patterns.remove(&id)?.glob;
         self.ids.remove(&glob);
         self.wild.remove(&id);
         self.literal.remove(glob.as_str());
-        true
+        Some(glob)
     }
 
     /// The patterns that match this unit name.
@@ -69,11 +66,16 @@ impl Patterns {
         wild.chain(self.literal.get(name).copied()).collect()
     }
 
-    pub(super) fn matches(&self, id: PatternId, name: &str) -> bool {
+    fn matches(&self, id: PatternId, name: &str) -> bool {
         self.patterns.get(&id).is_some_and(|pattern| pattern.glob.matches(name))
     }
 
     pub(super) fn glob(&self, id: PatternId) -> Option<&Glob> {
         self.patterns.get(&id).map(|pattern| &pattern.glob)
     }
+}
+
+/// What all names begin with that the pattern matches.
+pub(super) fn prefix(pattern: &Glob) -> &str {
+    pattern.as_str().split(['*', '?', '[', '\\']).next().unwrap_or_default()
 }

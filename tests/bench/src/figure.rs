@@ -8,6 +8,7 @@ pub struct Figure {
     /// What it is.
     pub name: &'static str,
     /// What was measured.
+    #[serde(serialize_with = "thousandths")]
     pub value: f64,
     /// What `value` counts.
     pub unit: &'static str,
@@ -76,6 +77,12 @@ impl Figure {
 /// The table's first line.
 pub fn head() -> String {
     format!("{:<24}{:>12} {:<6} {:<12} {:<7} METHOD", "NAME", "VALUE", "UNIT", "BAR", "")
+}
+
+/// What is beyond was not measured.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn thousandths<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((value * 1000.0).round() / 1000.0)
 }
 
 /// As many digits as say something.
