@@ -3,13 +3,14 @@
 //! Every option is described in `packaging/agent.toml`.
 
 use std::fmt;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use muster_core::machine::Labels;
 use muster_core::unit::{Bytes, MilliCpu};
+use muster_daemon::config;
+pub use muster_daemon::config::ConfigError;
 use serde::{Deserialize, Deserializer};
 use tracing::level_filters::LevelFilter;
 
@@ -105,33 +106,6 @@ impl fmt::Display for Scheduler {
     }
 }
 
-/// Why the agent cannot run by a configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Something in the file makes no sense.
-    #[error("{}:{line}: {message}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// What is wrong, and what was likely meant.
-        message: String,
-    },
-    /// Options that do not go together, or a value that is not allowed.
-    #[error("{0}")]
-    Contradiction(String),
-}
-
 impl Config {
     /// Reads a file.
     ///
@@ -147,24 +121,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let error = |offset: usize, message: String| {
-            let before = text.as_bytes().iter().take(offset);
-            let line = 1 + before.filter(|byte| **byte == b'\n').count();
-            ConfigError::Line { path: path.to_owned(), line, message }
-        };
-        let syntax = |wrong: toml::de::Error| {
-            error(wrong.span().map_or(0, |span| span.start), wrong.message().trim_end().to_owned())
-        };
-        let table = toml::de::DeTable::parse(text).map_err(syntax)?;
-        let known = |table: &toml::de::DeTable<'_>, options: &[&str]| {
-            let unknown = table.keys().find(|key| !options.contains(&key.get_ref().as_ref()));
-            unknown.map_or(Ok(()), |key| Err(error(key.span().start, unknown_option(key.get_ref(), options))))
-        };
-        known(table.get_ref(), &OPTIONS)?;
-        if let Some(capacity) = table.get_ref().get("capacity").and_then(|value| value.get_ref().as_table()) {
-            known(capacity, &CAPACITY_OPTIONS)?;
-        }
-        toml::from_str(text).map_err(syntax)
+        config::parse(path, text, &OPTIONS, &[("capacity", &CAPACITY_OPTIONS)])
     }
 
     /// Checks that the options go together.
@@ -198,7 +155,7 @@ impl Config {
         }
         let reason = "whoever answers there could run anything on this machine as root, since mutual TLS does not \
                       exist yet";
-        if !address.is_some_and(is_test_network) {
+        if !address.is_some_and(config::is_test_network) {
             return Err(ConfigError::Contradiction(format!(
                 "scheduler \"{scheduler}\" is refused: {reason}; a loopback address is allowed, and with insecure = true \
                  one in 198.18.0.0/15, the network set aside for tests by RFC 2544"
@@ -211,24 +168,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-/// 198.18.0.0/15, of RFC 2544: not routed anywhere, and used by the cluster harness.
-fn is_test_network(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(address) if address.octets()[0] == 198 && address.octets()[1] & !1 == 18)
-}
-
-fn unknown_option(name: &str, options: &[&str]) -> String {
-    let near = options
-        .iter()
-        .map(|option| (strsim::damerau_levenshtein(name, option), *option))
-        .filter(|(distance, option)| *distance <= (option.len() / 3).max(1))
-        .min();
-    let hint = near.map_or_else(
-        || format!("the options are {}", options.join(", ")),
-        |(_, option)| format!("did you mean {option:?}?"),
-    );
-    format!("unknown option {name:?}; {hint}")
 }
 
 fn state_dir() -> PathBuf {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use muster_core::agent::{Agent, Effect, Event, Input, Ledger, Membership};
+use muster_daemon::clock;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -12,11 +13,11 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
 use crate::files::{LINK_DIR, UnitFiles};
+use crate::identity;
 use crate::notify::{Watchdog, tell};
 use crate::records::Records;
 use crate::session::Sessions;
 use crate::systemd::{Call, Systemd};
-use crate::{clock, identity};
 
 /// How many inputs may wait for the core: whoever has more waits.
 const INPUTS_MAX: usize = 1024;

@@ -11,14 +11,12 @@
 //! | `files` | unit files |
 //! | `records` | what the agent keeps on disk for itself |
 //! | [`config`], `identity` | what the machine is |
-//! | [`log`], `notify`, `clock` | the journal, the service manager, the time |
+//! | `notify` | the service manager |
 
-mod clock;
 pub mod config;
 pub mod daemon;
 mod files;
 mod identity;
-pub mod log;
 mod notify;
 mod records;
 mod session;

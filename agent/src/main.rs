@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use muster_agent::config::{Config, ConfigError, DEFAULT_PATH};
-use muster_agent::{daemon, log};
+use muster_agent::daemon;
+use muster_daemon::log;
 use tracing::error;
 
 /// `EX_USAGE` of `sysexits.h`.

@@ -4,12 +4,14 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use muster_core::leader::Settings;
+use muster_daemon::config;
+pub use muster_daemon::config::ConfigError;
 use serde::{Deserialize, Deserializer};
 use tracing::level_filters::LevelFilter;
 
@@ -69,33 +71,6 @@ impl Default for Config {
     }
 }
 
-/// Why the scheduler cannot run by a configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Something in the file makes no sense.
-    #[error("{}:{line}: {message}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// What is wrong, and what was likely meant.
-        message: String,
-    },
-    /// Options that do not go together, or a value that is not allowed.
-    #[error("{0}")]
-    Contradiction(String),
-}
-
 impl Config {
     /// Reads a file. One at [`DEFAULT_PATH`] need not exist.
     ///
@@ -116,22 +91,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let error = |offset: usize, message: String| {
-            let before = text.as_bytes().iter().take(offset);
-            let line = 1 + before.filter(|byte| **byte == b'\n').count();
-            ConfigError::Line { path: path.to_owned(), line, message }
-        };
-        let syntax = |wrong: toml::de::Error| {
-            error(wrong.span().map_or(0, |span| span.start), wrong.message().trim_end().to_owned())
-        };
-        let table = toml::de::DeTable::parse(text).map_err(syntax)?;
-        for key in table.get_ref().keys() {
-            let name: &str = key.get_ref();
-            if !OPTIONS.contains(&name) {
-                return Err(error(key.span().start, unknown_option(name)));
-            }
-        }
-        toml::from_str(text).map_err(syntax)
+        config::parse(path, text, &OPTIONS, &[])
     }
 
     /// Checks that the options go together.
@@ -176,7 +136,7 @@ impl Config {
         }
         let reason = "every agent and client that reaches the address could command the cluster, since mutual TLS does \
                       not exist yet";
-        if !is_test_network(address) {
+        if !config::is_test_network(address) {
             return Err(ConfigError::Contradiction(format!(
                 "listen = \"{}\" is refused: {reason}; a loopback address is allowed, and with insecure_listen = true one \
                  in 198.18.0.0/15, the network set aside for tests by RFC 2544",
@@ -202,24 +162,6 @@ impl Config {
             ..Settings::default()
         }
     }
-}
-
-/// 198.18.0.0/15, of RFC 2544: not routed anywhere, and used by the cluster harness.
-fn is_test_network(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(address) if address.octets()[0] == 198 && address.octets()[1] & !1 == 18)
-}
-
-fn unknown_option(name: &str) -> String {
-    let near = OPTIONS
-        .iter()
-        .map(|option| (strsim::damerau_levenshtein(name, option), *option))
-        .filter(|(distance, option)| *distance <= option.len() / 3)
-        .min();
-    let hint = near.map_or_else(
-        || format!("the options are {}", OPTIONS.join(", ")),
-        |(_, option)| format!("did you mean {option:?}?"),
-    );
-    format!("unknown option {name:?}; {hint}")
 }
 
 /// Reads a value that stands as text in the file.

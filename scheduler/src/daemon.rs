@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use muster_core::ids::Term;
 use muster_core::leader::Leader;
+use muster_daemon::clock;
 use muster_proto::MAX_MESSAGE_BYTES;
 use muster_proto::v1::agents_server::AgentsServer;
 use muster_proto::v1::muster_server::MusterServer;
@@ -20,7 +21,6 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
 use crate::api::MusterService;
-use crate::clock;
 use crate::config::Config;
 use crate::lead::{Lead, LeaderHandle, Requests, ToLeader, inbox};
 use crate::sessions::{AgentsService, Sessions};

@@ -7,12 +7,12 @@ use std::time::Duration;
 use muster_core::command::{Command, CommandResult, Query, QueryAnswer};
 use muster_core::leader::{ConnectionId, Effect, Event, Input, Leader, RequestId};
 use muster_core::message::FromAgent;
+use muster_daemon::clock;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::Status;
 use tracing::{info, warn};
 
-use crate::clock;
 use crate::notify::Notifier;
 use crate::sessions::Sessions;
 use crate::store::{CommitError, Committed, Committer};

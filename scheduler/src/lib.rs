@@ -11,14 +11,12 @@
 //! | [`store`] | what survives |
 //! | `sessions` | agents' streams |
 //! | `api`, `watchers` | clients' requests |
-//! | `notify`, [`log`], [`clock`] | service manager, journal, time |
+//! | `notify` | service manager |
 
 mod api;
-pub mod clock;
 pub mod config;
 pub mod daemon;
 mod lead;
-pub mod log;
 pub mod notify;
 mod sessions;
 pub mod store;

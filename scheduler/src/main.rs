@@ -8,9 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use muster_daemon::log;
 use muster_scheduler::config::{Config, ConfigError, DEFAULT_PATH};
 use muster_scheduler::daemon::Daemon;
-use muster_scheduler::{log, notify};
+use muster_scheduler::notify;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};

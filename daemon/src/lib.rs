@@ -1,0 +1,6 @@
+//! What the shells of both daemons have in common, and neither's core: the clock, the log, the reading of a
+//! configuration file. The daemons themselves never depend on each other.
+
+pub mod clock;
+pub mod config;
+pub mod log;
