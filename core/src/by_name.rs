@@ -1,11 +1,14 @@
 //! A map from unit names.
 
-#![expect(clippy::disallowed_types, reason = "only looked up in, never iterated; and its hasher has no seed")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "only looked up in, never iterated; and its hasher has a fixed seed"
+)]
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
-use std::hash::BuildHasherDefault;
 use std::ops::Bound;
+
+use foldhash::fast::FixedState;
 
 use crate::unit::UnitName;
 
@@ -16,7 +19,7 @@ use crate::unit::UnitName;
 #[derive(Debug)]
 pub(crate) struct ByName<V> {
     names: BTreeSet<UnitName>,
-    values: HashMap<UnitName, V, BuildHasherDefault<DefaultHasher>>,
+    values: HashMap<UnitName, V, FixedState>,
 }
 
 impl<V> Default for ByName<V> {

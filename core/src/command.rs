@@ -138,7 +138,7 @@ pub enum Query {
         names: Option<Vec<UnitName>>,
         /// With the content of their files.
         content: bool,
-        /// With what each machine has against a unit that waits.
+        /// With what each machine has against a unit that waits; of many such units only for the first ones.
         reasons: bool,
     },
     /// All machines, and the cluster.

@@ -106,10 +106,10 @@ impl MachineId {
 pub struct Term(pub u64);
 
 impl Term {
-    /// The term that follows.
+    /// The term that follows. None follows the last one.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Hello {
     pub capacity: Capacity,
     /// The agent's version.
     pub version: String,
+    /// How long ago PID 1 last gave a sign of life.
+    pub pid1_age: Duration,
     /// Everything that it holds.
     pub units: Vec<HeldUnit>,
 }
@@ -151,6 +153,9 @@ pub enum Refused {
     /// A newer session of the same machine took its place.
     #[error("a newer session of this machine took its place")]
     Replaced,
+    /// The machine's PID 1 has not answered for so long that a lease would be lost at once.
+    #[error("its systemd has not answered for {} s", .0.as_secs())]
+    SystemdSilent(Duration),
 }
 
 /// What a machine should hold: all of it (a snapshot), or what changed since the revision before (a delta).

@@ -32,6 +32,7 @@ impl From<Hello> for v1::Hello {
             version: hello.version,
             units: hello.units.into_iter().map(Into::into).collect(),
             more: false,
+            pid1_age_us: micros(hello.pid1_age),
         }
     }
 }
@@ -52,6 +53,7 @@ impl TryFrom<v1::Hello> for Hello {
             labels: hello.labels,
             capacity: required("capacity", hello.capacity)?.into(),
             version: hello.version,
+            pid1_age: Duration::from_micros(hello.pid1_age_us),
             units: each("units", hello.units)?,
         })
     }
@@ -146,6 +148,7 @@ impl From<Refused> for v1::Refused {
             Refused::HigherTermSeen(term) => Reason::HigherTermSeen(term.0),
             Refused::LeaseEnded => Reason::LeaseEnded(v1::LeaseEnded {}),
             Refused::Replaced => Reason::Replaced(v1::Replaced {}),
+            Refused::SystemdSilent(age) => Reason::SystemdSilentUs(micros(age)),
         };
         Self { reason: Some(reason) }
     }
@@ -164,6 +167,7 @@ impl TryFrom<v1::Refused> for Refused {
             Reason::HigherTermSeen(term) => Self::HigherTermSeen(Term(term)),
             Reason::LeaseEnded(v1::LeaseEnded {}) => Self::LeaseEnded,
             Reason::Replaced(v1::Replaced {}) => Self::Replaced,
+            Reason::SystemdSilentUs(age) => Self::SystemdSilent(Duration::from_micros(age)),
         })
     }
 }

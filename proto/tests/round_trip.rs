@@ -91,6 +91,7 @@ prop_compose! {
         texts in [".{0,9}", ".{0,9}"],
         labels in labels(),
         capacity in capacity(),
+        pid1_age in duration(),
         units in vec(held_unit(), 0..4),
     ) -> Hello {
         let [address, version] = texts;
@@ -105,6 +106,7 @@ prop_compose! {
             labels,
             capacity,
             version,
+            pid1_age,
             units,
         }
     }
@@ -168,6 +170,7 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
         any::<u64>().prop_map(|term| LeaderMessage::Refused(Refused::HigherTermSeen(Term(term)))),
         Just(LeaderMessage::Refused(Refused::LeaseEnded)),
         Just(LeaderMessage::Refused(Refused::Replaced)),
+        duration().prop_map(|age| LeaderMessage::Refused(Refused::SystemdSilent(age))),
     ];
     (any::<u64>(), any::<u64>(), body).prop_map(|(term, session, body)| ToAgent {
         term: Term(term),
@@ -398,6 +401,7 @@ fn a_long_hello_comes_in_parts_and_whole() {
         labels: Labels::new(),
         capacity: Capacity::default(),
         version: String::new(),
+        pid1_age: Duration::ZERO,
         units: (0..5_000).map(unit).collect(),
     };
     let said = FromAgent::Hello(hello);

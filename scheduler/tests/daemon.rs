@@ -161,6 +161,7 @@ impl Agent {
             labels: Labels::from([("rack".to_owned(), "a".to_owned())]),
             capacity: Capacity { cpu: MilliCpu(2000), memory: Bytes(1 << 30) },
             version: "0.1.0".to_owned(),
+            pid1_age: Duration::ZERO,
             units: Vec::new(),
         }))
         .await;
@@ -346,6 +347,7 @@ async fn a_newer_session_ends_the_older_one() {
                 labels: Labels::new(),
                 capacity: Capacity::default(),
                 version: String::new(),
+                pid1_age: Duration::ZERO,
                 units: Vec::new(),
             }))
             .await;

@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -29,7 +28,7 @@ fn unit(number: u64) -> StoredUnit {
     StoredUnit {
         desired: DesiredState::Launched,
         order: number,
-        placements: BTreeMap::from([(MachineId::new(number.into()), epoch)]),
+        placements: [(MachineId::new(number.into()), epoch)].into_iter().collect(),
     }
 }
 

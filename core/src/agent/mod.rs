@@ -177,7 +177,7 @@ impl Agent {
                 if self.session.connected(now, connection) {
                     // No session may have the number of another.
                     self.save_at = Some(now);
-                    effects.push(Effect::Send(FromAgent::Hello(self.hello())));
+                    effects.push(Effect::Send(FromAgent::Hello(self.hello(now))));
                 }
             }
             Input::Disconnected(connection) => self.session.disconnected(now, connection),
@@ -245,7 +245,7 @@ impl Agent {
         }
     }
 
-    fn hello(&mut self) -> Hello {
+    fn hello(&mut self, now: Time) -> Hello {
         let membership = self.session.membership();
         Hello {
             cluster: membership.cluster,
@@ -258,6 +258,7 @@ impl Agent {
             labels: self.identity.labels.clone(),
             capacity: self.identity.capacity,
             version: self.identity.version.clone(),
+            pid1_age: now.since(self.pid1.heard),
             units: self.units.hello(),
         }
     }

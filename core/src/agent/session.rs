@@ -196,7 +196,9 @@ impl Session {
                 // Nothing but an operator changes the first; the agents of the second must not chase each other at full
                 // speed. Both may end at any moment, and then a lease's time must not pass before the next attempt.
                 Refused::OtherCluster { .. } | Refused::Replaced => BACKOFF.1,
-                Refused::HigherTermSeen(_) | Refused::LeaseEnded => self.backoff(),
+                Refused::HigherTermSeen(_) | Refused::LeaseEnded | Refused::SystemdSilent(_) => {
+                    self.backoff()
+                }
             };
             self.disconnect(now, wait, effects);
             return None;

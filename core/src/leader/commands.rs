@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use litemap::LiteMap;
+
 use super::{Change, Effect, Leader, StoredCommand, Unit, description};
 use crate::command::{
     Command, CommandError, CommandResult, Done, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, Verb,
@@ -12,20 +14,25 @@ use crate::leader::io::RequestId;
 use crate::state::DesiredState;
 use crate::unit::{ContentHash, Options, UnitFile, UnitName};
 
-/// How many results are kept. A client repeats a command within seconds; the bound is for the store's size.
+/// How many results are kept, and of how many units they may tell in all. A client repeats a command within seconds; the
+/// bounds are for the size of memory and store. The last result is kept in any case.
 const KEPT_RESULTS: usize = 10_000;
+const KEPT_OUTCOMES: usize = 100_000;
 
 /// The results of recent commands.
 #[derive(Debug, Default)]
 pub(super) struct Commands {
     by_number: BTreeMap<u64, StoredCommand>,
     numbers: BTreeMap<CommandId, u64>,
+    /// Of how many units the results tell.
+    outcomes: usize,
 }
 
 impl Commands {
     pub(super) fn new(by_number: BTreeMap<u64, StoredCommand>) -> Self {
         let numbers = by_number.iter().map(|(number, command)| (command.id, *number)).collect();
-        Self { by_number, numbers }
+        let outcomes = by_number.values().map(StoredCommand::outcomes).sum();
+        Self { by_number, numbers, outcomes }
     }
 
     fn result(&self, id: CommandId) -> Option<&CommandResult> {
@@ -36,11 +43,15 @@ impl Commands {
     fn keep(&mut self, command: StoredCommand) -> Vec<Change> {
         let number = self.by_number.last_key_value().map_or(0, |(number, _)| number + 1);
         self.numbers.insert(command.id, number);
+        self.outcomes += command.outcomes();
         let mut changes = vec![Change::PutCommand(number, command.clone())];
         self.by_number.insert(number, command);
-        while self.by_number.len() > KEPT_RESULTS {
+        while self.by_number.len() > KEPT_RESULTS
+            || (self.outcomes > KEPT_OUTCOMES && self.by_number.len() > 1)
+        {
             let Some((number, old)) = self.by_number.pop_first() else { break };
             self.numbers.remove(&old.id);
+            self.outcomes -= old.outcomes();
             changes.push(Change::DeleteCommand(number));
         }
         changes
@@ -193,7 +204,7 @@ impl Leader {
             options,
             desired: DesiredState::Inactive,
             order: self.orders,
-            placements: BTreeMap::new(),
+            placements: LiteMap::new(),
         };
         self.index(name, &unit);
         self.units.insert(name.clone(), unit);
@@ -250,9 +261,7 @@ impl Leader {
     }
 
     fn destroy(&mut self, name: &UnitName) -> Done {
-        for machine in self.strays.remove(name).unwrap_or_default() {
-            let held = self.machines.get(&machine).and_then(|machine| machine.observed.get(name));
-            let Some(epoch) = held.map(|copy| copy.epoch) else { continue };
+        for (machine, epoch) in self.strays.remove(name).unwrap_or_default() {
             if self.latest_known(machine, name).is_none_or(|known| known < epoch) {
                 self.retire(machine, name, epoch);
                 self.count_stray(name, machine);
@@ -333,4 +342,34 @@ fn check_file(name: &UnitName, content: &Arc<str>) -> Result<Checked, UnitErrorK
 
 fn example_instance(template: &UnitName) -> String {
     template.instance_of("1").map_or_else(|_| template.to_string(), |name| name.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_results_are_forgotten_by_number_and_by_what_they_tell() {
+        let outcome = |number: usize| UnitOutcome {
+            name: UnitName::parse(&format!("u{number}.service")).unwrap(),
+            done: Done::Changed,
+            warnings: Vec::new(),
+        };
+        let result = |id: usize, units| StoredCommand {
+            id: CommandId::new(id as u128),
+            result: Ok((0..units).map(outcome).collect()),
+        };
+        let mut commands = Commands::default();
+        for id in 0..=KEPT_RESULTS {
+            commands.keep(result(id, 1));
+        }
+        assert_eq!(commands.by_number.len(), KEPT_RESULTS);
+        assert_eq!(commands.result(CommandId::new(0)), None);
+        let changes = commands.keep(result(20_000, KEPT_OUTCOMES - 5));
+        assert_eq!(changes.len(), 1 + KEPT_RESULTS - 5);
+        commands.keep(result(20_001, KEPT_OUTCOMES + 1));
+        assert_eq!(commands.by_number.len(), 1);
+        assert!(commands.result(CommandId::new(20_001)).is_some());
+        assert_eq!(Commands::new(commands.by_number.clone()).outcomes, commands.outcomes);
+    }
 }

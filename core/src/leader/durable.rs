@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
 use crate::command::CommandResult;
@@ -82,7 +83,7 @@ pub struct StoredUnit {
     pub order: u64,
     /// What was decided: on which machines it is placed, and which placement each is. A unit that is not global has
     /// one machine at most.
-    pub placements: BTreeMap<MachineId, Epoch>,
+    pub placements: LiteMap<MachineId, Epoch>,
 }
 
 /// A command's result, kept so that a repetition of the command finds it.
@@ -92,6 +93,13 @@ pub struct StoredCommand {
     pub id: CommandId,
     /// What it was answered.
     pub result: CommandResult,
+}
+
+impl StoredCommand {
+    /// Of how many units the result tells.
+    pub(super) fn outcomes(&self) -> usize {
+        self.result.as_ref().map_or(0, Vec::len)
+    }
 }
 
 /// One change of the durable state. A batch of them is committed whole or not at all.

@@ -30,6 +30,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use litemap::LiteMap;
+
 use self::commands::Commands;
 pub use self::durable::{Change, Durable, StoredCommand, StoredUnit};
 pub use self::io::{ConnectionId, Effect, Event, Input, LossReason, RequestId, Settings};
@@ -65,8 +67,8 @@ pub struct Leader {
     unsaved: BTreeSet<MachineId>,
     /// Copies that were ended by a decision, and that their machine has not said to be gone.
     retired: BTreeMap<(MachineId, UnitName), Epoch>,
-    /// Machines that hold a copy of the unit that nobody here knows of, or did when they said Hello.
-    strays: BTreeMap<UnitName, BTreeSet<MachineId>>,
+    /// Machines that hold a copy of the unit that nobody here knows of, or did when they were last heard.
+    strays: BTreeMap<UnitName, BTreeMap<MachineId, Epoch>>,
     commands: Commands,
     connections: BTreeMap<ConnectionId, MachineId>,
     /// When each machine's lease ends.
@@ -99,7 +101,7 @@ struct Unit {
     desired: DesiredState,
     order: u64,
     /// Where it is placed. A unit that is not global is on one machine at most.
-    placements: BTreeMap<MachineId, Epoch>,
+    placements: LiteMap<MachineId, Epoch>,
 }
 
 /// A machine that ever was part of the cluster.
@@ -227,6 +229,7 @@ impl Leader {
             return;
         }
         if self.paused_until.take().is_some() {
+            self.compare_again();
             self.turn.snapshots.extend(self.machines.keys());
         }
         for id in std::mem::take(&mut self.unsaved) {
@@ -235,7 +238,8 @@ impl Leader {
         }
         if !self.settled && !self.machines.values().any(|machine| machine.state == MachineState::Awaited) {
             self.settled = true;
-            self.tell_what_was_withheld();
+            // They may start what they were not told of until now.
+            self.turn.snapshots.extend(self.machines.keys());
         }
         if self.settled {
             self.renew_stale();
@@ -246,7 +250,9 @@ impl Leader {
     /// Hands the turn's changes to the store, and all that tells of them to the outbox.
     fn finish_turn(&mut self) {
         let mut turn = std::mem::take(&mut self.turn);
-        for name in sorted(turn.records) {
+        let records = sorted(turn.records);
+        turn.changes.reserve(records.len());
+        for name in records {
             turn.changes.push(match self.units.get(&name) {
                 Some(unit) => Change::PutUnit(name, unit.stored()),
                 None => Change::DeleteUnit(name),
@@ -330,7 +336,7 @@ impl Leader {
                 Held::Answer(request, query, _) => self.answer(request, query),
                 Held::Effect(Effect::UnitsChanged(names)) => self.turn.seen.extend(names),
                 // What machines were to be told was not decided: they are told anew when the pause ends.
-                Held::Effect(Effect::Send(..)) => {}
+                Held::Effect(Effect::Send(..) | Effect::Event(Event::Placed { .. })) => {}
                 Held::Effect(effect) => self.outbox.now(effect),
             }
         }
@@ -414,6 +420,10 @@ impl Leader {
         hold: Vec<Assignment>,
         remove: Vec<Removal>,
     ) {
+        // That a unit was placed in an earlier boot is known only from the machine's record. A snapshot follows that.
+        if self.unsaved.contains(&id) {
+            return;
+        }
         let Some(session) = self.machines.get_mut(&id).and_then(|machine| machine.session.as_mut()) else {
             return;
         };

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Change, Event, Leader, Machine, Unit};
+use super::{Change, Event, Leader, Machine, Unit, sorted};
 use crate::ids::{Epoch, MachineId};
 use crate::machine::MachineState;
 use crate::state::DesiredState;
@@ -19,8 +19,8 @@ type Key = (Reverse<i32>, u64);
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: BTreeMap<Key, UnitName>,
-    /// Those that are to be tried on all machines.
-    fresh: BTreeSet<Key>,
+    /// Those that are to be tried on all machines; among them may be some that wait no more.
+    fresh: Vec<Key>,
     /// Machines on which those that wait are to be tried.
     touched: BTreeSet<MachineId>,
     /// Global units that are to be tried on all machines.
@@ -39,9 +39,7 @@ impl Queue {
 
     /// Takes the unit out.
     pub(super) fn remove(&mut self, unit: &Unit) {
-        let key = key(unit);
-        self.waiting.remove(&key);
-        self.fresh.remove(&key);
+        self.waiting.remove(&key(unit));
         self.fresh_globals.remove(&unit.order);
     }
 
@@ -49,7 +47,7 @@ impl Queue {
     /// it does not. Global units wait for all machines.
     fn update(&mut self, name: &UnitName, unit: &Unit, waits: bool) {
         if waits {
-            self.fresh.insert(key(unit));
+            self.fresh.push(key(unit));
             self.waiting.insert(key(unit), name.clone());
         } else {
             self.remove(unit);
@@ -100,18 +98,15 @@ impl Leader {
     }
 
     fn place_waiting(&mut self, touched: &BTreeSet<MachineId>) {
-        let fresh = std::mem::take(&mut self.queue.fresh);
-        let keys: Vec<Key> = if touched.is_empty() {
-            fresh.iter().copied().collect()
-        } else {
-            self.queue.waiting.keys().copied().collect()
-        };
+        let fresh = sorted(std::mem::take(&mut self.queue.fresh));
+        let keys: Vec<Key> =
+            if touched.is_empty() { fresh.clone() } else { self.queue.waiting.keys().copied().collect() };
         let mut fits_nowhere = BTreeSet::new();
         for key in keys {
             // It may have been placed meanwhile, together with others.
             let Some(name) = self.queue.waiting.get(&key) else { continue };
             let Ok(group) = self.group(name) else { continue };
-            let is_fresh = fresh.contains(&key);
+            let is_fresh = fresh.binary_search(&key).is_ok();
             let alone = group.units.len() == 1;
             if alone && !fits_nowhere.is_empty() {
                 let requirement = self.placer.requirement(name).map(|requirement| (is_fresh, requirement));
@@ -278,9 +273,9 @@ impl Leader {
     /// changed), it goes elsewhere.
     pub(super) fn place_again(&mut self, name: &UnitName) {
         let Some(unit) = self.units.get(name) else { return };
-        let placements: BTreeMap<MachineId, Epoch> = unit.placements.clone();
+        let machines: Vec<MachineId> = unit.placements.keys().copied().collect();
         let global = unit.options.global;
-        for machine in placements.into_keys() {
+        for machine in machines {
             let one_of_many = placements_exceed(global, self.units.get(name));
             let fits = !one_of_many && self.still_fits(name, machine);
             if fits {

@@ -1,6 +1,7 @@
 //! Agents: their hellos, heartbeats and reports, and leases that end.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{Change, Copy, Effect, Event, Leader, Machine, Session};
 use crate::ids::{Epoch, MachineId, Revision};
@@ -49,12 +50,15 @@ impl Leader {
             }
             _ if self.term_is_anothers(&hello) => Some(Refused::HigherTermSeen(hello.term)),
             _ if self.opened_later(&hello) => Some(Refused::Replaced),
+            // A lease would only be lost again at its first heartbeat.
+            _ if hello.pid1_age > self.settings.systemd_timeout => {
+                Some(Refused::SystemdSilent(hello.pid1_age))
+            }
             _ => None,
         };
         if let Some(refused) = refused {
-            if matches!(refused, Refused::HigherTermSeen(_))
-                && !std::mem::replace(&mut self.taking_term, true)
-            {
+            let higher = matches!(refused, Refused::HigherTermSeen(term) if term.next() > term);
+            if higher && !std::mem::replace(&mut self.taking_term, true) {
                 self.outbox.now(Effect::TakeTerm { above: hello.term });
             }
             self.event(Event::MachineRefused { machine: id, reason: refused.to_string() });
@@ -69,7 +73,7 @@ impl Leader {
         }
         self.connections.insert(connection, id);
         let number = hello.session;
-        let units = self.admit(connection, hello);
+        let (units, rebooted) = self.admit(connection, hello);
         self.say(
             connection,
             number,
@@ -79,9 +83,14 @@ impl Leader {
                 lease_ttl: self.settings.lease_ttl,
             }),
         );
+        if rebooted {
+            self.forget_what_ended_with_its_boot(id, &units);
+        }
         self.take_inventory(id, units);
         self.turn.snapshots.insert(id);
         self.update_openness(id);
+        // Also where it was open before: it may have more to give now.
+        self.queue.touch(id);
     }
 
     /// Whether the agent has obeyed a term above this one, or this one under another leader: only from this leader, to
@@ -99,8 +108,8 @@ impl Leader {
         })
     }
 
-    /// The machine's record, session and lease. Returns what it holds.
-    fn admit(&mut self, connection: ConnectionId, hello: Hello) -> Vec<HeldUnit> {
+    /// The machine's record, session and lease. Returns what it holds, and whether it was rebooted.
+    fn admit(&mut self, connection: ConnectionId, hello: Hello) -> (Vec<HeldUnit>, bool) {
         let id = hello.machine;
         let record = MachineRecord {
             address: hello.address,
@@ -113,29 +122,52 @@ impl Leader {
         if self.machines.get(&id).is_none_or(|machine| machine.record != record) {
             self.unsaved.insert(id);
         }
+        let state = self.state_of(hello.pid1_age);
         let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
+        let rebooted = machine.record.boot != record.boot;
         machine.record = record;
         machine.told = Some(self.term);
         machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
         machine.observed.clear();
         self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
-        if machine.state != MachineState::Up {
-            machine.state = MachineState::Up;
+        let was = std::mem::replace(&mut machine.state, state);
+        if !matches!(was, MachineState::Up | MachineState::Degraded) {
             self.event(Event::MachineUp(id));
         }
+        self.strays.retain(|_, machines| {
+            machines.remove(&id);
+            !machines.is_empty()
+        });
         self.extend_lease(id);
-        hello.units
+        (hello.units, rebooted)
+    }
+
+    /// Compares what the machines hold with what was decided, once more: the store has lost what was decided on it.
+    pub(super) fn compare_again(&mut self) {
+        for id in self.machines.keys().copied().collect::<Vec<_>>() {
+            let Some(machine) = self.machines.get_mut(&id) else { continue };
+            for (name, copy) in std::mem::take(&mut machine.observed) {
+                self.adopt_or_note(id, &name, &copy);
+                if let Some(machine) = self.machines.get_mut(&id) {
+                    machine.observed.insert(name, copy);
+                }
+            }
+        }
+    }
+
+    /// The machine was rebooted: what it does not hold is gone. (Without a reboot it may be on its way still: the machine
+    /// is told to remove it, and says when it is gone.)
+    fn forget_what_ended_with_its_boot(&mut self, id: MachineId, held: &[HeldUnit]) {
+        let held: BTreeSet<&UnitName> = held.iter().map(|held| &held.name).collect();
+        let ended: Vec<UnitName> =
+            self.placer.units_on(id).filter(|name| !held.contains(name)).cloned().collect();
+        for name in ended {
+            self.copy_gone(id, &name, None);
+        }
     }
 
     /// Compares what a machine holds with what was decided.
     fn take_inventory(&mut self, id: MachineId, held: Vec<HeldUnit>) {
-        let names: BTreeSet<UnitName> = held.iter().map(|held| held.name.clone()).collect();
-        // A copy that was ended by a decision and is not there any more is gone.
-        let gone: Vec<UnitName> =
-            self.placer.units_on(id).filter(|name| !names.contains(*name)).cloned().collect();
-        for name in gone {
-            self.copy_gone(id, &name, None);
-        }
         for unit in held {
             let copy = Copy { epoch: unit.epoch, hash: unit.hash, observation: unit.observation };
             self.adopt_or_note(id, &unit.name, &copy);
@@ -163,8 +195,10 @@ impl Leader {
         });
         let global = wanted.is_some_and(|unit| unit.options.global);
         if wanted.is_none() || (!global && latest.is_some_and(|latest| copy.epoch < latest)) {
-            self.strays.entry(name.clone()).or_default().insert(id);
-            self.event(Event::Orphaned { unit: name.clone(), machine: id });
+            let known = self.strays.entry(name.clone()).or_default().insert(id, copy.epoch);
+            if known.is_none() {
+                self.event(Event::Orphaned { unit: name.clone(), machine: id });
+            }
             return;
         }
         if !global {
@@ -179,15 +213,14 @@ impl Leader {
         placed.or_else(|| self.retired.get(&(id, name.clone()))).copied()
     }
 
-    fn heartbeat(&mut self, id: MachineId, number: u64, pid1_age: std::time::Duration) {
-        let Some(machine) = self.machines.get_mut(&id) else { return };
-        let Some(session) = &machine.session else { return };
-        let (connection, session) = (session.connection, session.number);
+    fn heartbeat(&mut self, id: MachineId, number: u64, pid1_age: Duration) {
         if pid1_age > self.settings.systemd_timeout {
             return self.lose(id, LossReason::SystemdSilent(pid1_age));
         }
-        let state =
-            if pid1_age > self.settings.lease_ttl { MachineState::Degraded } else { MachineState::Up };
+        let state = self.state_of(pid1_age);
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        let Some(session) = &machine.session else { return };
+        let (connection, session) = (session.connection, session.number);
         if std::mem::replace(&mut machine.state, state) != state {
             self.update_openness(id);
         }
@@ -195,12 +228,21 @@ impl Leader {
         self.say(connection, session, LeaderMessage::HeartbeatAck { number });
     }
 
+    /// The state of a machine that has a lease, after the age of its PID 1's last sign of life.
+    fn state_of(&self, pid1_age: Duration) -> MachineState {
+        if pid1_age > self.settings.lease_ttl { MachineState::Degraded } else { MachineState::Up }
+    }
+
     fn report(&mut self, id: MachineId, report: UnitReport) {
         let UnitReport { name, epoch, change } = report;
         match change {
             ReportedChange::Gone => self.copy_gone(id, &name, Some(epoch)),
             ReportedChange::Stale(_) => {
-                self.stale.insert((id, name));
+                let placed = self.units.get(&name).and_then(|unit| unit.placements.get(&id));
+                // What is said of an earlier placement was dealt with.
+                if placed == Some(&epoch) {
+                    self.stale.insert((id, name));
+                }
             }
             ReportedChange::Observed(observation) => {
                 let hash = self.units.get(&name).map(|unit| unit.hash);
@@ -227,7 +269,7 @@ impl Leader {
         {
             machine.observed.remove(name);
         }
-        if let Some(machines) = self.strays.get_mut(name) {
+        if let Some(machines) = self.strays.get_mut(name).filter(|on| on.get(&id).is_some_and(covers)) {
             machines.remove(&id);
             if machines.is_empty() {
                 self.strays.remove(name);
@@ -312,22 +354,6 @@ impl Leader {
     /// Says something that rests on no commit.
     fn say(&mut self, connection: ConnectionId, session: crate::ids::SessionNumber, body: LeaderMessage) {
         self.outbox.now(Effect::Send(connection, ToAgent { term: self.term, session, body }));
-    }
-
-    /// Machines may start what they were not told of until now.
-    pub(super) fn tell_what_was_withheld(&mut self) {
-        for (id, machine) in &self.machines {
-            if machine.session.is_none() {
-                continue;
-            }
-            for name in self.placer.units_on(*id) {
-                let placed = self.units.get(name).and_then(|unit| unit.placements.get(id));
-                let held = machine.observed.get(name).map(|copy| &copy.epoch);
-                if placed.is_some() && held != placed {
-                    self.turn.tell(*id, name);
-                }
-            }
-        }
     }
 
     /// Gives a later epoch to placements that their machine did not take since it has stopped that one.

@@ -13,12 +13,21 @@ use crate::machine::MachineState;
 use crate::state::DesiredState;
 use crate::unit::{ContentHash, UnitName};
 
+/// For how many units that wait one answer says why each machine refuses them: that costs as much as trying to place
+/// them everywhere, and heartbeats wait meanwhile.
+const EXPLAINED: usize = 20;
+
 impl Leader {
     /// Answers once all that the answer may rest on is durable.
     pub(super) fn answer(&mut self, request: RequestId, query: Query) {
         let answer = match &query {
             Query::Units { names, content, reasons } => {
-                let unit = |name: &UnitName| self.unit_status(name, *content, *reasons);
+                let mut explained = if *reasons { EXPLAINED } else { 0 };
+                let unit = |name: &UnitName| {
+                    let status = self.unit_status(name, *content, explained > 0)?;
+                    explained -= usize::from(explained > 0 && status.waiting.is_some());
+                    Some(status)
+                };
                 QueryAnswer::Units(match names {
                     Some(names) => {
                         names.iter().collect::<BTreeSet<_>>().into_iter().filter_map(unit).collect()
@@ -36,7 +45,7 @@ impl Leader {
         self.units.keys().chain(self.placer.forgotten()).chain(self.strays.keys()).collect()
     }
 
-    fn unit_status(&self, name: &UnitName, content: bool, reasons: bool) -> Option<UnitStatus> {
+    fn unit_status(&self, name: &UnitName, content: bool, explain: bool) -> Option<UnitStatus> {
         let copies = self.copies(name);
         let Some(unit) = self.units.get(name) else {
             let held = copies
@@ -63,7 +72,7 @@ impl Leader {
             desired: unit.desired,
             global: unit.options.global,
             copies,
-            waiting: self.waiting(name, reasons),
+            waiting: self.waiting(name, explain),
         })
     }
 
@@ -79,12 +88,9 @@ impl Leader {
                 found.insert((CopyRole::Stopping, machine), *epoch);
             }
         }
-        for machine in self.strays.get(name).into_iter().flatten() {
-            let copy = self.machines.get(machine).and_then(|machine| machine.observed.get(name));
-            if let Some(copy) =
-                copy.filter(|copy| self.latest_known(*machine, name).is_none_or(|e| e < copy.epoch))
-            {
-                found.insert((CopyRole::Orphaned, *machine), copy.epoch);
+        for (machine, epoch) in self.strays.get(name).into_iter().flatten() {
+            if self.latest_known(*machine, name).is_none_or(|known| known < *epoch) {
+                found.insert((CopyRole::Orphaned, *machine), *epoch);
             }
         }
         let status = |((role, machine), epoch): ((CopyRole, MachineId), Epoch)| {
@@ -96,7 +102,7 @@ impl Leader {
     }
 
     /// Why a unit is on no machine that is reachable.
-    fn waiting(&self, name: &UnitName, reasons: bool) -> Option<Waiting> {
+    fn waiting(&self, name: &UnitName, explain: bool) -> Option<Waiting> {
         let unit = self.units.get(name)?;
         if !self.waits(name, unit) {
             return None;
@@ -108,22 +114,23 @@ impl Leader {
         if self.machines.is_empty() {
             return reason("no machine has joined the cluster");
         }
+        if !explain {
+            return reason(&format!("no machine takes it; `musterctl status {name}` says why"));
+        }
         let group = match self.group(name) {
             Ok(group) => group,
             Err(why) => return reason(&why.to_string()),
         };
         let mut refusals = Vec::new();
-        if reasons {
-            for (id, machine) in &self.machines {
-                let refusal = if machine.state == MachineState::Unreachable {
-                    Some("is unreachable".to_owned())
-                } else {
-                    let tied = self.group_may_be_on(&group, *id);
-                    let refusal = tied.and_then(|()| self.placer.check(&group.units, *id)).err();
-                    refusal.map(|refusal| refusal.to_string())
-                };
-                refusals.extend(refusal.map(|refusal| (*id, refusal)));
-            }
+        for (id, machine) in &self.machines {
+            let refusal = if machine.state == MachineState::Unreachable {
+                Some("is unreachable".to_owned())
+            } else {
+                let tied = self.group_may_be_on(&group, *id);
+                let refusal = tied.and_then(|()| self.placer.check(&group.units, *id)).err();
+                refusal.map(|refusal| refusal.to_string())
+            };
+            refusals.extend(refusal.map(|refusal| (*id, refusal)));
         }
         let subject = match group.units.len() {
             1 => "the unit".to_owned(),

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use litemap::LiteMap;
 pub use refusal::Refusal;
 
 use self::patterns::{PatternId, Patterns};
@@ -68,7 +69,7 @@ struct Entry {
     options: Arc<Options>,
     declares: BTreeSet<PatternId>,
     matched_by: BTreeSet<PatternId>,
-    on: BTreeSet<MachineId>,
+    on: LiteMap<MachineId, ()>,
     /// Whether the cluster knows the unit; it is kept without that until its last copy is gone.
     known: bool,
 }
@@ -172,7 +173,7 @@ fn fits<'a>(members: &[Member<'a>], machine: MachineId, host: &Host) -> Result<(
                 return Err(Misfit::Metadata { unit, key, wanted });
             }
         }
-        let already_here = entry.on.contains(&machine);
+        let already_here = entry.on.contains_key(&machine);
         conflicts(unit, entry, host, already_here)?;
         let (cpu, memory) = reservation(options);
         needed = (needed.0 + cpu, needed.1 + memory);
@@ -280,7 +281,7 @@ impl Placer {
             return;
         }
         let on = self.units.get(name).map(|entry| entry.on.clone()).unwrap_or_default();
-        for machine in &on {
+        for machine in on.keys() {
             self.lift(name, *machine);
         }
         self.drop_entry(name);
@@ -293,10 +294,10 @@ impl Placer {
             }
         }
         let matched_by = self.patterns.matching(name.as_str());
-        let entry = Entry { options, declares, matched_by, on: BTreeSet::new(), known: true };
+        let entry = Entry { options, declares, matched_by, on: LiteMap::new(), known: true };
         self.units.insert(name.clone(), entry);
-        for machine in on {
-            self.assign(name, machine);
+        for machine in on.keys() {
+            self.assign(name, *machine);
         }
     }
 
@@ -316,7 +317,7 @@ impl Placer {
         let (Some(entry), Some(host)) = (self.units.get_mut(name), self.hosts.get_mut(&machine)) else {
             return;
         };
-        if !entry.on.insert(machine) {
+        if entry.on.insert(machine, ()).is_some() {
             return;
         }
         if host.open {
@@ -339,7 +340,7 @@ impl Placer {
 
     /// The machines on which a copy of the unit counts.
     pub fn copies(&self, name: &UnitName) -> impl Iterator<Item = MachineId> + '_ {
-        self.units.get(name).into_iter().flat_map(|entry| entry.on.iter().copied())
+        self.units.get(name).into_iter().flat_map(|entry| entry.on.keys().copied())
     }
 
     /// The units that the cluster does not know any more and that have copies.
@@ -508,7 +509,7 @@ impl Placer {
         let (Some(entry), Some(host)) = (self.units.get_mut(name), self.hosts.get_mut(&machine)) else {
             return false;
         };
-        if !entry.on.remove(&machine) {
+        if entry.on.remove(&machine).is_none() {
             return false;
         }
         if host.open {
@@ -530,7 +531,7 @@ impl Placer {
             for name in self.matched(&pattern) {
                 let Some(other) = self.units.get_mut(&name) else { continue };
                 other.matched_by.remove(&id);
-                for machine in &other.on {
+                for machine in other.on.keys() {
                     if let Some(host) = self.hosts.get_mut(machine) {
                         host.matched.remove(&id);
                     }
@@ -549,7 +550,7 @@ impl Placer {
         for name in self.matched(pattern) {
             let Some(entry) = self.units.get_mut(&name) else { continue };
             entry.matched_by.insert(id);
-            for machine in &entry.on {
+            for machine in entry.on.keys() {
                 if let Some(host) = self.hosts.get_mut(machine) {
                     *host.matched.entry(id).or_default() += 1;
                 }
@@ -573,7 +574,7 @@ impl Placer {
                 declared: BTreeMap::new(),
                 matched: BTreeMap::new(),
             };
-            for (name, entry) in self.units.iter().filter(|(_, entry)| entry.on.contains(id)) {
+            for (name, entry) in self.units.iter().filter(|(_, entry)| entry.on.contains_key(id)) {
                 fresh.add(name, entry);
             }
             if (fresh.load, fresh.reserved) != (host.load, host.reserved) {

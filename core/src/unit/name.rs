@@ -241,7 +241,8 @@ impl UnitName {
 
     /// Whether this is a template: `web@.service`.
     pub fn is_template(&self) -> bool {
-        self.stem().split_once('@').is_some_and(|(_, instance)| instance.is_empty())
+        let prefix = self.stem().strip_suffix('@');
+        prefix.is_some_and(|prefix| !prefix.contains('@'))
     }
 
     /// Whether this is an instance of a template: `web@1.service`.

@@ -257,6 +257,7 @@ fn hello(digit: u32) -> Hello {
         labels: BTreeMap::from([("zone".to_owned(), digit.to_string())]),
         capacity: Capacity { cpu: MilliCpu(2000), memory: Bytes(1 << 30) },
         version: "test".to_owned(),
+        pid1_age: Duration::ZERO,
         units: Vec::new(),
     }
 }

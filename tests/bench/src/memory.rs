@@ -136,6 +136,7 @@ fn hello(number: u32) -> Hello {
         labels: [("disk".to_owned(), "ssd".to_owned())].into(),
         capacity: Capacity { cpu: MilliCpu(16_000), memory: Bytes(64 << 30) },
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid1_age: Duration::ZERO,
         units: Vec::new(),
     }
 }

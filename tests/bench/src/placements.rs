@@ -133,6 +133,7 @@ fn hello(number: u32) -> Hello {
         labels: [("rack".to_owned(), format!("r{}", number % 10))].into(),
         capacity: Capacity { cpu: MilliCpu(16_000), memory: Bytes(64 << 30) },
         version: "bench".to_owned(),
+        pid1_age: Duration::ZERO,
         units: Vec::new(),
     }
 }

@@ -1,0 +1,386 @@
+//! A leader, its store and its machines, in one thread.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::command::{
+    ClusterStatus, Command, CommandResult, Query, QueryAnswer, UnitArgument, UnitStatus, Verb,
+};
+use crate::ids::{AgentKey, BootId, ClusterId, CommandId, CommitId, Epoch, MachineId, SessionNumber, Term};
+use crate::leader::{Change, ConnectionId, Durable, Effect, Event, Input, Leader, RequestId, Settings};
+use crate::machine::{Capacity, Labels};
+use crate::message::{
+    Assignment, FromAgent, HeldUnit, Hello, LeaderMessage, Refused, Removal, ReportedChange, ToAgent,
+    UnitReport,
+};
+use crate::state::{Observation, Phase, Target};
+use crate::time::Time;
+use crate::unit::{Bytes, MilliCpu, UnitName};
+
+/// A machine that holds what it is told to hold.
+#[derive(Clone, Debug)]
+pub(super) struct Agent {
+    pub(super) id: MachineId,
+    pub(super) labels: Labels,
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) session: SessionNumber,
+    pub(super) cluster: Option<ClusterId>,
+    pub(super) term: Term,
+    pub(super) held: BTreeMap<UnitName, HeldUnit>,
+    /// Whether its disk takes its time: what it is told to hold waits in `writing`, of which Hello says nothing.
+    pub(super) slow: bool,
+    pub(super) writing: BTreeMap<UnitName, HeldUnit>,
+    pub(super) boots: u128,
+    pub(super) pid1_age: Duration,
+    pub(super) stopped: BTreeMap<UnitName, Epoch>,
+    pub(super) heartbeats: u64,
+    pub(super) acked: u64,
+    pub(super) refused: Option<Refused>,
+}
+
+/// A leader, its store and its machines, in one thread.
+pub(super) struct World {
+    pub(super) leader: Leader,
+    pub(super) now: Time,
+    pub(super) stored: Durable,
+    pub(super) agents: BTreeMap<MachineId, Agent>,
+    pub(super) next_id: u64,
+    /// Whether the store commits at once; else batches wait in `uncommitted`.
+    pub(super) committing: bool,
+    pub(super) uncommitted: Vec<(CommitId, Vec<Change>)>,
+    pub(super) results: BTreeMap<RequestId, CommandResult>,
+    pub(super) answers: BTreeMap<RequestId, QueryAnswer>,
+    pub(super) commits: usize,
+    pub(super) events: Vec<Event>,
+}
+
+pub(super) fn name(text: &str) -> UnitName {
+    UnitName::parse(text).unwrap()
+}
+
+pub(super) fn machine(number: u128) -> MachineId {
+    MachineId::new(number << 96)
+}
+
+pub(super) fn service(options: &str) -> String {
+    format!("[Service]\nExecStart=/bin/sleep infinity\n{options}")
+}
+
+impl World {
+    pub(super) fn new(machines: u128) -> Self {
+        let mut world = Self::of(Durable::new(ClusterId::new(7)), Term(1));
+        for number in 1..=machines {
+            world.join(machine(number), &[]);
+        }
+        world
+    }
+
+    pub(super) fn of(stored: Durable, term: Term) -> Self {
+        let now = Time::from_boot(Duration::from_secs(1000));
+        Self {
+            leader: Leader::new(Settings::default(), term, stored.clone(), now),
+            now,
+            stored,
+            agents: BTreeMap::new(),
+            next_id: 0,
+            committing: true,
+            uncommitted: Vec::new(),
+            results: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            commits: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// The same cluster under a leader that was restarted.
+    pub(super) fn restarted(self) -> Self {
+        let term = self.leader.term.next();
+        let mut world = Self::of(self.stored, term);
+        world.next_id = self.next_id;
+        world.agents = self.agents;
+        world.agents.values_mut().for_each(|agent| agent.connection = None);
+        world
+    }
+
+    pub(super) fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub(super) fn join(&mut self, id: MachineId, labels: &[(&str, &str)]) {
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.agents.insert(
+            id,
+            Agent {
+                id,
+                labels,
+                connection: None,
+                session: SessionNumber(0),
+                cluster: None,
+                term: Term(0),
+                held: BTreeMap::new(),
+                slow: false,
+                writing: BTreeMap::new(),
+                boots: 1,
+                pid1_age: Duration::ZERO,
+                stopped: BTreeMap::new(),
+                heartbeats: 0,
+                acked: 0,
+                refused: None,
+            },
+        );
+        self.connect(id);
+    }
+
+    pub(super) fn connect(&mut self, id: MachineId) {
+        let connection = ConnectionId(self.id());
+        let agent = self.agents.get_mut(&id).unwrap();
+        agent.connection = Some(connection);
+        agent.session = SessionNumber(agent.session.0 + 1);
+        agent.refused = None;
+        let hello = Hello {
+            cluster: agent.cluster,
+            machine: id,
+            boot: BootId::new(agent.boots),
+            key: AgentKey::new(id.bits()),
+            session: agent.session,
+            term: agent.term,
+            address: "198.18.0.1".to_owned(),
+            labels: agent.labels.clone(),
+            capacity: Capacity { cpu: MilliCpu(4000), memory: Bytes(1 << 30) },
+            version: "test".to_owned(),
+            pid1_age: agent.pid1_age,
+            units: agent.held.values().cloned().collect(),
+        };
+        self.step(Input::Agent(connection, FromAgent::Hello(hello)));
+    }
+
+    /// The machine loses its power, and all that it held.
+    pub(super) fn reboot(&mut self, id: MachineId) {
+        if self.agents[&id].connection.is_some() {
+            self.cut(id);
+        }
+        let agent = self.agents.get_mut(&id).unwrap();
+        agent.boots += 1;
+        (agent.held, agent.writing, agent.stopped) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    }
+
+    /// All that was being written is in place.
+    pub(super) fn finish_writing(&mut self, id: MachineId) {
+        let agent = self.agents.get_mut(&id).unwrap();
+        agent.slow = false;
+        let reports: Vec<UnitReport> =
+            std::mem::take(&mut agent.writing).into_values().map(|unit| agent.hold(unit)).collect();
+        if let Some(connection) = agent.connection {
+            self.step(Input::Agent(connection, FromAgent::Report(reports)));
+        }
+    }
+
+    /// The machine goes silent, with all that it holds running on.
+    pub(super) fn cut(&mut self, id: MachineId) {
+        let connection = self.agents.get_mut(&id).unwrap().connection.take().unwrap();
+        self.step(Input::Disconnected(connection));
+    }
+
+    pub(super) fn step(&mut self, input: Input) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            for effect in self.leader.step(self.now, input) {
+                self.carry_out(effect, &mut inputs);
+            }
+            assert_eq!(self.leader.differences(), Vec::<String>::new());
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, effect: Effect, inputs: &mut Vec<Input>) {
+        match effect {
+            Effect::Persist(commit, changes) => {
+                self.commits += 1;
+                if self.committing {
+                    changes.into_iter().for_each(|change| self.stored.apply(change));
+                    inputs.insert(0, Input::Committed(commit));
+                } else {
+                    self.uncommitted.push((commit, changes));
+                }
+            }
+            Effect::Send(connection, message) => {
+                let agent = self.agents.values_mut().find(|agent| agent.connection == Some(connection));
+                if let Some(reports) = agent.and_then(|agent| agent.hear(message)) {
+                    inputs.insert(0, Input::Agent(connection, FromAgent::Report(reports)));
+                }
+            }
+            Effect::Close(connection) => {
+                for agent in self.agents.values_mut().filter(|agent| agent.connection == Some(connection)) {
+                    agent.connection = None;
+                }
+            }
+            Effect::AnswerCommand(request, result) => {
+                self.results.insert(request, result);
+            }
+            Effect::AnswerQuery(request, answer) => {
+                self.answers.insert(request, answer);
+            }
+            Effect::TakeTerm { above } => inputs.insert(0, Input::TermTaken(above.next())),
+            Effect::Event(event) => self.events.push(event),
+            Effect::UnitsChanged(_) => {}
+        }
+    }
+
+    /// The store fails with what was given to it last, and works again.
+    pub(super) fn fail_store(&mut self) {
+        self.uncommitted.clear();
+        self.committing = true;
+        let durable = Box::new(self.stored.clone());
+        self.step(Input::CommitFailed { reason: "no space left on device".to_owned(), durable });
+    }
+
+    /// Lets time pass, with heartbeats from all machines that are connected.
+    pub(super) fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds * 2 {
+            self.now = self.now + Duration::from_millis(500);
+            self.step(Input::Tick);
+            let connected: Vec<(MachineId, ConnectionId)> =
+                self.agents.values().filter_map(|agent| Some((agent.id, agent.connection?))).collect();
+            for (id, connection) in connected {
+                let agent = self.agents.get_mut(&id).unwrap();
+                agent.heartbeats += 1;
+                let number = agent.heartbeats;
+                let pid1_age = agent.pid1_age;
+                self.step(Input::Agent(connection, FromAgent::Heartbeat { number, pid1_age }));
+            }
+        }
+    }
+
+    pub(super) fn command_as(
+        &mut self,
+        id: CommandId,
+        verb: Verb,
+        units: &[(&str, Option<&str>)],
+        replace: bool,
+    ) -> RequestId {
+        let request = RequestId(self.id());
+        let argument = |(unit, content): &(&str, Option<&str>)| UnitArgument {
+            name: name(unit),
+            content: content.map(Arc::from),
+        };
+        let units = units.iter().map(argument).collect();
+        self.step(Input::Command(request, Command { id, verb, units, replace }));
+        request
+    }
+
+    pub(super) fn command(&mut self, verb: Verb, units: &[(&str, Option<&str>)]) -> CommandResult {
+        let id = CommandId::new(self.id().into());
+        let request = self.command_as(id, verb, units, false);
+        self.results.remove(&request).expect("an answer")
+    }
+
+    pub(super) fn replace(&mut self, verb: Verb, unit: &str, content: &str) -> CommandResult {
+        let id = CommandId::new(self.id().into());
+        let request = self.command_as(id, verb, &[(unit, Some(content))], true);
+        self.results.remove(&request).expect("an answer")
+    }
+
+    pub(super) fn start(&mut self, unit: &str, options: &str) {
+        self.command(Verb::Start, &[(unit, Some(&service(options)))]).expect("started");
+    }
+
+    pub(super) fn query(&mut self, query: Query) -> QueryAnswer {
+        let request = RequestId(self.id());
+        self.step(Input::Query(request, query));
+        self.answers.remove(&request).expect("an answer")
+    }
+
+    pub(super) fn status(&mut self, unit: &str) -> Option<UnitStatus> {
+        let names = Some(vec![name(unit)]);
+        match self.query(Query::Units { names, content: false, reasons: true }) {
+            QueryAnswer::Units(mut units) => units.pop(),
+            QueryAnswer::Machines(_) => None,
+        }
+    }
+
+    pub(super) fn machines(&mut self) -> ClusterStatus {
+        match self.query(Query::Machines) {
+            QueryAnswer::Machines(status) => status,
+            QueryAnswer::Units(_) => unreachable!(),
+        }
+    }
+
+    /// The machines on which the unit runs.
+    pub(super) fn running(&self, unit: &str) -> Vec<MachineId> {
+        let unit = name(unit);
+        let runs = |agent: &&Agent| agent.held.get(&unit).is_some_and(|held| held.target == Target::Launched);
+        self.agents.values().filter(runs).map(|agent| agent.id).collect()
+    }
+
+    pub(super) fn reason(&mut self, unit: &str) -> String {
+        let waiting = self.status(unit).expect("known").waiting.expect("waits");
+        let machines = waiting.machines.iter().map(|(id, why)| format!("\n{}: {why}", id.short()));
+        std::iter::once(waiting.reason).chain(machines).collect()
+    }
+}
+
+impl Agent {
+    pub(super) fn hear(&mut self, message: ToAgent) -> Option<Vec<UnitReport>> {
+        assert!(message.term >= self.term, "a leader speaks in a term that is over");
+        if message.session != self.session {
+            return None;
+        }
+        self.term = message.term;
+        match message.body {
+            LeaderMessage::Welcome(welcome) => self.cluster = Some(welcome.cluster),
+            LeaderMessage::HeartbeatAck { number } => self.acked = number,
+            LeaderMessage::Refused(refused) => {
+                self.refused = Some(refused);
+                self.connection = None;
+            }
+            LeaderMessage::Assignments(assignments) => {
+                let held: Vec<UnitReport> =
+                    assignments.hold.into_iter().filter_map(|assignment| self.take(assignment)).collect();
+                let removed = assignments.remove.into_iter().map(|removal| self.remove(removal));
+                return Some(removed.chain(held).collect());
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, assignment: Assignment) -> Option<UnitReport> {
+        let Assignment { name, epoch, hash, content, target } = assignment;
+        let held = self.held.get(&name);
+        let epochs = [held, self.writing.get(&name)].map(|unit| unit.map(|unit| unit.epoch));
+        let last = epochs.into_iter().max().flatten().max(self.stopped.get(&name).copied());
+        if last.is_some_and(|last| epoch < last) || self.stopped.get(&name).is_some_and(|last| epoch <= *last)
+        {
+            return Some(UnitReport { name, epoch, change: ReportedChange::Stale(last.unwrap()) });
+        }
+        assert!(
+            content.is_some() || held.is_some_and(|held| held.hash == hash),
+            "{name}: nobody sent its content"
+        );
+        let phase = if target == Target::Launched { Phase::Launched } else { Phase::Loaded };
+        let observation = Observation::Held { phase, state: None };
+        let unit = HeldUnit { name: name.clone(), epoch, hash, target, observation };
+        if self.slow {
+            self.writing.insert(name, unit);
+            return None;
+        }
+        self.writing.remove(&name);
+        Some(self.hold(unit))
+    }
+
+    fn hold(&mut self, unit: HeldUnit) -> UnitReport {
+        let HeldUnit { name, epoch, observation, .. } = unit.clone();
+        self.held.insert(name.clone(), unit);
+        UnitReport { name, epoch, change: ReportedChange::Observed(observation) }
+    }
+
+    fn remove(&mut self, removal: Removal) -> UnitReport {
+        let Removal { name, epoch } = removal;
+        self.writing.retain(|writing, unit| *writing != name || unit.epoch > epoch);
+        if self.held.get(&name).is_some_and(|held| held.epoch <= epoch) {
+            self.held.remove(&name);
+            self.stopped.insert(name.clone(), epoch);
+        }
+        UnitReport { name, epoch, change: ReportedChange::Gone }
+    }
+}
