@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use muster_core::agent::Input;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 use zbus::Connection;
 use zbus::connection::Builder;
+use zbus::fdo::DBusProxy;
 use zbus::proxy::CacheProperties;
 
 use super::calls::{Call, Caller};
-use super::proxy::ManagerProxy;
+use super::proxy::{ManagerProxy, NAME};
 use super::signals::Signals;
 use crate::files::UnitFiles;
 
@@ -80,11 +83,27 @@ async fn supervise(files: UnitFiles, inputs: mpsc::Sender<Input>, mut calls: mps
 async fn connect(files: &UnitFiles) -> zbus::Result<(Caller, Signals)> {
     let system = || Builder::system().max_queued(QUEUE).method_timeout(CALL_TIMEOUT).build();
     let connection: Connection = system().await?;
-    let signals = Signals::listen(system().await?).await?;
+    if !DBusProxy::new(&connection).await?.name_has_owner(NAME.try_into()?).await? {
+        call_back();
+    }
     let manager = ManagerProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
+    // Answered once systemd is there: its coming must not be taken for its leaving.
+    manager.version().await?;
+    let signals = Signals::listen(system().await?).await?;
     // Who has asked counts for the whole bus, as long as its connection lasts.
     manager.subscribe().await?;
     Ok((Caller { connection, manager, files: files.clone() }, signals))
+}
+
+/// Has systemd connect to the bus again (SIGUSR1, see systemd(1)). When it loses its connection while the bus lives on,
+/// as it does at the bus's limit of match rules, it does not do so by itself.
+fn call_back() {
+    // Another init might take the signal for something else.
+    if Path::new("/run/systemd/private").exists()
+        && let Err(error) = kill_process(Pid::INIT, Signal::USR1)
+    {
+        tracing::warn!(%error, "cannot signal PID 1");
+    }
 }
 
 /// Carries out calls until a connection ends. Then every call that was under way is answered.

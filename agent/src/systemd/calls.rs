@@ -111,8 +111,11 @@ impl Caller {
             kind => format!("{NAME}.{}", kind.section()),
         };
         let result = String::try_from(self.get(name, &interface, "Result").await?)?;
-        if name.unit_type() != UnitType::Service {
-            return Ok(Some(result));
+        match name.unit_type() {
+            UnitType::Service => {}
+            // It was refused before anything could fail.
+            UnitType::Socket if result == "success" => return self.running_behind(name).await,
+            _ => return Ok(Some(result)),
         }
         let status = i32::try_from(self.get(name, &interface, "ExecMainStatus").await?)?;
         Ok(Some(match (result.as_str(), status) {
@@ -120,6 +123,20 @@ impl Caller {
             ("signal" | "core-dump", 1..) => format!("{result}, signal {status}"),
             _ => result,
         }))
+    }
+
+    /// Which service keeps a socket from being listened on: systemd refuses that while what it activates is running.
+    async fn running_behind(&self, socket: &UnitName) -> zbus::Result<Option<String>> {
+        for triggered in <Vec<String>>::try_from(self.get(socket, UNIT, "Triggers").await?)? {
+            let Ok(triggered) = UnitName::parse(&triggered) else { continue };
+            let active = String::try_from(self.get(&triggered, UNIT, "ActiveState").await?)?;
+            if !matches!(active.as_str(), "inactive" | "failed") {
+                return Ok(Some(format!(
+                    "{triggered}, which it activates, is {active} already; stop that first"
+                )));
+            }
+        }
+        Ok(None)
     }
 
     /// The states of units; nothing of those that could not be read.
@@ -210,6 +227,10 @@ impl Caller {
         };
         if self.files.is_ours(name, &fragment) {
             return Standing::Ours;
+        }
+        // systemd has every slice, also those that have no file and that nothing uses.
+        if name.unit_type() == UnitType::Slice && fragment.is_empty() && idle {
+            return Standing::Free;
         }
         Standing::Taken(match (fragment.as_str(), &*listed.load) {
             ("", _) => format!("without a file, {} {}", listed.load, listed.active),

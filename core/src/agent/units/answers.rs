@@ -182,6 +182,10 @@ impl Units {
     }
 
     fn start_ended(&mut self, name: UnitName, phase: Phase) {
+        // A start that failed may have failed for the file: whether systemd accepts that is still to be seen.
+        if let Some(unit) = self.units.get_mut(&name).filter(|_| phase == Phase::Launched) {
+            unit.verified = true;
+        }
         self.set_phase(&name, phase);
         self.nothing_more(name);
     }

@@ -437,7 +437,6 @@ impl Units {
             }
             Action::Start => {
                 unit.doing = Doing::Calling(Verb::Start, None);
-                unit.verified = true;
                 unit.stopped = false;
                 // Before the start: whatever becomes of the call, what runs from now on has this content.
                 self.settle(&name);

@@ -3,5 +3,7 @@
 mod commands;
 mod examples;
 mod failure;
+mod restarts;
 mod store;
 mod support;
+mod systemd;
