@@ -219,6 +219,11 @@ impl Unit {
         }
     }
 
+    /// Whether a job of this kind was asked for and may be pending.
+    pub fn has_job(&self, verb: Verb) -> bool {
+        matches!(self.doing, Doing::Calling(asked, _) | Doing::Job(asked, _) if asked == verb)
+    }
+
     /// Whether, as it was seen last, nothing of it runs or is about to.
     pub fn is_inactive(&self) -> bool {
         !self.job && self.state.as_ref().is_some_and(|state| matches!(&*state.active, "inactive" | "failed"))

@@ -203,6 +203,33 @@ fn a_new_unit_is_written_and_started_without_a_reload_or_a_read() {
 }
 
 #[test]
+fn systemd_is_not_asked_for_more_jobs_than_its_bus_bears() {
+    let mut bench = Bench::new();
+    let name = |number: u32| unit(&format!("u{number:03}.service"));
+    let holds = |target| {
+        let all = (0..500).map(|number| hold(name(number).as_str(), epoch(5, 1), FILE, target));
+        all.collect::<Vec<_>>()
+    };
+    let starts = |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::Start(_))).count();
+    let stops = |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::Stop(_))).count();
+    bench.assign(false, holds(Target::Launched), vec![]);
+    let effects = bench.step(Input::Written((0..500).map(|number| (name(number), DONE)).collect()));
+    assert_eq!(starts(&effects), 384);
+    for number in 0..384 {
+        assert_eq!(starts(&bench.step(Input::Answered(name(number), Verb::Start, Ok(number)))), 0);
+    }
+    // Each one that has ended lets another one in.
+    let effects = bench.step(Input::JobRemoved(name(7), 7, "done".into()));
+    assert!(effects.contains(&Effect::Start(name(384))), "{effects:?}");
+    assert_eq!(starts(&effects), 1);
+    // What is slow to start can be stopped, and what waited for its start need not be.
+    let effects = bench.assign(false, holds(Target::Loaded), vec![]);
+    assert_eq!((starts(&effects), stops(&effects)), (0, 64));
+    let stopped = (0..64).map(|number| Input::Answered(name(number), Verb::Stop, Err(CallError::NotLoaded)));
+    assert_eq!(stops(&bench.agent.step(bench.now, stopped)), 64);
+}
+
+#[test]
 fn a_job_may_end_before_its_number_is_known() {
     let mut bench = Bench::new();
     bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);

@@ -1,10 +1,12 @@
 //! All units of this machine, and what is to be done with them.
 
 mod answers;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::window::Window;
 use super::io::{Effect, Event, Held, Verb, Write};
 use super::unit::{Action, Doing, Reading, Unit, Want, Wanted};
 use crate::ids::Epoch;
@@ -74,6 +76,8 @@ pub(super) struct Units {
     /// The units that need one.
     outdated: BTreeSet<UnitName>,
     reload: Reload,
+    starts: Window,
+    stops: Window,
     unsaved: Unsaved,
     out: Out,
 }
@@ -89,6 +93,8 @@ impl Units {
             checking: BTreeSet::new(),
             outdated: BTreeSet::new(),
             reload: Reload::Idle(None),
+            starts: Window::new(window::STARTS),
+            stops: Window::new(window::STOPS),
             unsaved: Unsaved::Nothing,
             out: Out::default(),
         }
@@ -353,6 +359,10 @@ impl Units {
                     self.read(now, &name);
                 }
             }
+            for (window, verb) in [(&mut self.starts, Verb::Start), (&mut self.stops, Verb::Stop)] {
+                let has_job = |name: &UnitName| self.units.get(name).is_some_and(|unit| unit.has_job(verb));
+                self.due.extend(window.next(has_job));
+            }
             while let Some(name) = self.due.pop_first() {
                 self.advance(name);
             }
@@ -400,6 +410,8 @@ impl Units {
         }
         match action {
             Action::Nothing => {}
+            Action::Start if !self.starts.admits(&name) => {}
+            Action::Stop if !self.stops.admits(&name) => {}
             Action::Settle => {
                 self.set_phase(&name, Phase::Loaded);
                 self.advance(name);
