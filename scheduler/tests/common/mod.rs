@@ -16,12 +16,15 @@ pub fn in_own_mounts(test: &str) -> bool {
         return true;
     }
     assert!(rustix::process::geteuid().is_root(), "this test mounts a small file system: run it as root");
+    // A directory cannot be removed while something is mounted on it: we do it, here where nothing is.
+    let directory = tempfile::tempdir().expect("a directory");
     let program = std::env::current_exe().expect("the test's own program");
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--"])
         .arg(program)
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
+        .env("TMPDIR", directory.path())
         .status()
         .expect("unshare (of util-linux) can be run");
     assert!(status.success(), "the test failed in its own mounts: {status}");

@@ -19,8 +19,11 @@ pub const BIN_DIR_VARIABLE: &str = "MUSTER_BIN_DIR";
 
 /// The root of the source tree that this was built from.
 pub fn project_root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.ancestors().nth(2).unwrap_or(manifest).to_path_buf()
+    // Where the program is goes before where it was built: the tree may have been moved since.
+    let program = std::env::current_exe().unwrap_or_default();
+    let built = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut candidates = program.ancestors().chain(built.ancestors());
+    candidates.find(|dir| dir.join("packaging/systemd").is_dir()).unwrap_or(built).to_path_buf()
 }
 
 /// Cargo's target directory for the source tree.
