@@ -308,7 +308,8 @@ impl World {
     fn assignment(&self, name: &UnitName) -> Assignment {
         let (epoch, file, target) = &self.placed[name];
         let hash = ContentHash::of(file.as_bytes());
-        let held = self.holds.get(name).is_some_and(|(_, held)| *held == hash);
+        // As the leader does it: of a placement that was not reported, it is not known what is held.
+        let held = self.holds.get(name) == Some(&(*epoch, hash));
         let content = (!held).then(|| file.as_str().into());
         Assignment { name: name.clone(), epoch: *epoch, hash, content, target: *target }
     }
