@@ -2,6 +2,7 @@
 //!
 //! Every option is described in `packaging/agent.toml`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,8 +10,9 @@ use std::str::FromStr;
 
 use muster_core::machine::Labels;
 use muster_core::unit::{Bytes, MilliCpu};
-use muster_daemon::config;
 pub use muster_daemon::config::ConfigError;
+use muster_daemon::config::{self, Contradiction};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use tracing::level_filters::LevelFilter;
 
@@ -28,16 +30,16 @@ const CAPACITY_OPTIONS: [&str; 2] = ["cpu", "memory"];
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The schedulers, which are tried in turn.
-    #[serde(deserialize_with = "schedulers")]
+    #[serde(default, deserialize_with = "schedulers")]
     pub schedulers: Vec<Scheduler>,
     /// Whether schedulers may be on the test network, and not only on this machine.
     #[serde(default)]
     pub insecure: bool,
     /// The address that other machines reach this one by; may be empty.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "address")]
     pub address: String,
     /// The machine's labels.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "labels")]
     pub labels: Labels,
     /// What the machine has to give, where it is not all of it.
     #[serde(default)]
@@ -49,7 +51,7 @@ pub struct Config {
     #[serde(default = "run_dir")]
     pub run_dir: PathBuf,
     /// What is logged, at least of this importance.
-    #[serde(default = "log", deserialize_with = "level")]
+    #[serde(default = "log", deserialize_with = "config::level")]
     pub log: LevelFilter,
 }
 
@@ -110,7 +112,7 @@ impl Config {
     /// Reads a file.
     ///
     /// # Errors
-    /// When it cannot be read or makes no sense. Whether the options go together is for [`Config::check`] to say.
+    /// When it cannot be read or makes no sense.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let read = |source| ConfigError::Read { path: path.to_owned(), source };
         Self::parse(path, &std::fs::read_to_string(path).map_err(read)?)
@@ -121,31 +123,36 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        config::parse(path, text, &OPTIONS, &[("capacity", &CAPACITY_OPTIONS)])
+        let config: Self = config::parse(path, text, &OPTIONS, &[("capacity", &CAPACITY_OPTIONS)])?;
+        config.check().map_err(|contradiction| contradiction.in_file(path, text))?;
+        Ok(config)
     }
 
-    /// Checks that the options go together.
-    ///
-    /// # Errors
-    /// What contradicts what, and why.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let contradiction = |text| Err(ConfigError::Contradiction(text));
+    /// Checks what no option says by itself.
+    fn check(&self) -> Result<(), Contradiction> {
+        let contradiction = |options, message| Err(Contradiction { options, message });
         if self.schedulers.is_empty() {
-            return contradiction("schedulers is empty: at least one \"HOST:PORT\" is needed".to_owned());
+            let message =
+                "no scheduler is given: write where one listens, such as schedulers = [\"127.0.0.1:7400\"]";
+            return contradiction(&["schedulers"], message.to_owned());
         }
-        self.schedulers.iter().try_for_each(|scheduler| self.check_scheduler(scheduler))?;
-        for (name, directory) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
-            if !directory.is_absolute() {
-                return contradiction(format!(
-                    "{name} = \"{}\" is refused: an absolute path is needed",
-                    directory.display()
-                ));
+        for scheduler in &self.schedulers {
+            if let Err(message) = self.check_scheduler(scheduler) {
+                return contradiction(&["schedulers"], message);
             }
+        }
+        let not_absolute =
+            |directory: &Path| format!("\"{}\" is refused: an absolute path is needed", directory.display());
+        if !self.state_dir.is_absolute() {
+            return contradiction(&["state_dir"], format!("state_dir = {}", not_absolute(&self.state_dir)));
+        }
+        if !self.run_dir.is_absolute() {
+            return contradiction(&["run_dir"], format!("run_dir = {}", not_absolute(&self.run_dir)));
         }
         Ok(())
     }
 
-    fn check_scheduler(&self, scheduler: &Scheduler) -> Result<(), ConfigError> {
+    fn check_scheduler(&self, scheduler: &Scheduler) -> Result<(), String> {
         let address = match scheduler.host.parse::<IpAddr>() {
             Ok(address) => Some(address.to_canonical()),
             Err(_) => (scheduler.host == "localhost").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -156,15 +163,15 @@ impl Config {
         let reason = "whoever answers there could run anything on this machine as root, since mutual TLS does not \
                       exist yet";
         if !address.is_some_and(config::is_test_network) {
-            return Err(ConfigError::Contradiction(format!(
+            return Err(format!(
                 "scheduler \"{scheduler}\" is refused: {reason}; a loopback address is allowed, and with insecure = true \
                  one in 198.18.0.0/15, the network set aside for tests by RFC 2544"
-            )));
+            ));
         }
         if !self.insecure {
-            return Err(ConfigError::Contradiction(format!(
+            return Err(format!(
                 "scheduler \"{scheduler}\" is refused: {reason}; on a test network of your own, insecure = true allows it"
-            )));
+            ));
         }
         Ok(())
     }
@@ -183,39 +190,99 @@ fn log() -> LevelFilter {
 }
 
 fn schedulers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Scheduler>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+    let texts = Vec::<String>::deserialize(deserializer)
+        .map_err(|_| D::Error::custom("a list is expected, such as [\"127.0.0.1:7400\"]"))?;
+    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let expected = "an IP address such as \"198.18.0.11\"";
+    let address = config::quoted(deserializer, expected)?;
+    if !address.is_empty() && address.parse::<IpAddr>().is_err() {
+        let hint = "other machines reach this one by it; it may be left out";
+        return Err(D::Error::custom(format!("{address:?} is not {expected}: {hint}")));
+    }
+    Ok(address)
 }
 
 /// Reads an amount that stands as text in the file.
-fn amount<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+fn amount<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display> + Default + PartialEq>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
-    String::deserialize(deserializer)?.parse().map(Some).map_err(serde::de::Error::custom)
+    let text = config::quoted(deserializer, "an amount")?;
+    let amount: T = text.parse().map_err(D::Error::custom)?;
+    if amount == T::default() {
+        let hint = "leave the option out, and what the machine has counts";
+        return Err(D::Error::custom(format!("{text:?} would leave nothing for units; {hint}")));
+    }
+    Ok(Some(amount))
 }
 
-fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LevelFilter, D::Error> {
-    let level = String::deserialize(deserializer)?;
-    match level.as_str() {
-        "error" => Ok(LevelFilter::ERROR),
-        "warn" => Ok(LevelFilter::WARN),
-        "info" => Ok(LevelFilter::INFO),
-        "debug" => Ok(LevelFilter::DEBUG),
-        "trace" => Ok(LevelFilter::TRACE),
-        _ => Err(serde::de::Error::custom(format!(
-            "{level:?} is not a log level: \"error\", \"warn\", \"info\", \"debug\" or \"trace\" is expected"
-        ))),
+fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
+    let labels = BTreeMap::<LabelKey, LabelValue>::deserialize(deserializer)?;
+    Ok(labels.into_iter().map(|(LabelKey(key), LabelValue(value))| (key, value)).collect())
+}
+
+/// A label's key that `MachineMetadata=` can ask for.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+struct LabelKey(String);
+
+/// A label's value that `MachineMetadata=` can ask for.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct LabelValue(String);
+
+impl TryFrom<String> for LabelKey {
+    type Error = String;
+
+    fn try_from(key: String) -> Result<Self, String> {
+        let compares = key.ends_with(['!', '<', '>', '~']).then_some("it ends in !, <, > or ~");
+        match compares.or_else(|| what_no_unit_can_say(&key)) {
+            Some(why) => Err(format!("MachineMetadata= cannot ask for a label {key:?}: {why}")),
+            None => Ok(Self(key)),
+        }
+    }
+}
+
+impl TryFrom<String> for LabelValue {
+    type Error = String;
+
+    fn try_from(value: String) -> Result<Self, String> {
+        match what_no_unit_can_say(&value) {
+            Some(why) => Err(format!("MachineMetadata= cannot ask for a label's value {value:?}: {why}")),
+            None => Ok(Self(value)),
+        }
+    }
+}
+
+/// Why this can be no side of the `=` in `MachineMetadata=KEY=VALUE`.
+fn what_no_unit_can_say(side: &str) -> Option<&'static str> {
+    if side.is_empty() {
+        Some("it is empty")
+    } else if side.contains('=') {
+        Some("it has a \"=\"")
+    } else if side.contains('"') {
+        Some("it has a quotation mark")
+    } else if side.contains(['\n', '\r', '\0']) {
+        Some("it has a line end or a NUL")
+    } else if side.trim_matches([' ', '\t']) != side {
+        Some("it has a blank at an end")
+    } else {
+        None
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use muster_core::unit::{Options, UnitFile, UnitName};
+
     use super::*;
 
     fn read(text: &str) -> Result<Config, String> {
-        let config = Config::parse(Path::new("agent.toml"), text).map_err(|error| error.to_string())?;
-        config.check().map_err(|error| error.to_string())?;
-        Ok(config)
+        Config::parse(Path::new("agent.toml"), text).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -276,8 +343,18 @@ mod tests {
                 "\nschedulers = []\n[capacity]\nmemry = \"1G\"\n",
                 "agent.toml:4: unknown option \"memry\"; did you mean \"memory\"?",
             ),
-            ("address = \"\"\n", "agent.toml:1: missing field `schedulers`"),
-            ("schedulers = []\n", "schedulers is empty: at least one \"HOST:PORT\" is needed"),
+            (
+                "insecure = true\n",
+                "agent.toml: no scheduler is given: write where one listens, such as schedulers = [\"127.0.0.1:7400\"]",
+            ),
+            (
+                "\nschedulers = []\n",
+                "agent.toml:2: no scheduler is given: write where one listens, such as schedulers = [\"127.0.0.1:7400\"]",
+            ),
+            (
+                "schedulers = \"127.0.0.1:7400\"\n",
+                "agent.toml:1: a list is expected, such as [\"127.0.0.1:7400\"]",
+            ),
             (
                 "schedulers = [\"127.0.0.1\"]\n",
                 "agent.toml:1: \"127.0.0.1\" is no scheduler: HOST:PORT is expected, such as \"127.0.0.1:7400\" or \
@@ -285,7 +362,36 @@ mod tests {
             ),
             (
                 "schedulers = [\"127.0.0.1:1\"]\nrun_dir = \"run\"\n",
-                "run_dir = \"run\" is refused: an absolute path is needed",
+                "agent.toml:2: run_dir = \"run\" is refused: an absolute path is needed",
+            ),
+            (
+                "schedulers = [\"127.0.0.1:1\"]\naddress = \"not an address\"\n",
+                "agent.toml:2: \"not an address\" is not an IP address such as \"198.18.0.11\": other machines reach this \
+                 one by it; it may be left out",
+            ),
+            (
+                "schedulers = [\"127.0.0.1:1\"]\ncapacity = { cpu = \"0\" }\n",
+                "agent.toml:2: \"0\" would leave nothing for units; leave the option out, and what the machine has counts",
+            ),
+            (
+                "schedulers = [\"127.0.0.1:1\"]\n[capacity]\nmemory = \"0G\"\n",
+                "agent.toml:3: \"0G\" would leave nothing for units; leave the option out, and what the machine has counts",
+            ),
+            (
+                "schedulers = [\"127.0.0.1:1\"]\n[capacity]\ncpu = 2\n",
+                "agent.toml:3: an amount is expected, in quotes",
+            ),
+            (
+                "schedulers = [\"127.0.0.1:1\"]\nlog = \"loud\"\n",
+                "agent.toml:2: \"loud\" is no log level: \"error\", \"warn\", \"info\", \"debug\" or \"trace\" is expected",
+            ),
+            (
+                "schedulers = [\"127.0.0.1:1\"]\n[labels]\nzone = \"a\"\n\"a b\" = \"x=y\"\n",
+                "agent.toml:4: MachineMetadata= cannot ask for a label's value \"x=y\": it has a \"=\"",
+            ),
+            (
+                "schedulers = [\"127.0.0.1:1\"]\n[labels]\nzone = \"a\"\n\" b\" = \"x\"\n",
+                "agent.toml:4: MachineMetadata= cannot ask for a label \" b\": it has a blank at an end",
             ),
         ];
         for (text, error) in cases {
@@ -296,6 +402,29 @@ mod tests {
                 .unwrap_err()
                 .contains("agent.toml:2: ")
         );
+    }
+
+    /// The core's own reading of units is the judge.
+    #[test]
+    fn labels_are_those_that_a_unit_can_ask_for() {
+        let name = UnitName::parse("a.service").unwrap();
+        let can_ask = |key: &str, value: &str| {
+            let [written_key, written_value] = [key, value].map(|side| side.replace('%', "%%"));
+            let text = format!("[X-Fleet]\nMachineMetadata=\"{written_key}={written_value}\"\n");
+            let wanted = BTreeMap::from([(key.to_owned(), BTreeSet::from([value.to_owned()]))]);
+            UnitFile::parse(text.as_bytes())
+                .is_ok_and(|file| Options::parse(&name, &file).is_ok_and(|p| p.options.metadata == wanted))
+        };
+        let sides = [
+            "a", "a b", "%", "%i", "ä", "a\\", "#", ";", "'", "a!b", "[a]", "-", "", "=", "a=", "\"", "a\"b",
+            " a", "a ", "\ta", "a\nb", "a\r", "\0",
+        ];
+        for side in sides {
+            assert_eq!(LabelValue::try_from(side.to_owned()).is_ok(), can_ask("a", side), "value {side:?}");
+        }
+        for side in sides.into_iter().chain(["a!", "a<", "a>", "a~"]) {
+            assert_eq!(LabelKey::try_from(side.to_owned()).is_ok(), can_ask(side, "a"), "key {side:?}");
+        }
     }
 
     #[test]

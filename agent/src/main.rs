@@ -2,17 +2,13 @@
 //!
 //! Exit codes: 0 after SIGTERM or SIGINT, 64 when command line or configuration make no sense, 1 for all else.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use muster_agent::config::{Config, ConfigError, DEFAULT_PATH};
+use muster_agent::config::{Config, DEFAULT_PATH};
 use muster_agent::daemon;
-use muster_daemon::log;
-use tracing::error;
-
-/// `EX_USAGE` of `sysexits.h`.
-const BAD_CONFIG: u8 = 64;
+use muster_daemon::{log, program};
 
 /// Runs this machine's share of a Muster cluster's units, through its systemd.
 #[derive(Debug, Parser)]
@@ -30,38 +26,17 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            error.print().ok();
-            return if error.use_stderr() { ExitCode::from(BAD_CONFIG) } else { ExitCode::SUCCESS };
-        }
-    };
-    let config = match configure(&arguments.config) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("muster-agent: {:#}", anyhow::Error::new(error));
-            return ExitCode::from(BAD_CONFIG);
-        }
-    };
-    if arguments.check_config {
-        println!("{}: ok", arguments.config.display());
-        return ExitCode::SUCCESS;
-    }
-    log::start(config.log);
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run(start)
 }
 
-fn configure(path: &Path) -> Result<Config, ConfigError> {
-    let config = Config::read(path)?;
-    config.check()?;
-    Ok(config)
+fn start(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = Config::read(&arguments.config)?;
+    if arguments.check_config {
+        println!("{}: ok", arguments.config.display());
+        return Ok(());
+    }
+    log::start(config.log);
+    run(config)
 }
 
 #[tokio::main(flavor = "current_thread")]

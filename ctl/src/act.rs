@@ -9,9 +9,9 @@ use muster_core::command::{
     Command, CommandError, Done, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb,
 };
 use muster_core::ids::CommandId;
-use muster_core::unit::{ContentHash, UnitName};
+use muster_core::unit::UnitName;
 
-use crate::arguments::{self, Argument, Needed, Resolved, Unit};
+use crate::arguments::{self, Argument, Known, Needed, Resolved, Unit, verb_name};
 use crate::client::{Client, Wanted};
 use crate::failure::{Exit, Failure};
 use crate::output::Machines;
@@ -45,7 +45,7 @@ pub async fn run(
     arguments: Vec<Argument>,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let Resolved { units, differing } = resolve(client, arguments, how.replace).await?;
+    let Resolved { units, differing } = resolve(client, arguments, Some(how.verb), how.replace).await?;
     for (name, path) in differing {
         warn(&differs(&name, &path.display().to_string()));
     }
@@ -79,12 +79,11 @@ pub async fn run(
         }
         return Ok(());
     }
+    triggered(client, how, &names, out).await?;
     if how.wait {
         let machines = Machines::of(&client.cluster().await?);
         let goals = goals(how.verb, &outcomes, &before);
         wait(client, Pending::new(goals, machines), how.timeout, out).await?;
-    } else {
-        triggered(client, how.verb, &names, out).await?;
     }
     match how.verb {
         Verb::Stop if how.wait => anstream::eprintln!("Successfully stopped units [{}].", joined(&names)),
@@ -101,6 +100,7 @@ pub async fn run(
 pub async fn resolve(
     client: &mut Client,
     arguments: Vec<Argument>,
+    verb: Option<Verb>,
     replace: bool,
 ) -> Result<Resolved, Failure> {
     let known: Vec<UnitStatus> = match arguments::needed(&arguments, replace) {
@@ -108,9 +108,12 @@ pub async fn resolve(
         Needed::Names(names) => client.units(Wanted { names: Some(&names), ..Wanted::default() }).await?,
         Needed::All => client.units(Wanted::default()).await?,
     };
-    let known: BTreeMap<UnitName, ContentHash> =
-        known.into_iter().filter(|status| status.known).map(|status| (status.name, status.hash)).collect();
-    arguments::resolve(arguments, &known, replace)
+    let known: BTreeMap<UnitName, Known> = known
+        .into_iter()
+        .filter(|status| status.known)
+        .map(|status| (status.name, Known { hash: status.hash, desired: status.desired }))
+        .collect();
+    arguments::resolve(arguments, &known, verb, replace)
 }
 
 fn goals(verb: Verb, outcomes: &[UnitOutcome], before: &[UnitStatus]) -> BTreeMap<UnitName, Goal> {
@@ -123,16 +126,16 @@ fn goals(verb: Verb, outcomes: &[UnitOutcome], before: &[UnitStatus]) -> BTreeMa
     outcomes.iter().filter_map(goal).collect()
 }
 
-/// What is printed for a command that is not waited for, as fleetctl.
+/// What is printed before anything is waited for, as fleetctl: of global units always, of others if nothing is waited for.
 async fn triggered(
     client: &mut Client,
-    verb: Verb,
+    how: How,
     names: &[UnitName],
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    if verb == Verb::Destroy {
-        for name in names {
-            writeln!(out, "Destroyed {name}")?;
+    if how.verb == Verb::Destroy {
+        if !how.wait {
+            names.iter().try_for_each(|name| writeln!(out, "Destroyed {name}"))?;
         }
         return Ok(());
     }
@@ -140,22 +143,13 @@ async fn triggered(
     let global: BTreeMap<&UnitName, bool> =
         units.iter().map(|status| (&status.name, status.global)).collect();
     for name in names {
-        let unit = if global.get(name).copied().unwrap_or_default() { "global unit" } else { "unit" };
-        writeln!(out, "Triggered {unit} {name} {}", verb_name(verb))?;
+        let global = global.get(name).copied().unwrap_or_default();
+        if global || !how.wait {
+            let unit = if global { "global unit" } else { "unit" };
+            writeln!(out, "Triggered {unit} {name} {}", verb_name(how.verb))?;
+        }
     }
-    Ok(())
-}
-
-fn verb_name(verb: Verb) -> &'static str {
-    match verb {
-        Verb::Submit => "submit",
-        Verb::Load => "load",
-        Verb::Start => "start",
-        Verb::Stop => "stop",
-        Verb::Unload => "unload",
-        Verb::Destroy => "destroy",
-        Verb::Restart => "restart",
-    }
+    Ok(out.flush()?)
 }
 
 fn submitted(outcome: &UnitOutcome) -> String {

@@ -2,15 +2,21 @@
 //!
 //! As fleetctl: the name is the last part of a path, `.service` is added to a name without a type, and a file is looked
 //! for under the path that was given; for an instance, its template's file in the same directory. Beyond fleetctl, a
-//! quoted glob (`'web@*'`) means the units of the cluster that match.
+//! quoted glob (`'web@*'`) means the units of the cluster that match, and where files may be given, an argument with a
+//! `/` must be one: a path that is misspelt must not mean a unit of the cluster.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use muster_core::command::Verb;
+use muster_core::state::DesiredState;
 use muster_core::unit::{ContentHash, Glob, UnitFile, UnitName};
 
 use crate::failure::{Exit, Failure};
+
+/// Of how many units it is said why a glob leaves them out.
+const SHOWN_LEFT_OUT: usize = 5;
 
 /// A unit that a command names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,16 +91,23 @@ pub fn names(arguments: &[String]) -> Result<Vec<Argument>, Failure> {
 /// Reads arguments that name units of the cluster or files here.
 ///
 /// # Errors
-/// An argument that is none of these; a file that cannot be read or be a unit file.
+/// An argument that is none of these; a path where no file is; a file that cannot be read or be a unit file.
 pub fn names_or_files(arguments: &[String]) -> Result<Vec<Argument>, Failure> {
     let read = |argument: &String| {
         if !Path::new(argument).is_file()
             && let Some(pattern) = Pattern::parse(argument)?
         {
+            if argument.contains('/') {
+                let hint = "a quoted glob means units of the cluster, not files";
+                return Err(Failure::failed(format_args!("{argument}: no such file ({hint})")));
+            }
             return Ok(Argument::Glob(pattern));
         }
         let name = name(argument)?;
         let file = local_file(argument, &name)?;
+        if file.is_none() && argument.contains('/') {
+            return Err(no_file(argument, &name));
+        }
         Ok(Argument::Unit(Unit { name, file }))
     };
     arguments.iter().map(read).collect()
@@ -103,6 +116,17 @@ pub fn names_or_files(arguments: &[String]) -> Result<Vec<Argument>, Failure> {
 fn name(argument: &str) -> Result<UnitName, Failure> {
     UnitName::from_argument(argument)
         .map_err(|error| Failure::failed(format_args!("{argument:?} is no unit: {error}")))
+}
+
+fn no_file(path: &str, name: &UnitName) -> Failure {
+    let why = match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => "is a directory".to_owned(),
+        Ok(_) => "is no regular file".to_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "no such file".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let known = "the unit that the cluster knows";
+    Failure::failed(format_args!("{path}: {why} (without its directory, {name} means {known})"))
 }
 
 fn local_file(argument: &str, name: &UnitName) -> Result<Option<LocalFile>, Failure> {
@@ -155,6 +179,15 @@ pub fn needed(arguments: &[Argument], replace: bool) -> Needed {
     if names.is_empty() { Needed::Nothing } else { Needed::Names(names) }
 }
 
+/// What the cluster knows of a unit, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The hash of its file.
+    pub hash: ContentHash,
+    /// What was asked for.
+    pub desired: DesiredState,
+}
+
 /// What the arguments mean.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Resolved {
@@ -164,13 +197,15 @@ pub struct Resolved {
     pub differing: Vec<(UnitName, PathBuf)>,
 }
 
-/// Finds out which units the arguments mean, with what the cluster knows of what was [`needed`].
+/// Finds out which units the arguments of a command mean, with what the cluster knows of what was [`needed`]. `verb` is
+/// what the command does, if it changes anything.
 ///
 /// # Errors
-/// A glob that no unit matches; a unit that is given with two files that differ.
+/// A glob that means no unit; a unit that is given with two files that differ.
 pub fn resolve(
     arguments: Vec<Argument>,
-    known: &BTreeMap<UnitName, ContentHash>,
+    known: &BTreeMap<UnitName, Known>,
+    verb: Option<Verb>,
     replace: bool,
 ) -> Result<Resolved, Failure> {
     let mut units: Vec<Unit> = Vec::new();
@@ -179,20 +214,7 @@ pub fn resolve(
     for argument in arguments {
         let meant = match argument {
             Argument::Unit(unit) => vec![unit],
-            Argument::Glob(pattern) => {
-                let names = known.keys().filter(|name| pattern.matches(name));
-                let units: Vec<Unit> = names.map(|name| Unit { name: name.clone(), file: None }).collect();
-                if units.is_empty() {
-                    return Err(Failure::new(
-                        Exit::NoSuchUnit,
-                        format_args!(
-                            "no unit of the cluster matches {:?}; `musterctl list-unit-files` shows them",
-                            pattern.text
-                        ),
-                    ));
-                }
-                units
-            }
+            Argument::Glob(pattern) => expand(&pattern, known, verb)?,
         };
         for mut unit in meant {
             // A template that the cluster knows counts more than its file here, as in fleet.
@@ -202,7 +224,7 @@ pub fn resolve(
                 && let Some(known) = known.get(template)
             {
                 let difference = (template.clone(), path.clone());
-                if known != hash && !differing.contains(&difference) {
+                if known.hash != *hash && !differing.contains(&difference) {
                     differing.push(difference);
                 }
                 unit.file = None;
@@ -217,6 +239,68 @@ pub fn resolve(
         }
     }
     Ok(Resolved { units, differing })
+}
+
+/// The units that a glob means: those that match and that the command can be carried out for. Who writes a glob does not
+/// name each of them, so the others are left out, where a unit that is named makes the command fail.
+fn expand(
+    pattern: &Pattern,
+    known: &BTreeMap<UnitName, Known>,
+    verb: Option<Verb>,
+) -> Result<Vec<Unit>, Failure> {
+    let (mut units, mut left_out) = (Vec::new(), Vec::new());
+    for (name, known) in known.iter().filter(|(name, _)| pattern.matches(name)) {
+        match verb.and_then(|verb| unfit(verb, name, known.desired)) {
+            Some(why) => left_out.push(format!("{name} is {why}")),
+            None => units.push(Unit { name: name.clone(), file: None }),
+        }
+    }
+    if !units.is_empty() {
+        return Ok(units);
+    }
+    let text = &pattern.text;
+    if left_out.is_empty() {
+        return Err(Failure::new(
+            Exit::NoSuchUnit,
+            format_args!("no unit of the cluster matches {text:?}; `musterctl list-unit-files` shows them"),
+        ));
+    }
+    let more = left_out.len().saturating_sub(SHOWN_LEFT_OUT);
+    left_out.truncate(SHOWN_LEFT_OUT);
+    if more > 0 {
+        left_out.push(format!("and {more} more"));
+    }
+    let verb = verb.map_or("show", verb_name);
+    Err(Failure::failed(format_args!(
+        "{text:?} matches nothing that there is to {verb}: {}",
+        left_out.join(", ")
+    )))
+}
+
+/// Why a command with this verb could not be carried out for such a unit.
+fn unfit(verb: Verb, name: &UnitName, desired: DesiredState) -> Option<&'static str> {
+    let instances_only = !matches!(verb, Verb::Submit | Verb::Destroy);
+    let active_only = matches!(verb, Verb::Stop | Verb::Restart);
+    if instances_only && name.is_template() {
+        Some("a template")
+    } else if active_only && desired == DesiredState::Inactive {
+        Some("inactive")
+    } else {
+        None
+    }
+}
+
+/// A verb as it is written on the command line.
+pub fn verb_name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Submit => "submit",
+        Verb::Load => "load",
+        Verb::Start => "start",
+        Verb::Stop => "stop",
+        Verb::Unload => "unload",
+        Verb::Destroy => "destroy",
+        Verb::Restart => "restart",
+    }
 }
 
 /// The same unit twice is the unit once, if both mean the same.
@@ -269,16 +353,23 @@ mod tests {
         UnitName::parse(text).expect("a name")
     }
 
-    fn known(units: &[(&str, &str)]) -> BTreeMap<UnitName, ContentHash> {
-        units.iter().map(|(name, text)| (unit_name(name), ContentHash::of(text.as_bytes()))).collect()
+    fn known(units: &[(&str, &str)]) -> BTreeMap<UnitName, Known> {
+        let known =
+            |text: &str| Known { hash: ContentHash::of(text.as_bytes()), desired: DesiredState::Inactive };
+        units.iter().map(|(name, text)| (unit_name(name), known(text))).collect()
     }
 
-    fn resolved_names(
+    fn resolved_names(arguments: &[&str], known: &BTreeMap<UnitName, Known>) -> Result<Vec<String>, Failure> {
+        resolved_for(None, arguments, known)
+    }
+
+    fn resolved_for(
+        verb: Option<Verb>,
         arguments: &[&str],
-        known: &BTreeMap<UnitName, ContentHash>,
+        known: &BTreeMap<UnitName, Known>,
     ) -> Result<Vec<String>, Failure> {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let resolved = resolve(names(&arguments)?, known, false)?;
+        let resolved = resolve(names(&arguments)?, known, verb, false)?;
         Ok(resolved.units.into_iter().map(|unit| unit.name.to_string()).collect())
     }
 
@@ -326,11 +417,66 @@ mod tests {
         let Argument::Unit(unit) = files.read("sub/plain") else { panic!("a unit") };
         assert_eq!(unit.name.as_str(), "plain.service");
         assert!(unit.file.is_some());
-        let Argument::Unit(unit) = files.read("gone/web.service") else { panic!("a unit") };
-        assert_eq!(unit, Unit { name: unit_name("web.service"), file: None });
-        // A directory is no file.
-        let Argument::Unit(unit) = files.read("sub") else { panic!("a unit") };
-        assert_eq!(unit, Unit { name: unit_name("sub.service"), file: None });
+    }
+
+    #[test]
+    fn a_path_without_a_file_is_no_name() {
+        let files = Files::new(&[("sub/plain", UNIT)]);
+        let cases = [
+            ("gone/web.service", "no such file", "web.service"),
+            ("sub/web@1", "no such file", "web@1.service"),
+            ("sub", "is a directory", "sub.service"),
+            ("sub/plain/web.service", "Not a directory (os error 20)", "web.service"),
+        ];
+        for (path, why, name) in cases {
+            let path = files.path(path);
+            let failure = names_or_files(std::slice::from_ref(&path)).expect_err("refused");
+            let hint = format!("without its directory, {name} means the unit that the cluster knows");
+            assert_eq!((failure.exit, failure.message), (Exit::Failed, format!("{path}: {why} ({hint})")));
+        }
+        // No name has a `/`, so this is no glob either.
+        let glob = names_or_files(&[files.path("sub/*.service")]).expect_err("refused");
+        assert!(
+            glob.message.ends_with(
+                "sub/*.service: no such file (a quoted glob means units of the cluster, not files)"
+            )
+        );
+        // Where no file is asked for, the last part of a path is a name, as in fleetctl.
+        assert!(names(&[files.path("gone/web.service")]).is_ok());
+        assert_eq!(
+            names_or_files(&["gone-web".to_owned()]).expect("a name"),
+            [Argument::Unit(Unit { name: unit_name("gone-web.service"), file: None })]
+        );
+    }
+
+    #[test]
+    fn globs_leave_out_what_a_command_cannot_be_meant_for() {
+        let mut known = known(&[("web@.service", UNIT), ("web@1.service", UNIT), ("web@2.service", UNIT)]);
+        known.get_mut(&unit_name("web@2.service")).expect("known").desired = DesiredState::Loaded;
+        let all = ["web@.service", "web@1.service", "web@2.service"];
+        let cases = [
+            (None, &all[..]),
+            (Some(Verb::Submit), &all),
+            (Some(Verb::Destroy), &all),
+            (Some(Verb::Load), &all[1..]),
+            (Some(Verb::Start), &all[1..]),
+            (Some(Verb::Unload), &all[1..]),
+            (Some(Verb::Stop), &all[2..]),
+            (Some(Verb::Restart), &all[2..]),
+        ];
+        for (verb, left) in cases {
+            assert_eq!(resolved_for(verb, &["web@*"], &known).expect("units"), left, "{verb:?}");
+        }
+        // What is named is meant.
+        assert_eq!(resolved_for(Some(Verb::Stop), &["web@*", "web@1"], &known).expect("both").len(), 2);
+
+        let nothing = resolved_for(Some(Verb::Stop), &["web@[1.]*"], &known).expect_err("none left");
+        assert_eq!(nothing.exit, Exit::Failed);
+        insta::assert_snapshot!(nothing.message, @r#""web@[1.]*" matches nothing that there is to stop: web@.service is a template, web@1.service is inactive"#);
+        let many: Vec<String> = (1..=9).map(|n| format!("u{n}.service")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), UNIT)).collect();
+        let nothing = resolved_for(Some(Verb::Restart), &["*"], &self::known(&many)).expect_err("none left");
+        insta::assert_snapshot!(nothing.message, @r#""*" matches nothing that there is to restart: u1.service is inactive, u2.service is inactive, u3.service is inactive, u4.service is inactive, u5.service is inactive, and 4 more"#);
     }
 
     #[test]
@@ -345,25 +491,26 @@ mod tests {
         // Nobody knows either: the file goes with the command.
         let names = vec![unit_name("web@1.service"), unit_name("web@.service")];
         assert_eq!(needed(std::slice::from_ref(&first), false), Needed::Names(names));
-        let resolved = resolve(vec![first.clone()], &BTreeMap::new(), false).expect("resolved");
+        let resolved = resolve(vec![first.clone()], &BTreeMap::new(), None, false).expect("resolved");
         assert!(resolved.units[0].file.is_some());
 
         // The template is known: it counts, and the user is told where it differs.
         let resolved =
-            resolve(vec![first.clone()], &known(&[("web@.service", UNIT)]), false).expect("resolved");
+            resolve(vec![first.clone()], &known(&[("web@.service", UNIT)]), None, false).expect("resolved");
         assert_eq!((resolved.units[0].file.clone(), resolved.differing.len()), (None, 0));
         let resolved =
-            resolve(vec![first.clone()], &known(&[("web@.service", OTHER)]), false).expect("resolved");
+            resolve(vec![first.clone()], &known(&[("web@.service", OTHER)]), None, false).expect("resolved");
         assert_eq!(resolved.differing, [(unit_name("web@.service"), files.0.path().join("web@.service"))]);
 
         // The instance is known: its file goes along, so that the scheduler can compare.
         let both = known(&[("web@.service", OTHER), ("web@1.service", OTHER)]);
-        let resolved = resolve(vec![first.clone()], &both, false).expect("resolved");
+        let resolved = resolve(vec![first.clone()], &both, None, false).expect("resolved");
         assert!(resolved.units[0].file.is_some() && resolved.differing.is_empty());
 
         // --replace means what is here.
         assert_eq!(needed(std::slice::from_ref(&first), true), Needed::Nothing);
-        let resolved = resolve(vec![first], &known(&[("web@.service", OTHER)]), true).expect("resolved");
+        let resolved =
+            resolve(vec![first], &known(&[("web@.service", OTHER)]), None, true).expect("resolved");
         assert!(resolved.units[0].file.is_some());
     }
 
@@ -371,9 +518,9 @@ mod tests {
     fn one_unit_with_two_files_is_a_mistake() {
         let files = Files::new(&[("a/web.service", UNIT), ("b/web.service", UNIT), ("c/web.service", OTHER)]);
         let same = vec![files.read("a/web.service"), files.read("b/web.service")];
-        assert_eq!(resolve(same, &BTreeMap::new(), false).expect("the same").units.len(), 1);
+        assert_eq!(resolve(same, &BTreeMap::new(), None, false).expect("the same").units.len(), 1);
         let differ = vec![files.read("a/web.service"), files.read("c/web.service")];
-        let failure = resolve(differ, &BTreeMap::new(), false).expect_err("they differ");
+        let failure = resolve(differ, &BTreeMap::new(), None, false).expect_err("they differ");
         assert!(
             failure.message.starts_with("web.service is given twice, with different files: "),
             "{}",

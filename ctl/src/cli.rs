@@ -32,7 +32,9 @@ Where UNIT is asked for:
   web.service           a unit; `web` means the same
   units/web.service     a unit file, to submit, load and start
   web@1                 an instance: of web@.service in the cluster, or here
-  'web@*'               every unit of the cluster that matches (quoted, or the shell takes it)
+  'web@*'               every unit of the cluster that matches (quoted, or the shell takes it);
+                        left out: templates where instances are meant, and inactive units
+                        for stop and restart
 
 Where the scheduler is, the first that says so counts:
   --endpoint ADDR

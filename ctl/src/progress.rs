@@ -19,6 +19,8 @@ use crate::wait::{Goal, Progress, judge};
 const REFRESH: Duration = Duration::from_secs(2);
 /// When to say what units wait for to a reader that sees no progress bar.
 const SAY_AFTER: Duration = Duration::from_secs(5);
+/// How long the scheduler has to say once more what units wait for when time is up.
+const LAST_LOOK: Duration = Duration::from_secs(2);
 /// How many waiting units are shown.
 const SHOWN_UNITS: usize = 5;
 /// How many machines' reasons are shown for each.
@@ -34,12 +36,12 @@ pub struct Pending {
     machines: Machines,
 }
 
-/// How it ended for one unit: the line that says so.
+/// How it ended for one unit: what says so.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// As it was asked for.
+    /// As it was asked for: a line.
     Well(String),
-    /// Not so.
+    /// Not so: lines.
     Badly(String),
 }
 
@@ -85,6 +87,12 @@ impl Pending {
         self.waiting.remove(name);
         self.reasons.remove(name);
         Some(ended)
+    }
+
+    /// Whether it depends on the machines' states who is there: no watch tells of these.
+    fn depends_on_machines(&self) -> bool {
+        let global = |status: &Option<UnitStatus>| status.as_ref().is_some_and(|status| status.global);
+        self.goals.values().any(Goal::wants_copies_gone) || self.statuses.values().any(global)
     }
 
     /// Whether a unit is on a machine whose name is not known here.
@@ -162,7 +170,11 @@ pub async fn wait(
     refresh.reset(); // what is known is new
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     let mut watch = client.watch(&pending.names()).await?;
+    let mut over = false;
     while !pending.goals.is_empty() {
+        if over {
+            return Err(out_of_time(&bar, &pending, timeout));
+        }
         let mut ended = Vec::new();
         tokio::select! {
             seen = watch.next(client) => match seen {
@@ -181,17 +193,23 @@ pub async fn wait(
                 ended.extend(look_again(client, &mut pending).await);
                 pending.lines().iter().for_each(|line| anstream::eprintln!("{line}"));
             }
-            () = at(timeout.map(|timeout| start + timeout)) => return Err(out_of_time(&bar, &pending, timeout)),
+            () = at(timeout.map(|timeout| start + timeout)) => {
+                over = true;
+                // What is said last should be what is so now, and why.
+                let look = tokio::time::timeout(LAST_LOOK, look_again(client, &mut pending));
+                ended.extend(look.await.unwrap_or_default());
+            }
             _ = &mut interrupted => return Err(interrupt(&bar, &pending)),
         }
         for ended in ended {
             bar.inc(1);
             match ended {
                 Ended::Well(line) => bar.suspend(|| writeln!(out, "{line}").and_then(|()| out.flush()))?,
-                Ended::Badly(line) => {
+                Ended::Badly(lines) => {
                     failed = true;
                     let error = Role::Bad.paint("error:");
-                    bar.suspend(|| anstream::eprintln!("{error} {}", harmless(&line)));
+                    let say = |line| anstream::eprintln!("{error} {}", harmless(line));
+                    bar.suspend(|| lines.lines().for_each(say));
                 }
             }
         }
@@ -217,7 +235,7 @@ async fn look_again(client: &mut Client, pending: &mut Pending) -> Vec<Ended> {
         pending.reasons =
             units.into_iter().filter_map(|status| Some((status.name, status.waiting?))).collect();
     }
-    if pending.goals.values().any(Goal::wants_copies_gone)
+    if pending.depends_on_machines()
         && let Ok(cluster) = client.cluster().await
     {
         return pending.see_machines(Machines::of(&cluster));

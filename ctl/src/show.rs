@@ -42,7 +42,9 @@ pub async fn list_unit_files(
     args: &ListUnitFilesArgs,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let mut units = client.units(Wanted::default()).await?;
+    // Why units wait costs the scheduler something to find out, so it is only asked for where it is to be shown.
+    let reasons = args.fields.iter().any(|field| field == "waiting");
+    let mut units = client.units(Wanted { reasons, ..Wanted::default() }).await?;
     units.retain(|status| status.known);
     let machines = Machines::of(&client.cluster().await?);
     let rows = unit_file_rows(&units, &machines, args.list.full);
@@ -163,6 +165,6 @@ pub async fn cat(client: &mut Client, unit: &str, out: &mut impl Write) -> Resul
 }
 
 async fn names(client: &mut Client, arguments: &[String]) -> Result<Vec<UnitName>, Failure> {
-    let resolved = resolve(client, arguments::names(arguments)?, false).await?;
+    let resolved = resolve(client, arguments::names(arguments)?, None, false).await?;
     Ok(resolved.units.into_iter().map(|unit| unit.name).collect())
 }

@@ -8,6 +8,7 @@ use muster_core::state::{DesiredState, Observation, Phase};
 use muster_core::unit::UnitName;
 
 use crate::output::{Machines, current_copy};
+use crate::style::harmless;
 
 /// What is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,17 +56,6 @@ impl Goal {
     pub fn wants_copies_gone(&self) -> bool {
         matches!(self, Self::Stopped | Self::Unloaded | Self::Destroyed)
     }
-
-    fn verb(&self) -> &'static str {
-        match self {
-            Self::Loaded => "load",
-            Self::Launched => "start",
-            Self::Restarted(_) => "restart",
-            Self::Stopped => "stop",
-            Self::Unloaded => "unload",
-            Self::Destroyed => "destroy",
-        }
-    }
 }
 
 /// How far a unit is on the way to a goal.
@@ -75,9 +65,12 @@ pub enum Progress {
     Waiting(String),
     /// There: the line that says so.
     Done(String),
-    /// It will not get there by itself, for this reason.
+    /// It will not get there by itself, for this reason: one line for each machine.
     Failed(String),
 }
+
+/// Of how many machines it is shown how a global unit failed there.
+const SHOWN_FAILURES: usize = 10;
 
 /// How far the unit is. `status` is `None` when the cluster knows nothing of it.
 pub fn judge(goal: &Goal, name: &UnitName, status: Option<&UnitStatus>, machines: &Machines) -> Progress {
@@ -100,16 +93,69 @@ pub fn judge(goal: &Goal, name: &UnitName, status: Option<&UnitStatus>, machines
     if status.desired != goal.desired() {
         return Progress::Failed(format!("another command wants {name} {} by now", status.desired));
     }
-    if status.global {
-        return Progress::Done(format!("Triggered global unit {name} {}", goal.verb()));
-    }
-    match goal {
-        Goal::Unloaded => match held(status, machines) {
+    if *goal == Goal::Unloaded {
+        return match held(status, machines) {
             Some(waiting) => Progress::Waiting(waiting),
             None => Progress::Done(format!("Unit {name} inactive")),
-        },
-        Goal::Stopped => stopped(name, status, machines),
-        _ => placed(goal, name, status, machines),
+        };
+    }
+    if *goal == Goal::Stopped
+        && let Some(waiting) = older(status, machines)
+    {
+        return Progress::Waiting(waiting);
+    }
+    if status.global {
+        return everywhere(goal, name, status, machines);
+    }
+    match (current_copy(status), &status.waiting) {
+        // It has no place, so nothing of it runs.
+        (None, _) if *goal == Goal::Stopped => Progress::Done(format!("Unit {name} loaded")),
+        // Even if it has a machine: that one is lost, and no other takes it.
+        (_, Some(waiting)) if *goal != Goal::Stopped => {
+            Progress::Waiting(format!("waits: {}", waiting.reason))
+        }
+        (None, _) => Progress::Waiting("waits for a machine".to_owned()),
+        (Some(copy), _) => on_machine(goal, name, copy, machines),
+    }
+}
+
+/// A global unit is there when each of its copies is. A machine that is lost is not waited for.
+fn everywhere(goal: &Goal, name: &UnitName, status: &UnitStatus, machines: &Machines) -> Progress {
+    let decided = status.copies.iter().filter(|copy| copy.role == CopyRole::Current);
+    let (lost, copies): (Vec<_>, Vec<_>) = decided.partition(|copy| machines.lost(copy.machine));
+    let (mut done, mut waiting, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    for copy in &copies {
+        match on_machine(goal, name, copy, machines) {
+            Progress::Done(line) => done.push(line),
+            Progress::Waiting(reason) => waiting.push(reason),
+            Progress::Failed(line) => failed.push(line),
+        }
+    }
+    if let Some(first) = waiting.first() {
+        let settled = copies.len() - waiting.len();
+        return Progress::Waiting(format!("settled on {settled} of {} machines; {first}", copies.len()));
+    }
+    if !failed.is_empty() {
+        let more = failed.len().saturating_sub(SHOWN_FAILURES);
+        failed.truncate(SHOWN_FAILURES);
+        if more > 0 {
+            failed.push(format!("{name} failed on {more} more machines"));
+        }
+        return Progress::Failed(failed.join("\n"));
+    }
+    let desired = goal.desired();
+    let unreachable = match (lost.len(), copies.len()) {
+        (0, _) => String::new(),
+        (lost, 0) => format!(" ({lost} unreachable)"),
+        (lost, _) => format!(" ({lost} more unreachable)"),
+    };
+    match (copies.len(), done.pop()) {
+        (_, None) if machines.awaited() => Progress::Waiting("waits for the machines to report".to_owned()),
+        (_, None) => Progress::Done(format!(
+            "Unit {name} {desired} on no machine: none takes it at present{unreachable}"
+        )),
+        (1, Some(line)) => Progress::Done(format!("{line}{unreachable}")),
+        (many, Some(_)) => Progress::Done(format!("Unit {name} {desired} on {many} machines{unreachable}")),
     }
 }
 
@@ -120,57 +166,39 @@ fn held(status: &UnitStatus, machines: &Machines) -> Option<String> {
     Some(format!("being stopped on {}", machines.legend(copy.machine, false)))
 }
 
-fn stopped(name: &UnitName, status: &UnitStatus, machines: &Machines) -> Progress {
-    let older =
-        status.copies.iter().find(|copy| copy.role == CopyRole::Stopping && !machines.lost(copy.machine));
-    if let Some(copy) = older {
-        return Progress::Waiting(format!(
-            "an older copy is being stopped on {}",
-            machines.legend(copy.machine, false)
-        ));
-    }
-    let Some(copy) = current_copy(status) else {
-        // It has no place, so nothing of it runs.
-        return Progress::Done(format!("Unit {name} loaded"));
-    };
-    let on = machines.legend(copy.machine, false);
-    match &copy.observation {
-        Some(Observation::Held { phase: Phase::Loaded, .. } | Observation::Refused(_)) => {
-            Progress::Done(format!("Unit {name} loaded on {on}"))
-        }
-        None => Progress::Waiting(format!("on {on}, which has not answered yet")),
-        Some(Observation::Held { .. }) => Progress::Waiting(format!("being stopped on {on}")),
-    }
+/// Which older copy still runs.
+fn older(status: &UnitStatus, machines: &Machines) -> Option<String> {
+    let older = |copy: &&CopyStatus| copy.role == CopyRole::Stopping && !machines.lost(copy.machine);
+    let copy = status.copies.iter().find(older)?;
+    Some(format!("an older copy is being stopped on {}", machines.legend(copy.machine, false)))
 }
 
-fn placed(goal: &Goal, name: &UnitName, status: &UnitStatus, machines: &Machines) -> Progress {
-    if let Some(waiting) = &status.waiting {
-        // Even if it has a machine: that one is lost, and no other takes it.
-        return Progress::Waiting(format!("waits: {}", waiting.reason));
-    }
-    let Some(copy) = current_copy(status) else {
-        return Progress::Waiting("waits for a machine".to_owned());
-    };
+/// How far the copy that was decided is on its machine.
+fn on_machine(goal: &Goal, name: &UnitName, copy: &CopyStatus, machines: &Machines) -> Progress {
     let on = machines.legend(copy.machine, false);
     if let Goal::Restarted(before) = goal
         && before.contains(&copy.epoch)
     {
         return Progress::Waiting(format!("being stopped on {on}"));
     }
-    let CopyStatus { observation: Some(observation), .. } = copy else {
-        return Progress::Waiting(format!("on {on}, which has not answered yet"));
+    let phase = match &copy.observation {
+        None => return Progress::Waiting(format!("on {on}, which has not answered yet")),
+        Some(Observation::Refused(_)) if *goal == Goal::Stopped => &Phase::Loaded,
+        Some(Observation::Refused(reason)) => {
+            return Progress::Failed(format!("{on} refuses {name}: {}", harmless(reason)));
+        }
+        Some(Observation::Held { phase, .. }) => phase,
     };
-    match observation {
-        Observation::Refused(reason) => Progress::Failed(format!("{on} refuses {name}: {reason}")),
-        Observation::Held { phase, .. } => match (goal, phase) {
-            (Goal::Loaded, Phase::Loaded) => Progress::Done(format!("Unit {name} loaded on {on}")),
-            (Goal::Loaded, _) | (_, Phase::Stopping) => Progress::Waiting(format!("being stopped on {on}")),
-            (_, Phase::Launched) => Progress::Done(format!("Unit {name} launched on {on}")),
-            (_, Phase::StartFailed(reason)) => {
-                Progress::Failed(format!("{name} did not start on {on}: {reason}"))
-            }
-            (_, Phase::Loaded | Phase::Starting) => Progress::Waiting(format!("starting on {on}")),
-        },
+    match (goal.desired(), phase) {
+        (DesiredState::Launched, Phase::Launched) => Progress::Done(format!("Unit {name} launched on {on}")),
+        (DesiredState::Launched, Phase::StartFailed(reason)) => {
+            Progress::Failed(format!("{name} did not start on {on}: {}", harmless(reason)))
+        }
+        (DesiredState::Launched, Phase::Loaded | Phase::Starting) => {
+            Progress::Waiting(format!("starting on {on}"))
+        }
+        (DesiredState::Loaded, Phase::Loaded) => Progress::Done(format!("Unit {name} loaded on {on}")),
+        _ => Progress::Waiting(format!("being stopped on {on}")),
     }
 }
 
@@ -179,7 +207,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-    use crate::fixtures::{held, machines, running, unit, unit_name, with_copy, with_waiting, zoo};
+    use crate::fixtures::{cluster, held, machines, running, unit, unit_name, with_copy, with_waiting, zoo};
 
     fn judged(goal: &Goal, status: &UnitStatus) -> Progress {
         judge(goal, &status.name, Some(status), &machines())
@@ -204,6 +232,72 @@ mod tests {
             }
         }
         insta::assert_snapshot!(shown);
+    }
+
+    fn global(desired: DesiredState, phases: &[(u128, Option<Phase>)]) -> UnitStatus {
+        let mut status = unit("all.service", desired);
+        status.global = true;
+        for (machine, phase) in phases {
+            status = with_copy(
+                status,
+                *machine,
+                CopyRole::Current,
+                phase.clone().map(|phase| held(phase, "", "")),
+            );
+        }
+        status
+    }
+
+    #[test]
+    fn a_global_unit_is_waited_for_on_each_machine() {
+        let failed = || Some(Phase::StartFailed("exit-code".to_owned()));
+        let launched = || Some(Phase::Launched);
+        let cases = [
+            vec![],
+            vec![(1, launched())],
+            vec![(1, launched()), (2, launched())],
+            vec![(1, launched()), (2, Some(Phase::Starting))],
+            vec![(1, failed()), (2, None)],
+            vec![(1, failed()), (2, launched())],
+            vec![(1, failed()), (2, failed())],
+            // Machine 3 is lost.
+            vec![(1, launched()), (3, Some(Phase::Starting))],
+            vec![(3, None)],
+        ];
+        let mut shown = String::new();
+        for phases in cases {
+            let progress = judged(&Goal::Launched, &global(DesiredState::Launched, &phases));
+            let _ = writeln!(shown, "{progress:?}");
+        }
+        insta::assert_snapshot!(shown, @r#"
+        Done("Unit all.service launched on no machine: none takes it at present")
+        Done("Unit all.service launched on 11111111.../198.18.0.101")
+        Done("Unit all.service launched on 2 machines")
+        Waiting("settled on 1 of 2 machines; starting on 22222222...")
+        Waiting("settled on 1 of 2 machines; on 22222222..., which has not answered yet")
+        Failed("all.service did not start on 11111111.../198.18.0.101: exit-code")
+        Failed("all.service did not start on 11111111.../198.18.0.101: exit-code\nall.service did not start on 22222222...: exit-code")
+        Done("Unit all.service launched on 11111111.../198.18.0.101 (1 more unreachable)")
+        Done("Unit all.service launched on no machine: none takes it at present (1 unreachable)")
+        "#);
+
+        let stopping = global(DesiredState::Loaded, &[(1, Some(Phase::Loaded)), (2, Some(Phase::Stopping))]);
+        let waiting = "settled on 1 of 2 machines; being stopped on 22222222...";
+        assert_eq!(judged(&Goal::Stopped, &stopping), Progress::Waiting(waiting.to_owned()));
+        let stopped = global(DesiredState::Loaded, &[(1, Some(Phase::Loaded)), (2, Some(Phase::Loaded))]);
+        let done = "Unit all.service loaded on 2 machines";
+        assert_eq!(judged(&Goal::Stopped, &stopped), Progress::Done(done.to_owned()));
+        let before = global(DesiredState::Launched, &[(1, launched()), (2, launched())]);
+        let mut half = before.clone();
+        half.copies[0].epoch.counter += 10;
+        assert!(matches!(judged(&restarted(&before), &half), Progress::Waiting(_)));
+
+        // A scheduler that has just started has decided nothing yet.
+        let mut cluster = cluster();
+        cluster.machines[0].state = muster_core::machine::MachineState::Awaited;
+        let nowhere = global(DesiredState::Launched, &[]);
+        let progress = judge(&Goal::Launched, &nowhere.name, Some(&nowhere), &Machines::of(&cluster));
+        assert_eq!(progress, Progress::Waiting("waits for the machines to report".to_owned()));
     }
 
     #[test]

@@ -2,16 +2,14 @@
 //!
 //! Every option is described in `packaging/scheduler.toml`.
 
-use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use muster_core::leader::Settings;
-use muster_daemon::config;
 pub use muster_daemon::config::ConfigError;
+use muster_daemon::config::{self, Contradiction};
 use serde::{Deserialize, Deserializer};
 use tracing::level_filters::LevelFilter;
 
@@ -52,7 +50,7 @@ pub struct Config {
     #[serde(deserialize_with = "duration")]
     pub systemd_timeout: Duration,
     /// What is logged, at least of this importance.
-    #[serde(deserialize_with = "level")]
+    #[serde(deserialize_with = "config::level")]
     pub log: LevelFilter,
 }
 
@@ -72,85 +70,89 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads a file. One at [`DEFAULT_PATH`] need not exist.
+    /// Reads a file. One at [`DEFAULT_PATH`] need not exist. An [`insecure_address`] counts more than what the file says
+    /// of `listen` and `insecure_listen`.
     ///
     /// # Errors
-    /// When it cannot be read or makes no sense. Whether the options go together is for [`Config::check`] to say.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(path, &text),
+    /// When it cannot be read or makes no sense.
+    pub fn read(path: &Path, insecure_listen: Option<SocketAddr>) -> Result<Self, ConfigError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {
-                Ok(Self::default())
+                String::new()
             }
-            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
-        }
+            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        };
+        Self::parse(path, &text, insecure_listen)
     }
 
     /// Reads the text of a file; `path` is for the errors.
     ///
     /// # Errors
     /// As [`Config::read`].
-    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        config::parse(path, text, &OPTIONS, &[])
+    pub fn parse(path: &Path, text: &str, insecure_listen: Option<SocketAddr>) -> Result<Self, ConfigError> {
+        let mut config: Self = config::parse(path, text, &OPTIONS, &[])?;
+        if let Some(address) = insecure_listen {
+            (config.listen, config.insecure_listen) = (address, true);
+        }
+        config.check().map_err(|contradiction| contradiction.in_file(path, text))?;
+        Ok(config)
     }
 
-    /// Checks that the options go together.
+    /// Checks that the options go together, as [`Config::parse`] does already.
     ///
     /// # Errors
     /// What contradicts what, and why.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self) -> Result<(), Contradiction> {
         self.check_listen()?;
-        let contradiction = |text| Err(ConfigError::Contradiction(text));
+        let contradiction = |options, message| Err(Contradiction { options, message });
         let shown = |duration: Duration| humantime::format_duration(duration).to_string();
         let (heartbeat, lease, systemd) = (self.heartbeat_interval, self.lease_ttl, self.systemd_timeout);
         if heartbeat < MIN_HEARTBEAT_INTERVAL {
-            return contradiction(format!(
+            let message = format!(
                 "heartbeat_interval is {}: it must be at least {}",
                 shown(heartbeat),
                 shown(MIN_HEARTBEAT_INTERVAL)
-            ));
+            );
+            return contradiction(&["heartbeat_interval"], message);
         }
         if heartbeat.saturating_mul(HEARTBEATS_PER_LEASE) > lease {
-            return contradiction(format!(
+            let message = format!(
                 "heartbeat_interval is {} and lease_ttl is {}: an interval must be at most a third of the lease, so that \
                  two lost heartbeats in a row do not cost a machine its units",
                 shown(heartbeat),
                 shown(lease)
-            ));
+            );
+            return contradiction(&["heartbeat_interval", "lease_ttl"], message);
         }
         if systemd <= lease {
-            return contradiction(format!(
+            let message = format!(
                 "systemd_timeout is {} and lease_ttl is {}: the time-out must be longer, since a machine whose systemd \
                  is silent for a lease is only spared new units, and is given up after the time-out",
                 shown(systemd),
                 shown(lease)
-            ));
+            );
+            return contradiction(&["systemd_timeout", "lease_ttl"], message);
         }
         Ok(())
     }
 
-    fn check_listen(&self) -> Result<(), ConfigError> {
-        let address = self.listen.ip().to_canonical();
-        if address.is_loopback() {
-            return Ok(());
+    fn check_listen(&self) -> Result<(), Contradiction> {
+        let listen = self.listen;
+        let refused = |remedy: String| {
+            let message = format!("listen = \"{listen}\" is refused: {OPEN_TO_ALL}; {remedy}");
+            Err(Contradiction { options: &["listen"], message })
+        };
+        match reach(listen) {
+            Reach::Loopback => Ok(()),
+            Reach::TestNetwork if self.insecure_listen => Ok(()),
+            Reach::TestNetwork => refused(format!(
+                "on a test network of your own, insecure_listen = true (or --insecure-listen {listen}) allows it"
+            )),
+            Reach::Other => refused(format!(
+                "a loopback address is allowed, and with insecure_listen = true {ON_TEST_NETWORK}"
+            )),
         }
-        let reason = "every agent and client that reaches the address could command the cluster, since mutual TLS does \
-                      not exist yet";
-        if !config::is_test_network(address) {
-            return Err(ConfigError::Contradiction(format!(
-                "listen = \"{}\" is refused: {reason}; a loopback address is allowed, and with insecure_listen = true one \
-                 in 198.18.0.0/15, the network set aside for tests by RFC 2544",
-                self.listen
-            )));
-        }
-        if !self.insecure_listen {
-            return Err(ConfigError::Contradiction(format!(
-                "listen = \"{}\" is refused: {reason}; on a test network of your own, insecure_listen = true (or \
-                 --insecure-listen {}) allows it",
-                self.listen, self.listen
-            )));
-        }
-        Ok(())
     }
 
     /// What the leader decides by.
@@ -164,40 +166,51 @@ impl Config {
     }
 }
 
-/// Reads a value that stands as text in the file.
-fn text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
-    deserializer: D,
-    expected: &str,
-) -> Result<T, D::Error> {
-    let text = String::deserialize(deserializer)
-        .map_err(|_| serde::de::Error::custom(format!("{expected} is expected, in quotes")))?;
-    text.parse().map_err(|error| serde::de::Error::custom(format!("{text:?} is not {expected}: {error}")))
+/// Why only few addresses are allowed.
+const OPEN_TO_ALL: &str = "every agent and client that reaches the address could command the cluster, since mutual TLS \
+                           does not exist yet";
+/// Which ones are, besides loopback.
+const ON_TEST_NETWORK: &str = "one in 198.18.0.0/15, the network set aside for tests by RFC 2544";
+
+/// Who reaches an address.
+enum Reach {
+    Loopback,
+    TestNetwork,
+    Other,
 }
 
+fn reach(address: SocketAddr) -> Reach {
+    match address.ip().to_canonical() {
+        ip if ip.is_loopback() => Reach::Loopback,
+        ip if config::is_test_network(ip) => Reach::TestNetwork,
+        _ => Reach::Other,
+    }
+}
+
+/// Reads the address of `--insecure-listen`.
+///
+/// # Errors
+/// When it is none, or one that is not allowed even so.
+pub fn insecure_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse().map_err(|_| format!("{ADDRESS} is expected"))?;
+    match reach(address) {
+        Reach::Loopback | Reach::TestNetwork => Ok(address),
+        Reach::Other => Err(format!("{OPEN_TO_ALL}; a loopback address is allowed, and {ON_TEST_NETWORK}")),
+    }
+}
+
+const ADDRESS: &str = "an IP address with a port, such as \"127.0.0.1:7400\"";
+
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    text(deserializer, "an IP address with a port, such as \"127.0.0.1:7400\"")
+    config::text(deserializer, ADDRESS)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let duration: humantime::Duration =
-        text(deserializer, "a duration such as \"5s\", \"500ms\" or \"1m 30s\"")?;
+        config::text(deserializer, "a duration such as \"5s\", \"500ms\" or \"1m 30s\"")?;
     let duration = Duration::from(duration);
     if duration > MAX_DURATION {
         return Err(serde::de::Error::custom("a duration is at most \"24h\""));
     }
     Ok(duration)
-}
-
-fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LevelFilter, D::Error> {
-    let level: String = text(deserializer, "a log level")?;
-    match level.as_str() {
-        "error" => Ok(LevelFilter::ERROR),
-        "warn" => Ok(LevelFilter::WARN),
-        "info" => Ok(LevelFilter::INFO),
-        "debug" => Ok(LevelFilter::DEBUG),
-        "trace" => Ok(LevelFilter::TRACE),
-        _ => Err(serde::de::Error::custom(format!(
-            "{level:?} is no log level: \"error\", \"warn\", \"info\", \"debug\" or \"trace\" is expected"
-        ))),
-    }
 }

@@ -8,16 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use muster_daemon::log;
-use muster_scheduler::config::{Config, ConfigError, DEFAULT_PATH};
+use muster_daemon::{log, program};
+use muster_scheduler::config::{Config, DEFAULT_PATH, insecure_address};
 use muster_scheduler::daemon::Daemon;
 use muster_scheduler::notify;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
-
-/// `EX_USAGE` of `sysexits.h`.
-const BAD_CONFIG: u8 = 64;
+use tracing::info;
 
 /// Leads a Muster cluster: places units on machines, and keeps them there.
 #[derive(Debug, Parser)]
@@ -33,47 +30,24 @@ struct Arguments {
     #[arg(long)]
     check_config: bool,
     /// Listen on this address without encryption or authentication: loopback, or the test network 198.18.0.0/15.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = insecure_address)]
     insecure_listen: Option<SocketAddr>,
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            error.print().ok();
-            return if error.use_stderr() { ExitCode::from(BAD_CONFIG) } else { ExitCode::SUCCESS };
-        }
-    };
-    let config = match configure(&arguments) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("muster-scheduler: {:#}", anyhow::Error::new(error));
-            return ExitCode::from(BAD_CONFIG);
-        }
-    };
-    if arguments.check_config {
-        println!("{}: ok", arguments.config.display());
-        return ExitCode::SUCCESS;
-    }
-    log::start(config.log);
-    match run(&config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run(start)
 }
 
-fn configure(arguments: &Arguments) -> Result<Config, ConfigError> {
-    let mut config = Config::read(&arguments.config)?;
-    if let Some(address) = arguments.insecure_listen {
-        config.listen = address;
-        config.insecure_listen = true;
+fn start(arguments: &Arguments) -> Result<()> {
+    let config = Config::read(&arguments.config, arguments.insecure_listen)?;
+    if arguments.check_config {
+        // What was read without an error and does not exist is the default file, which need not.
+        let found = if arguments.config.exists() { "ok" } else { "does not exist, so the defaults hold: ok" };
+        println!("{}: {found}", arguments.config.display());
+        return Ok(());
     }
-    config.check()?;
-    Ok(config)
+    log::start(config.log);
+    run(&config)
 }
 
 #[tokio::main(flavor = "current_thread")]

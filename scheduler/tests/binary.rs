@@ -17,6 +17,7 @@ use muster_core::command::{CommandResult, UnitArgument, Verb};
 use muster_core::ids::CommandId;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::{MAX_MESSAGE_BYTES, v1};
+use muster_scheduler::config::DEFAULT_PATH;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
@@ -130,9 +131,22 @@ fn a_configuration_can_be_checked() {
     assert_eq!(checked("lease_ttl = \"1s\"", &[]).0, Some(64));
     let (code, said) = checked("", &["--check-config", "--insecure-listen", "192.0.2.1:7400"]);
     assert_eq!(code, Some(64));
-    assert_snapshot!(said, @r#"muster-scheduler: listen = "192.0.2.1:7400" is refused: every agent and client that reaches the address could command the cluster, since mutual TLS does not exist yet; a loopback address is allowed, and with insecure_listen = true one in 198.18.0.0/15, the network set aside for tests by RFC 2544"#);
+    assert_snapshot!(said, @r"
+    error: invalid value '192.0.2.1:7400' for '--insecure-listen <ADDRESS:PORT>': every agent and client that reaches the address could command the cluster, since mutual TLS does not exist yet; a loopback address is allowed, and one in 198.18.0.0/15, the network set aside for tests by RFC 2544
+
+    For more information, try '--help'.
+    ");
     assert_eq!(checked("", &["--check-config", "--insecure-listen", "198.18.0.1:7400"]).0, Some(0));
     assert_eq!(checked("", &["--no-such-flag"]).0, Some(64));
+}
+
+#[test]
+fn the_default_file_need_not_exist() {
+    let output = program().arg("--check-config").output().expect("run");
+    let found =
+        if Path::new(DEFAULT_PATH).exists() { "ok" } else { "does not exist, so the defaults hold: ok" };
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{DEFAULT_PATH}: {found}\n"));
+    assert_eq!(output.status.code(), Some(0));
 }
 
 #[test]

@@ -3,14 +3,12 @@
 use std::path::Path;
 
 use insta::assert_snapshot;
-use muster_scheduler::config::{Config, ConfigError};
+use muster_scheduler::config::{Config, ConfigError, insecure_address};
 
 const SAMPLE: &str = include_str!("../../packaging/scheduler.toml");
 
 fn read(text: &str) -> Result<Config, ConfigError> {
-    let config = Config::parse(Path::new("scheduler.toml"), text)?;
-    config.check()?;
-    Ok(config)
+    Config::parse(Path::new("scheduler.toml"), text, None)
 }
 
 fn error(text: &str) -> String {
@@ -68,10 +66,11 @@ fn mistakes_are_shown_with_their_line() {
 
 #[test]
 fn leases_that_contradict_are_refused_with_the_reason() {
-    assert_snapshot!(error("heartbeat_interval = \"2s\""), @"heartbeat_interval is 2s and lease_ttl is 5s: an interval must be at most a third of the lease, so that two lost heartbeats in a row do not cost a machine its units");
-    assert_snapshot!(error("lease_ttl = \"2s 999ms\""), @"heartbeat_interval is 1s and lease_ttl is 2s 999ms: an interval must be at most a third of the lease, so that two lost heartbeats in a row do not cost a machine its units");
-    assert_snapshot!(error("heartbeat_interval = \"10ms\""), @"heartbeat_interval is 10ms: it must be at least 50ms");
-    assert_snapshot!(error("lease_ttl = \"30s\""), @"systemd_timeout is 30s and lease_ttl is 30s: the time-out must be longer, since a machine whose systemd is silent for a lease is only spared new units, and is given up after the time-out");
+    assert_snapshot!(error("heartbeat_interval = \"2s\""), @"scheduler.toml:1: heartbeat_interval is 2s and lease_ttl is 5s: an interval must be at most a third of the lease, so that two lost heartbeats in a row do not cost a machine its units");
+    assert_snapshot!(error("lease_ttl = \"2s 999ms\""), @"scheduler.toml:1: heartbeat_interval is 1s and lease_ttl is 2s 999ms: an interval must be at most a third of the lease, so that two lost heartbeats in a row do not cost a machine its units");
+    assert_snapshot!(error("heartbeat_interval = \"10ms\""), @"scheduler.toml:1: heartbeat_interval is 10ms: it must be at least 50ms");
+    assert_snapshot!(error("lease_ttl = \"30s\""), @"scheduler.toml:1: systemd_timeout is 30s and lease_ttl is 30s: the time-out must be longer, since a machine whose systemd is silent for a lease is only spared new units, and is given up after the time-out");
+    assert_snapshot!(error("\nlease_ttl = \"1s\"\nheartbeat_interval = \"1s\"\n"), @"scheduler.toml:3: heartbeat_interval is 1s and lease_ttl is 1s: an interval must be at most a third of the lease, so that two lost heartbeats in a row do not cost a machine its units");
     read("lease_ttl = \"3s\"").expect("three heartbeats fit");
 }
 
@@ -89,6 +88,16 @@ fn only_loopback_and_the_test_network() {
     {
         read(&format!("listen = \"{address}\"\ninsecure_listen = true")).expect_err(address);
     }
-    assert_snapshot!(error("listen = \"198.18.0.1:7400\""), @r#"listen = "198.18.0.1:7400" is refused: every agent and client that reaches the address could command the cluster, since mutual TLS does not exist yet; on a test network of your own, insecure_listen = true (or --insecure-listen 198.18.0.1:7400) allows it"#);
-    assert_snapshot!(error("listen = \"0.0.0.0:7400\"\ninsecure_listen = true"), @r#"listen = "0.0.0.0:7400" is refused: every agent and client that reaches the address could command the cluster, since mutual TLS does not exist yet; a loopback address is allowed, and with insecure_listen = true one in 198.18.0.0/15, the network set aside for tests by RFC 2544"#);
+    assert_snapshot!(error("listen = \"198.18.0.1:7400\""), @r#"scheduler.toml:1: listen = "198.18.0.1:7400" is refused: every agent and client that reaches the address could command the cluster, since mutual TLS does not exist yet; on a test network of your own, insecure_listen = true (or --insecure-listen 198.18.0.1:7400) allows it"#);
+    assert_snapshot!(error("listen = \"0.0.0.0:7400\"\ninsecure_listen = true"), @r#"scheduler.toml:1: listen = "0.0.0.0:7400" is refused: every agent and client that reaches the address could command the cluster, since mutual TLS does not exist yet; a loopback address is allowed, and with insecure_listen = true one in 198.18.0.0/15, the network set aside for tests by RFC 2544"#);
+}
+
+#[test]
+fn what_the_command_line_says_of_the_address_counts_more() {
+    let address = insecure_address("198.18.0.1:7400").expect("of the test network");
+    let path = Path::new("scheduler.toml");
+    let config = Config::parse(path, "listen = \"10.0.0.1:1\"", Some(address)).expect("it is right");
+    assert_eq!((config.listen, config.insecure_listen), (address, true));
+    assert_snapshot!(insecure_address("localhost:1").expect_err("a name"), @r#"an IP address with a port, such as "127.0.0.1:7400" is expected"#);
+    assert_snapshot!(insecure_address("10.0.0.1:1").expect_err("of no test network"), @"every agent and client that reaches the address could command the cluster, since mutual TLS does not exist yet; a loopback address is allowed, and one in 198.18.0.0/15, the network set aside for tests by RFC 2544");
 }

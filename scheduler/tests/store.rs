@@ -149,7 +149,17 @@ macro_rules! contract {
 
 fn embedded(test: fn(contract::Open<'_>)) {
     let directory = tempfile::tempdir().expect("a directory");
-    test(&|| Box::new(Embedded::open(directory.path()).expect("open")));
+    test(&|| Box::new(open_again(directory.path())));
+}
+
+/// Opens a store that this process may have closed a moment ago: a child that another test has forked since holds the
+/// lock too, until it executes its program.
+fn open_again(directory: &Path) -> Embedded {
+    let open = || match Embedded::open(directory) {
+        Err(StoreError::Locked { .. }) => None,
+        opened => Some(opened.expect("open")),
+    };
+    common::wait_for("the lock", open, || directory.display().to_string())
 }
 
 contract!(
@@ -172,7 +182,7 @@ fn one_process_at_a_time() {
         "is in use by another process: is another muster-scheduler running on this state directory?"
     ));
     drop(first);
-    Embedded::open(directory.path()).expect("free again");
+    open_again(directory.path());
 }
 
 #[test]
@@ -308,7 +318,7 @@ fn fill_and_empty(directory: &Path) {
     store.commit(term, large.clone()).expect("there is room again");
     apply(&mut expected, large);
     drop(store);
-    assert_eq!(Embedded::open(&state).expect("open").load().expect("load"), expected);
+    assert_eq!(open_again(&state).load().expect("load"), expected);
 }
 
 /// Set in the process that is killed: the state directory.

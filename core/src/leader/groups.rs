@@ -23,7 +23,11 @@ pub(super) struct Group {
 /// Why a unit cannot be placed on any machine, whatever the machines are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ungrouped {
-    /// A unit that it is tied to is unknown, or inactive, or waits for one that is.
+    /// No such unit as it is tied to is known.
+    TargetUnknown { unit: UnitName, target: UnitName },
+    /// A unit that it is tied to is inactive.
+    TargetInactive { unit: UnitName, target: UnitName },
+    /// A unit that it is tied to cannot be placed itself.
     TargetAway { unit: UnitName, target: UnitName },
     /// Units that it is tied to are on different machines.
     TargetsApart { unit: UnitName },
@@ -32,11 +36,14 @@ pub(super) enum Ungrouped {
 impl fmt::Display for Ungrouped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::TargetUnknown { unit, target } => {
+                write!(f, "MachineOf={target} of {unit}: no such unit; submit it, or mend the name")
+            }
+            Self::TargetInactive { unit, target } => {
+                write!(f, "MachineOf={target} of {unit}: it is inactive; load or start it")
+            }
             Self::TargetAway { unit, target } => {
-                write!(
-                    f,
-                    "MachineOf={target} of {unit}: it is neither loaded nor launched, or cannot be placed itself"
-                )
+                write!(f, "MachineOf={target} of {unit}: it cannot be placed itself")
             }
             Self::TargetsApart { unit } => {
                 write!(f, "MachineOf= of {unit} names units on different machines")
@@ -49,7 +56,7 @@ impl Leader {
     /// The units that must be placed together with this one, which waits.
     pub(super) fn group(&self, name: &UnitName) -> Result<Group, Ungrouped> {
         let Some(unit) = self.units.get(name) else {
-            return Err(Ungrouped::TargetAway { unit: name.clone(), target: name.clone() });
+            return Err(Ungrouped::TargetUnknown { unit: name.clone(), target: name.clone() });
         };
         if !self.is_tied(name, unit) {
             return Ok(Group { units: vec![name.clone()], pinned: None, globals: Vec::new() });
@@ -95,10 +102,14 @@ impl Leader {
         let unit = self.units.get(name)?;
         let mut machines = BTreeSet::new();
         for target in &unit.options.machine_of {
-            let away = || Some(Ungrouped::TargetAway { unit: name.clone(), target: target.clone() });
-            let Some(other) = self.units.get(target) else { return away() };
+            let tie = || (name.clone(), target.clone());
+            let Some(other) = self.units.get(target) else {
+                let (unit, target) = tie();
+                return Some(Ungrouped::TargetUnknown { unit, target });
+            };
             if other.desired == DesiredState::Inactive {
-                return away();
+                let (unit, target) = tie();
+                return Some(Ungrouped::TargetInactive { unit, target });
             }
             if other.options.global {
                 continue;
@@ -108,7 +119,10 @@ impl Leader {
                     machines.insert(machine);
                 }
                 None if members.contains(target) => {}
-                None => return away(),
+                None => {
+                    let (unit, target) = tie();
+                    return Some(Ungrouped::TargetAway { unit, target });
+                }
             }
         }
         (machines.len() > 1).then(|| Ungrouped::TargetsApart { unit: name.clone() })

@@ -251,6 +251,12 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn section(&mut self, section: &str, line: u32) {
+        if section == "Install" && self.warnings.len() < MAX_FINDINGS {
+            // fleet enabled such units, whereupon systemd started them behind its back.
+            let message =
+                "[Install]: has no effect: Muster enables no units, it starts those that are asked for";
+            self.warnings.push(Warning { line: Some(line), message: message.to_owned() });
+        }
         if Section::of(section).is_some() || self.is_read_by_systemd(section) {
             return;
         }

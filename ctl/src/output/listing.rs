@@ -1,8 +1,10 @@
 //! The three lists: units, unit files, machines.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use muster_core::command::{ClusterStatus, CopyRole, CopyStatus, MachineStatus, UnitStatus};
+use muster_core::command::{ClusterStatus, CopyRole, CopyStatus, MachineStatus, UnitStatus, Waiting};
 use muster_core::machine::MachineState;
 use muster_core::state::{Observation, Phase};
 use serde_json::{Value, json};
@@ -28,6 +30,9 @@ pub const MACHINE_FIELDS: [&str; 9] =
     ["machine", "ip", "metadata", "state", "units", "cpu", "memory", "version", "heard"];
 /// How many of [`MACHINE_FIELDS`] are shown by default.
 pub const MACHINE_DEFAULT: usize = 3;
+
+/// How many different reasons of machines are shown in one line.
+const SHOWN_REASONS: usize = 3;
 
 /// One row for each copy of each unit, older copies after current ones. Older copies that no machine speaks of (they are
 /// on one that is unreachable) are left out: `status` tells of them.
@@ -80,11 +85,31 @@ pub fn unit_file_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> 
             target,
             Field::optional("desc", description),
             Field::text("global", status.global.to_string()).with_json(status.global),
-            Field::optional("waiting", status.waiting.as_ref().map(|waiting| waiting.reason.as_str()))
-                .in_role(Role::Warn),
+            Field::optional("waiting", status.waiting.as_ref().map(waiting)).in_role(Role::Warn),
         ]
     };
     units.iter().map(row).collect()
+}
+
+/// Why a unit waits, in one line: what machines have against it, what most of them say first.
+fn waiting(waiting: &Waiting) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, why) in &waiting.machines {
+        *counts.entry(why).or_default() += 1;
+    }
+    if counts.is_empty() {
+        return waiting.reason.clone();
+    }
+    let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let reason = |(why, count): &(&str, usize)| {
+        format!("{count} {}: {why}", if *count == 1 { "machine" } else { "machines" })
+    };
+    let mut reasons: Vec<String> = counts.iter().take(SHOWN_REASONS).map(reason).collect();
+    if counts.len() > SHOWN_REASONS {
+        reasons.push(format!("and {} more reasons", counts.len() - SHOWN_REASONS));
+    }
+    format!("{} ({})", waiting.reason, reasons.join("; "))
 }
 
 fn hash(status: &UnitStatus, full: bool) -> Field {
@@ -206,7 +231,8 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
 mod tests {
     use super::super::table::{write_json, write_table};
     use super::*;
-    use crate::fixtures::{cluster, machines, zoo};
+    use crate::fixtures::{cluster, machines, unit, with_waiting, zoo};
+    use muster_core::state::DesiredState;
 
     fn plain(bytes: Vec<u8>) -> String {
         let text = String::from_utf8(bytes).expect("text");
@@ -254,6 +280,20 @@ mod tests {
         );
         insta::assert_snapshot!("unit_files_all", table(&rows, &UNIT_FILE_FIELDS, true));
         insta::assert_snapshot!("unit_files_json", json(rows, None));
+    }
+
+    #[test]
+    fn what_most_machines_say_comes_first() {
+        let unit = |machines: &[(u128, &str)]| {
+            with_waiting(unit("a.service", DesiredState::Launched), "no machine takes the unit", machines)
+        };
+        let shown = |status| unit_file_rows(&[status], &machines(), false);
+        let field = |machines| table(&shown(unit(machines)), &["waiting"], false);
+        assert_eq!(field(&[]), "no machine takes the unit\n");
+        assert_eq!(
+            field(&[(1, "a"), (2, "is unreachable"), (3, "is unreachable"), (4, "c"), (5, "d"), (6, "e")]),
+            "no machine takes the unit (2 machines: is unreachable; 1 machine: a; 1 machine: c; and 2 more reasons)\n"
+        );
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Machines {
         self.0.get(&id).is_some_and(|(_, state)| *state == MachineState::Unreachable)
     }
 
+    /// Whether one is known that has not reported since the leader was elected, and still has time to.
+    pub fn awaited(&self) -> bool {
+        self.0.values().any(|(_, state)| *state == MachineState::Awaited)
+    }
+
     /// The machine's address, where it has one.
     pub fn address(&self, id: MachineId) -> Option<&str> {
         self.0.get(&id).map(|(address, _)| address.as_str()).filter(|address| !address.is_empty())

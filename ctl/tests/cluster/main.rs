@@ -109,6 +109,8 @@ fn templates_globs_and_units_that_wait() {
         "{}",
         status.stdout
     );
+    let run = cluster.ctl(&["list-unit-files", "--no-legend", "--fields", "waiting"]);
+    assert!(run.stdout.contains("\nno machine takes the unit (1 machine: apart@"), "{run:?}");
     ended(&cluster.ctl(&["start", "--no-block", "apart@3"]), 0, "Triggered unit apart@3.service start\n", "");
 
     // A known template counts more than the file here.
@@ -123,8 +125,18 @@ fn templates_globs_and_units_that_wait() {
     let error = "error: apart@.service: is a template: name an instance of it, for example apart@1.service\nNothing was changed.\n";
     ended(&cluster.ctl(&["start", "apart@"]), 1, "", error);
 
-    let run = cluster.ctl(&["stop", "apart@[12]"]);
+    // The template is known, and apart@4 is inactive: a glob does not mean what cannot be meant.
+    let run = cluster.ctl(&["restart", "apart@[124]"]);
     assert_eq!((run.code, run.stdout.lines().count()), (Some(0), 2), "{run:?}");
+    let run = cluster.ctl(&["stop", "apart@*"]);
+    assert_eq!((run.code, run.stdout.lines().count()), (Some(0), 3), "{run:?}");
+    let run = cluster.ctl(&["start", "--no-block", "apart@*"]);
+    assert_eq!((run.code, run.stdout.lines().count()), (Some(0), 4), "{run:?}");
+    let run = cluster.ctl(&["unload", "*"]);
+    assert_eq!((run.code, run.stdout.lines().count()), (Some(0), 4), "{run:?}");
+    let nothing = "error: \"apart@[.1]*\" matches nothing that there is to stop: apart@.service is a template, \
+                   apart@1.service is inactive\n";
+    ended(&cluster.ctl(&["stop", "apart@[.1]*"]), 1, "", nothing);
     let run = cluster.ctl(&["destroy", "apart@*"]);
     assert_eq!((run.code, run.stdout.lines().count()), (Some(0), 5), "{run:?}");
     let error = "error: no unit of the cluster matches \"apart@*\"; `musterctl list-unit-files` shows them\n";
@@ -201,11 +213,22 @@ fn global_units_and_machines() {
     cluster.add_machine(1);
     let lost = cluster.add_machine(2);
     let global = file(cluster.directory(), "everywhere.service", GLOBAL);
-    ended(&cluster.ctl(&["start", &global]), 0, "Triggered global unit everywhere.service start\n", "");
-    eventually("both copies run", || {
-        let run = cluster.ctl(&["list-units", "--no-legend", "--fields", "unit,active"]);
-        (run.stdout == "everywhere.service  active\neverywhere.service  active\n").then_some(()).ok_or(run)
-    });
+    let said = |verb: &str, state: &str| {
+        format!("Triggered global unit everywhere.service {verb}\nUnit everywhere.service {state}\n")
+    };
+    let active = || cluster.ctl(&["list-units", "--no-legend", "--fields", "unit,active"]).stdout;
+    ended(&cluster.ctl(&["start", &global]), 0, &said("start", "launched on 2 machines"), "");
+    assert_eq!(active(), "everywhere.service  active\neverywhere.service  active\n");
+    ended(&cluster.ctl(&["restart", "everywhere"]), 0, &said("restart", "launched on 2 machines"), "");
+    let stopped = "Successfully stopped units [everywhere.service].\n";
+    ended(&cluster.ctl(&["stop", "everywhere"]), 0, &said("stop", "loaded on 2 machines"), stopped);
+    assert_eq!(active(), "everywhere.service  inactive\neverywhere.service  inactive\n");
+    let unloaded = "Successfully unloaded units [everywhere.service].\n";
+    ended(&cluster.ctl(&["unload", "everywhere"]), 0, &said("unload", "inactive"), unloaded);
+    assert_eq!(active(), "");
+    let triggered = "Triggered global unit everywhere.service start\n";
+    ended(&cluster.ctl(&["start", "--no-block", "everywhere"]), 0, triggered, "");
+    ended(&cluster.ctl(&["start", "everywhere"]), 0, &said("start", "launched on 2 machines"), "");
     assert_eq!(cluster.ctl(&["status", "everywhere"]).code, Some(0));
 
     let listed = "MACHINE      IP            METADATA\n\
@@ -226,7 +249,39 @@ fn global_units_and_machines() {
     );
 
     // What the lost machine still holds is not waited for.
+    let loaded = format!("loaded on {M1} (1 more unreachable)");
+    ended(&cluster.ctl(&["stop", "everywhere"]), 0, &said("stop", &loaded), stopped);
     ended(&cluster.ctl(&["destroy", "everywhere"]), 0, "Destroyed everywhere.service\n", "");
+}
+
+#[test]
+fn a_global_unit_fails_where_it_fails() {
+    let cluster = Cluster::start();
+    cluster.add_machine(1);
+    cluster.add_machine(2);
+    let fails = file(cluster.directory(), "fails.service", GLOBAL);
+    let error = format!(
+        "error: fails.service did not start on {M1}: exit-code\n\
+         error: fails.service did not start on 22222222.../198.18.0.102: exit-code\n\
+         `musterctl status UNIT` says more about a unit.\n"
+    );
+    ended(&cluster.ctl(&["start", &fails]), 1, "Triggered global unit fails.service start\n", &error);
+    let nowhere = format!("{GLOBAL}MachineMetadata=zone=9\n");
+    let nowhere = file(cluster.directory(), "nowhere.service", &nowhere);
+    let said = "Triggered global unit nowhere.service start\n\
+                Unit nowhere.service launched on no machine: none takes it at present\n";
+    ended(&cluster.ctl(&["start", &nowhere]), 0, said, "");
+}
+
+#[test]
+fn what_has_no_effect_is_told() {
+    let cluster = Cluster::start();
+    let web =
+        file(cluster.directory(), "web.service", &format!("{WEB}\n[Install]\nWantedBy=multi-user.target\n"));
+    let warning = format!(
+        "WARNING: {web}: line 7: [Install]: has no effect: Muster enables no units, it starts those that are asked for\n"
+    );
+    ended(&cluster.ctl(&["submit", &web]), 0, "Unit web.service inactive\n", &warning);
 }
 
 #[test]
@@ -290,6 +345,9 @@ fn no_scheduler() {
         (run.code, run.stderr.as_str()),
         (Some(1), "error: \"we b\" is no unit: invalid character ' ' in unit name\n")
     );
+    let run = cluster::ctl(&address, &["start", "/nope/x.service"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.starts_with("error: /nope/x.service: no such file "), "{}", run.stderr);
     assert_eq!(cluster::ctl("::1", &["list-units"]).code, Some(2));
     assert_eq!(
         cluster::ctl(&address, &["version"]).stdout,

@@ -136,7 +136,10 @@ fn a_cycle_is_one_group_and_a_loaded_target_suffices() {
     ];
     let units: Vec<(&str, Option<&str>)> = units.iter().map(|(n, c)| (*n, c.as_deref())).collect();
     world.command(Verb::Start, &units[..1]).unwrap();
-    assert!(world.reason("a.service").contains("MachineOf=b.service of a.service"));
+    let tie = "MachineOf=b.service of a.service";
+    assert_eq!(world.reason("a.service"), format!("{tie}: no such unit; submit it, or mend the name"));
+    world.command(Verb::Submit, &units[1..]).unwrap();
+    assert_eq!(world.reason("a.service"), format!("{tie}: it is inactive; load or start it"));
     world.command(Verb::Load, &units[1..]).unwrap();
     assert_eq!(world.running("a.service").len(), 1);
     let on = world.status("b.service").unwrap().copies[0].machine;

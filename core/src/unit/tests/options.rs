@@ -402,6 +402,7 @@ fn what_systemd_does_not_know_is_warned_of() {
             "line 7: [Sevice]: unknown section, ignored; did you mean [Service]?",
             "line 9: [Socket]: systemd ignores this section in a service unit",
             "line 12: [Service] BogusKey=: unknown to systemd 252",
+            "line 13: [Install]: has no effect: Muster enables no units, it starts those that are asked for",
             "line 14: [Install] After=: unknown to systemd 252; did you mean After= in [Unit]?",
             "line 15: [X-Fleets]: unknown section, ignored; did you mean [X-Fleet]?",
         ]
