@@ -33,6 +33,7 @@ lint: $(DENY) ## formatting, lints, licences, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(DENY) --workspace check bans licenses sources
+	$(CARGO) check --locked --manifest-path tests/fuzz/Cargo.toml --no-default-features --target-dir target
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --document-private-items
 
 unit-tests: ## unit, property and snapshot tests

@@ -31,11 +31,12 @@ struct Group {
     measure: fn() -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 6] = [
     Group { figures: &["placements_per_s"], measure: placements::measure },
     Group { figures: &["submit_ratio"], measure: submit::measure },
     Group { figures: &["scheduler_rss_mib"], measure: memory::measure },
     Group { figures: &["start_ratio", "reloads_for_new_units", "agent_rss_mib"], measure: one::measure },
+    Group { figures: &["cluster_up_3_s"], measure: three::boot },
     Group {
         figures: &["start_500_on_3_s", "destroy_500_s", "idle_store_writes", "idle_cpu_percent"],
         measure: three::measure,

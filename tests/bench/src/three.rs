@@ -13,10 +13,36 @@ use crate::machines::{Daemon, INSIDE, Units, install};
 
 const UNITS: usize = 500;
 const RUNS: usize = 3;
+const BOOTS: usize = 5;
 /// How long the cluster is watched doing nothing.
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long it is left alone before.
 const SETTLE: Duration = Duration::from_secs(10);
+
+/// How fast a cluster comes up.
+pub fn boot() -> Result<Vec<Figure>> {
+    let mut boots = Vec::new();
+    for _ in 0..BOOTS {
+        let began = Instant::now();
+        let cluster = Cluster::builder().machines(3).up()?;
+        boots.push(began.elapsed().as_secs_f64());
+        cluster.down()?;
+    }
+    let seconds = median(&mut boots);
+    // In order now.
+    let (least, most) = (boots[0], boots[BOOTS - 1]);
+    Ok(vec![Figure {
+        name: "cluster_up_3_s",
+        value: seconds,
+        unit: "s",
+        bar: Some(Bar::AtMost(10.0)),
+        method: format!(
+            "what `muster-cluster up --machines 3` does, with the programs built: namespaces, bridge, three machines and one for \
+             the scheduler booted from nothing, until the scheduler lists every agent as up; median of {BOOTS} runs \
+             ({least:.2} to {most:.2})"
+        ),
+    }])
+}
 
 pub fn measure() -> Result<Vec<Figure>> {
     let cluster = Cluster::builder().machines(3).up()?;

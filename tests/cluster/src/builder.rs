@@ -47,7 +47,8 @@ impl Builder {
         self
     }
 
-    /// How many schedulers (`s1`, …) there are: 0 to 80; 1 unless said otherwise, 0 without daemons.
+    /// How many machines for schedulers (`s1`, …) there are: 1 unless said otherwise, which is what this version can do;
+    /// without daemons 0 to 80, and 0 unless said otherwise.
     #[must_use]
     pub fn schedulers(mut self, schedulers: usize) -> Self {
         self.schedulers = schedulers;
@@ -89,8 +90,8 @@ impl Builder {
     /// The host lacks something, a machine does not boot, or a daemon does not come up. Nothing is left behind then.
     pub fn up(self) -> Result<Cluster> {
         let began = Instant::now();
-        preflight::check()?;
         let machines = self.machine_records()?;
+        preflight::check()?;
         if self.daemons {
             daemons::bin_dir()?;
         }
@@ -132,6 +133,12 @@ impl Builder {
         ensure!(
             !self.daemons || self.schedulers > 0,
             "agents without a scheduler: ask for one, or for no daemons"
+        );
+        ensure!(
+            !self.daemons || self.schedulers <= 1,
+            "{} schedulers: this version of Muster has one for a cluster (more machines for schedulers, s1, s2, …, are \
+             booted without daemons only)",
+            self.schedulers
         );
         ensure!(
             !self.schedulers_on_workers || self.schedulers <= self.workers,

@@ -103,10 +103,8 @@ impl Cluster {
     /// # Errors
     /// It has not been built, or there is no scheduler.
     pub fn ctl_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Command> {
-        self.ctl_at(self.endpoints().first().context("this cluster has no scheduler")?, arguments)
-    }
-
-    fn ctl_at<S: AsRef<OsStr>>(&self, endpoint: &str, arguments: &[S]) -> Result<Command> {
+        let endpoints = self.endpoints();
+        let endpoint = endpoints.first().context("this cluster has no scheduler")?;
         let mut command = self.network_command();
         command.arg(daemons::bin_dir()?.join("musterctl")).args(arguments).env(ENDPOINT_VARIABLE, endpoint);
         Ok(command)
@@ -251,20 +249,17 @@ impl Cluster {
     }
 
     pub(crate) fn wait_registered(&self) -> Result<()> {
-        for endpoint in self.endpoints() {
-            let what = format!("the scheduler at {endpoint} answers, and every agent is registered there");
-            self.wait_for(&what, REGISTERED_DEADLINE, || {
-                let mut command = self.ctl_at(&endpoint, &["list-machines", "-o", "json"])?;
-                let listed =
-                    process::run(&mut command, "musterctl list-machines".to_owned(), &[], EXEC_DEADLINE)?
-                        .ok()?;
+        self.wait_for(
+            "the scheduler answers, and every agent is registered there",
+            REGISTERED_DEADLINE,
+            || {
+                let listed = self.ctl(&["list-machines", "-o", "json"])?.ok()?;
                 let missing = daemons::unregistered(&self.state.machines, &listed)?;
                 ensure!(missing.is_empty(), "not registered: {}", missing.join(", "));
                 Ok(Some(()))
-            })
-            .map_err(|error| self.with_daemon_journals(&error))?;
-        }
-        Ok(())
+            },
+        )
+        .map_err(|error| self.with_daemon_journals(&error))
     }
 
     /// Adds what the daemons said last, for a cluster that does not come up is gone when one wants to look.

@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use muster_cluster::{Cluster, Machine, Role, project_root};
 
+/// Boots a cluster of machines on this host to try Muster on: each with a real systemd, from the host's own files, with
+/// nothing to download. They can be killed, frozen and cut off; `down` leaves nothing of them behind. Needs root.
 #[derive(Parser)]
-#[command(name = "muster-cluster", version, about, max_term_width = 100)]
+#[command(name = "muster-cluster", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     /// The directory by which the cluster is found again [default: .muster-cluster in the source tree]
     #[arg(long, global = true, value_name = "DIR")]
@@ -19,15 +21,34 @@ struct Cli {
     verb: Verb,
 }
 
+const AFTER_HELP: &str = "\
+Machines: m1, m2, … run units, s1 runs the scheduler.
+
+Examples:
+  muster-cluster up
+  muster-cluster ctl start unit-examples/web.service
+  muster-cluster ctl list-units
+  muster-cluster kill m1
+  muster-cluster down";
+
 #[derive(Subcommand)]
 enum Verb {
     /// Boot the machines, and wait until every agent is registered
+    #[command(
+        after_help = "Examples:\n  muster-cluster up\n  muster-cluster up --machines 5 --labels m1:disk=ssd,rack=a\n  \
+                      muster-cluster --dir /tmp/bare up --machines 1 --no-daemons"
+    )]
     Up(Up),
     /// Take the cluster down, whatever state it is in; nothing of it is left
+    #[command(after_help = "Examples:\n  muster-cluster down\n  muster-cluster --dir /tmp/bare down")]
     Down,
     /// List the machines
+    #[command(after_help = "Example:\n  muster-cluster list")]
     List,
     /// Run a command in a machine, as root
+    #[command(
+        after_help = "Examples:\n  muster-cluster exec m1\n  muster-cluster exec m1 systemctl status web.service"
+    )]
     Exec {
         /// Such as m1 or s1
         machine: String,
@@ -36,20 +57,30 @@ enum Verb {
         command: Vec<OsString>,
     },
     /// Cut a machine's power: no goodbye; its disk is kept
+    #[command(after_help = "Examples:\n  muster-cluster kill m1\n  muster-cluster kill m1 m2")]
     Kill(Machines),
     /// Switch a machine on, and wait until it is up
+    #[command(after_help = "Example:\n  muster-cluster boot m1")]
     Boot(Machines),
     /// Reboot a machine in an orderly way, and wait until it is up
+    #[command(after_help = "Example:\n  muster-cluster reboot m1")]
     Reboot(Machines),
     /// Freeze all processes of a machine
+    #[command(after_help = "Example:\n  muster-cluster freeze m1")]
     Freeze(Machines),
     /// Let a frozen machine go on
+    #[command(after_help = "Example:\n  muster-cluster thaw m1")]
     Thaw(Machines),
     /// Cut a machine's network cable
+    #[command(after_help = "Example:\n  muster-cluster cut m1")]
     Cut(Machines),
     /// Mend a machine's network cable
+    #[command(after_help = "Example:\n  muster-cluster heal m1")]
     Heal(Machines),
     /// Show a machine's journal, of all its boots, also when it is off
+    #[command(
+        after_help = "Examples:\n  muster-cluster logs m1\n  muster-cluster logs s1 muster-scheduler\n  muster-cluster logs --follow m1 muster-agent"
+    )]
     Logs {
         /// Such as m1 or s1
         machine: String,
@@ -60,12 +91,16 @@ enum Verb {
         follow: bool,
     },
     /// Run musterctl in the cluster's network
+    #[command(
+        after_help = "Examples:\n  muster-cluster ctl list-machines\n  muster-cluster ctl list-units -o json"
+    )]
     Ctl {
         /// musterctl's arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
     /// Run any of the host's commands in the cluster's network, for example curl
+    #[command(after_help = "Example:\n  muster-cluster run curl http://198.18.0.101:8080/")]
     Run {
         /// The command
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
@@ -78,7 +113,8 @@ struct Up {
     /// How many workers, m1, m2, …
     #[arg(long, default_value_t = 3, value_name = "N")]
     machines: usize,
-    /// How many schedulers, s1, s2, … [default: 1, or 0 with --no-daemons]
+    /// How many machines for schedulers, s1, s2, …: one, or 0 to 80 with --no-daemons [default: 1, or 0 with
+    /// --no-daemons]
     #[arg(long, value_name = "M")]
     schedulers: Option<usize>,
     /// Put the schedulers on workers instead of on machines of their own

@@ -1,9 +1,10 @@
 //! Machines, agents and schedulers that die, and come back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use muster_cluster::Machine;
 
 use super::support::{LIMIT, SLEEP, World, main_pid, property};
 
@@ -88,7 +89,7 @@ fn a_machine_that_is_cut_off_runs_on_and_its_older_copies_stop_when_it_is_back()
 }
 
 /// `MUSTER_EPOCH`, as the unit's main process sees it.
-fn epoch_seen(machine: &muster_cluster::Machine<'_>, unit: &str) -> Result<(u64, u64)> {
+fn epoch_seen(machine: &Machine<'_>, unit: &str) -> Result<(u64, u64)> {
     let pid = main_pid(machine, unit)?;
     let environment = machine.exec(&["cat", &format!("/proc/{pid}/environ")])?.ok()?;
     let epoch = environment.split('\0').find_map(|entry| entry.strip_prefix("MUSTER_EPOCH="));
@@ -147,19 +148,24 @@ fn a_scheduler_that_is_killed_during_submissions_loses_none_that_it_acknowledged
     Ok(())
 }
 
+/// Kills the agent, and waits until systemd has started another.
+fn kill_agent(world: &World, machine: &Machine<'_>) -> Result<()> {
+    let pid = main_pid(machine, "muster-agent.service")?;
+    machine.exec(&["kill", "-KILL", &pid])?.ok()?;
+    world.cluster.wait_for("another agent", LIMIT, || {
+        let now = main_pid(machine, "muster-agent.service")?;
+        ensure!(now != pid, "it is the old one");
+        Ok(Some(()))
+    })
+}
+
 #[test]
 fn an_agent_that_is_killed_takes_up_what_it_held() -> Result<()> {
     let world = World::of(2)?;
     start_some(&world, 6)?;
     let before = world.invocations()?;
     let machine = world.home("some1.service")?;
-    let pid = main_pid(&machine, "muster-agent.service")?;
-    machine.exec(&["kill", "-KILL", &pid])?.ok()?;
-    world.cluster.wait_for("another agent", LIMIT, || {
-        let now = main_pid(&machine, "muster-agent.service")?;
-        ensure!(now != pid, "it is the old one");
-        Ok(Some(()))
-    })?;
+    kill_agent(&world, &machine)?;
     world.wait_machines_up(2)?;
     // It obeys still.
     world.ctl(&["stop", "some1.service"])?;
@@ -169,5 +175,100 @@ fn an_agent_that_is_killed_takes_up_what_it_held() -> Result<()> {
     let mut before = before;
     before.insert(("some1.service".to_owned(), machine.machine_id().to_owned()), String::new());
     assert_eq!(after, before, "nothing was restarted or moved");
+    Ok(())
+}
+
+/// The units among these (patterns as `systemctl` takes them) that are active, each with which start of it this is.
+fn active_here(machine: &Machine<'_>, patterns: &[&str]) -> Result<BTreeMap<String, String>> {
+    let show = ["systemctl", "show", "--property=Id", "--property=ActiveState", "--property=InvocationID"];
+    let shown = machine.exec(&[&show[..], patterns].concat())?.ok()?;
+    let value = |unit: &str, key: &str| {
+        unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
+    };
+    let active = shown.split("\n\n").filter(|unit| value(unit, "ActiveState").as_deref() == Some("active"));
+    active
+        .map(|unit| value(unit, "Id").zip(value(unit, "InvocationID")).with_context(|| unit.to_owned()))
+        .collect()
+}
+
+/// How often systemd has started each unit whose name starts so, by its journal.
+fn starts(machine: &Machine<'_>, prefix: &str) -> Result<BTreeMap<String, usize>> {
+    machine.exec(&["journalctl", "--sync"])?.ok()?;
+    let journal = machine.exec(&["journalctl", "--boot", "--output=cat", "_PID=1"])?.ok()?;
+    let mut starts = BTreeMap::new();
+    for line in journal.lines() {
+        let unit = line.strip_prefix("Started ").and_then(|line| line.split(' ').next());
+        if let Some(unit) = unit.filter(|unit| unit.starts_with(prefix)) {
+            *starts.entry(unit.trim_end_matches('.').to_owned()).or_default() += 1;
+        }
+    }
+    Ok(starts)
+}
+
+#[test]
+fn an_agent_that_is_killed_again_and_again_during_a_start_starts_each_unit_once() -> Result<()> {
+    const WAVES: usize = 4;
+    const UNITS: usize = 75;
+    let world = World::of(1)?;
+    let machine = world.cluster.machine("m1")?;
+    start_some(&world, 6)?;
+    let mut seen = active_here(&machine, &["some*.service"])?;
+    assert_eq!(seen.len(), 6);
+
+    // Each wave of units waits for a gate, so that the start is not over before the agent has been killed in its midst.
+    let gate = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'read line </run/gate%i'\n";
+    machine.write_file("/etc/systemd/system/gate@.service", gate.as_bytes())?;
+    let mut files = Vec::new();
+    for wave in 1..=WAVES {
+        machine.exec(&["mkfifo", &format!("/run/gate{wave}")])?.ok()?;
+        machine.exec(&["systemctl", "start", "--no-block", &format!("gate@{wave}.service")])?.ok()?;
+        for number in 1..=UNITS {
+            let content = format!("[Unit]\nAfter=gate@{wave}.service\n{SLEEP}");
+            files.push(world.file(&format!("wave{wave}-{number}.service"), &content)?);
+        }
+    }
+    let start: Vec<&str> = std::iter::once("start").chain(files.iter().map(String::as_str)).collect();
+
+    thread::scope(|scope| -> Result<()> {
+        let client = scope.spawn(|| world.cluster.ctl_within(3 * LIMIT, &start, &[])?.ok());
+        world.cluster.wait_for("the first unit files", LIMIT, || {
+            let files = machine.exec(&["find", "/run/muster/units", "-name", "wave*"])?.ok()?;
+            Ok((!files.is_empty()).then_some(()))
+        })?;
+        kill_agent(&world, &machine)?;
+        for wave in 1..=WAVES {
+            machine.exec(&["sh", "-c", &format!("echo open >/run/gate{wave}")])?.ok()?;
+            let active = world.cluster.wait_for(&format!("the first units of wave {wave}"), LIMIT, || {
+                let active = active_here(&machine, &[&format!("wave{wave}-*.service")])?;
+                Ok((!active.is_empty()).then_some(active))
+            })?;
+            seen.extend(active);
+            kill_agent(&world, &machine)?;
+            submit(&world, &[format!("late{wave}.service")])?;
+        }
+        client.join().map_err(|_| anyhow!("the client panicked"))??;
+        Ok(())
+    })?;
+
+    let after = active_here(&machine, &["some*.service", "wave*.service"])?;
+    assert_eq!(after.len(), WAVES * UNITS + 6, "all are active");
+    // The last agent may not have said so yet.
+    world.cluster.wait_for("all units shown as active, each once", LIMIT, || {
+        let active = world.active()?;
+        let others: Vec<_> = after.keys().filter(|unit| active.get(*unit).map(Vec::len) != Some(1)).collect();
+        ensure!(others.is_empty() && active.len() == after.len(), "not so: {others:?}");
+        Ok(Some(()))
+    })?;
+    for (unit, invocation) in &seen {
+        assert_eq!(&after[unit], invocation, "{unit} was active, and has been restarted");
+    }
+    let starts = starts(&machine, "wave")?;
+    assert_eq!(starts.len(), WAVES * UNITS, "{starts:?}");
+    ensure!(starts.values().all(|count| *count == 1), "started more than once: {starts:?}");
+    let known = world.ctl(&["list-unit-files", "--no-legend", "--fields", "unit"])?;
+    for wave in 1..=WAVES {
+        let late = format!("late{wave}.service");
+        ensure!(known.lines().any(|line| line.trim() == late), "{late} was acknowledged and is lost");
+    }
     Ok(())
 }

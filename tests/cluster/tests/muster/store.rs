@@ -1,8 +1,9 @@
 //! Schedulers that start on another state directory than the one that their machines know, and on a full disk.
 
 use anyhow::{Result, ensure};
+use muster_cluster::Machine;
 
-use super::support::{LIMIT, SLEEP, World};
+use super::support::{LIMIT, SLEEP, World, property};
 
 /// Where a service with `DynamicUser=` really has its state directory.
 const STATE: &str = "/var/lib/private/muster-scheduler";
@@ -53,6 +54,73 @@ fn an_empty_or_old_store_stops_nothing() -> Result<()> {
     // An operator decides.
     world.ctl(&["destroy", "later.service"])?;
     world.wait_active_state(&world.by_id(&row.machine)?, "later.service", "inactive")?;
+    Ok(())
+}
+
+/// How many times the scheduler has refused a machine as another cluster's.
+fn refusals(world: &World, machine: &Machine<'_>) -> Result<usize> {
+    let journal =
+        world.scheduler()?.exec(&["journalctl", "--unit", "muster-scheduler", "--output", "cat"])?.ok()?;
+    let of = |line: &&str| line.contains(machine.machine_id()) && line.contains("belongs to cluster");
+    Ok(journal.lines().filter(of).count())
+}
+
+#[test]
+fn a_foreign_store_stops_nothing() -> Result<()> {
+    let world = World::of(2)?;
+    let machines = [world.cluster.machine("m1")?, world.cluster.machine("m2")?];
+    // The worst there is: another cluster's store that knows these very machines, and a unit of a name that is used again.
+    for unit in ["a.service", "foreign.service"] {
+        world.start(unit, "[Service]\nExecStart=/usr/bin/sleep 100000\n")?;
+    }
+    for machine in &machines {
+        machine.exec(&["systemctl", "stop", "muster-agent.service"])?.ok()?;
+        machine.exec(&["rm", "/var/lib/muster/agent.json"])?.ok()?;
+        machine.kill()?;
+    }
+    with_scheduler_stopped(&world, &format!("mv {STATE} /root/foreign; mkdir {STATE}"))?;
+    for machine in &machines {
+        machine.boot()?;
+    }
+    world.wait_machines_up(2)?;
+    for unit in ["a.service", "b.service"] {
+        world.start(unit, SLEEP)?;
+    }
+    let before = world.invocations()?;
+    assert_eq!(before.len(), 2, "{before:?}");
+
+    with_scheduler_stopped(&world, &format!("mv {STATE} /root/own; mv /root/foreign {STATE}"))?;
+    let refused_again = || {
+        for machine in &machines {
+            let so_far = refusals(&world, machine)?;
+            world.cluster.wait_for(&format!("{} to be refused", machine.name()), LIMIT, || {
+                Ok((refusals(&world, machine)? > so_far).then_some(()))
+            })?;
+            let journal = machine.exec(&["journalctl", "--unit", "muster-agent", "--output", "cat"])?.ok()?;
+            ensure!(journal.contains("units run on reason=this machine belongs to cluster"), "{journal}");
+        }
+        anyhow::Ok(())
+    };
+    refused_again()?;
+    let units = world.ctl(&["list-unit-files", "--no-legend", "--fields", "unit"])?;
+    assert_eq!(units.split_whitespace().collect::<Vec<_>>(), ["a.service", "foreign.service"]);
+    world.cluster.wait_for("the machines to be given up", LIMIT, || {
+        let rows = world.machine_rows()?;
+        ensure!(rows.len() == 2 && rows.iter().all(|row| row.state == "unreachable"), "{rows:?}");
+        Ok(Some(()))
+    })?;
+    // Not even what it is told to end.
+    world.ctl(&["destroy", "--no-block", "*"])?;
+    refused_again()?;
+    for ((unit, machine), invocation) in &before {
+        let machine = world.by_id(machine)?;
+        assert_eq!(property(&machine, unit, "ActiveState")?, "active", "{unit}");
+        assert_eq!(&property(&machine, unit, "InvocationID")?, invocation, "{unit} was not restarted");
+    }
+
+    with_scheduler_stopped(&world, &format!("rm -r {STATE}; mv /root/own {STATE}"))?;
+    world.wait_machines_up(2)?;
+    assert_eq!(world.invocations()?, before, "nothing was stopped, restarted or moved");
     Ok(())
 }
 
