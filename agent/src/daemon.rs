@@ -1,10 +1,11 @@
 //! The loop of the daemon: what comes in goes to the core, and what the core wants done is carried out.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use muster_core::agent::{Agent, Effect, Event, Input, Ledger, Membership};
+use muster_core::message::Goodbye;
 use muster_daemon::clock;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
 use crate::files::{LINK_DIR, UnitFiles};
+use crate::goodbye::Goodbyes;
 use crate::identity;
 use crate::notify::{Watchdog, tell};
 use crate::records::Records;
@@ -21,6 +23,8 @@ use crate::systemd::{Call, Systemd};
 
 /// How many inputs may wait for the core: whoever has more waits.
 const INPUTS_MAX: usize = 1024;
+/// How long the leader may take to answer the goodbye of an agent that is stopped.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// How many inputs the core takes in one turn, so that it reports and saves once for many.
 const TURN_MAX: usize = 256;
 
@@ -32,6 +36,8 @@ struct Daemon {
     files: UnitFiles,
     systemd: Systemd,
     sessions: Sessions,
+    /// Whether the leader has said in this turn that it has done what it can for an agent that goes.
+    farewell: bool,
     /// A ledger that could not be saved.
     unsaved: Option<Box<Ledger>>,
 }
@@ -55,6 +61,9 @@ pub async fn run(config: Config) -> Result<()> {
     // Agents that were started together must not come together.
     let seed = u64::try_from(ledger.key.bits() >> 64).unwrap_or_default();
     let mut agent = Agent::new(identity, membership, ledger, seed, clock::now());
+    let goodbyes = Goodbyes::listen(&config.run_dir)?;
+    let mut waiting = Vec::new();
+    let mut stop_by = None;
     let (inputs, mut queue) = mpsc::channel(INPUTS_MAX);
     let mut daemon = Daemon {
         systemd: Systemd::start(files.clone(), inputs.clone()),
@@ -62,6 +71,7 @@ pub async fn run(config: Config) -> Result<()> {
         inputs,
         records,
         files,
+        farewell: false,
         unsaved: None,
     };
     let mut watchdog = Watchdog::new();
@@ -69,14 +79,31 @@ pub async fn run(config: Config) -> Result<()> {
     tell(&[NotifyState::Ready]);
     loop {
         let timer = agent.next_timer().map_or(Duration::MAX, |at| at.since(clock::now()));
+        let stop = stop_by.map_or(Duration::MAX, |at: Instant| at.saturating_duration_since(Instant::now()));
         tokio::select! {
             _ = queue.recv_many(&mut turn, TURN_MAX) => {}
-            () = tokio::time::sleep(timer.min(watchdog.next())) => turn.push(Input::Tick),
-            _ = terminate.recv() => break,
+            () = tokio::time::sleep(timer.min(watchdog.next()).min(stop)) => turn.push(Input::Tick),
+            Ok(stream) = goodbyes.next() => {
+                info!("the machine shuts down: asking for its units to be placed elsewhere");
+                waiting.push(stream);
+                turn.push(Input::Goodbye(Goodbye::Shutdown));
+            }
+            _ = terminate.recv(), if stop_by.is_none() => {
+                stop_by = Some(Instant::now() + FAREWELL_MAX);
+                turn.push(Input::Goodbye(Goodbye::Restart));
+            }
             _ = interrupt.recv() => break,
         }
+        daemon.farewell = false;
         for effect in agent.step(clock::now(), turn.drain(..)) {
             daemon.carry_out(effect);
+        }
+        if daemon.farewell {
+            // Who waits is told by the end of the stream.
+            waiting.clear();
+        }
+        if stop_by.is_some_and(|at| daemon.farewell || at <= Instant::now()) {
+            break;
         }
         daemon.save_again();
         watchdog.turned();
@@ -115,6 +142,7 @@ impl Daemon {
                 self.systemd.call(Call::Reload);
             }
             Effect::Ping => self.systemd.call(Call::Ping),
+            Effect::Farewell => self.farewell = true,
             Effect::Event(event) => self.log(event),
         }
     }

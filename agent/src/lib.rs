@@ -9,6 +9,7 @@
 //! | `systemd` | D-Bus: calls and signals |
 //! | `session` | gRPC: the stream to a leader |
 //! | `files` | unit files |
+//! | [`goodbye`] | shutdowns |
 //! | `records` | what the agent keeps on disk for itself |
 //! | [`config`], `identity` | what the machine is |
 //! | `notify` | the service manager |
@@ -16,6 +17,7 @@
 pub mod config;
 pub mod daemon;
 mod files;
+pub mod goodbye;
 mod identity;
 mod notify;
 mod records;

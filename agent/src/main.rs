@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use muster_agent::config::{Config, DEFAULT_PATH};
-use muster_agent::daemon;
+use muster_agent::{daemon, goodbye};
 use muster_daemon::{log, program};
+use tracing::info;
 
 /// Runs this machine's share of a Muster cluster's units, through its systemd.
 #[derive(Debug, Parser)]
@@ -23,6 +24,10 @@ struct Arguments {
     /// Check the configuration, and do nothing else.
     #[arg(long)]
     check_config: bool,
+    /// If the machine shuts down, have the running agent move its units, and wait until that is done. For
+    /// muster-goodbye.service.
+    #[arg(long)]
+    goodbye: bool,
 }
 
 fn main() -> ExitCode {
@@ -36,7 +41,15 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     log::start(config.log);
-    run(config)
+    if arguments.goodbye { say_goodbye(&config) } else { run(config) }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn say_goodbye(config: &Config) -> anyhow::Result<()> {
+    if goodbye::say(&config.run_dir).await?.is_none() {
+        info!("the machine does not shut down: nothing is done");
+    }
+    Ok(())
 }
 
 #[tokio::main(flavor = "current_thread")]

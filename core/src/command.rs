@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, CommandId, Epoch, MachineId, Term};
-use crate::machine::{MachineRecord, MachineState};
+use crate::machine::{Availability, MachineRecord, MachineState};
 use crate::state::{DesiredState, Observation};
 use crate::unit::{ContentHash, UnitName};
 
@@ -221,6 +221,39 @@ pub struct ClusterStatus {
     pub term: Term,
     /// The machines, in the order of their ids.
     pub machines: Vec<MachineStatus>,
+    /// Set while nothing is moved since too many machines seem to have died at once.
+    pub brake: Option<BrakeStatus>,
+}
+
+/// A change of machines that a client asks for. It may be repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineCommand {
+    /// Which machines.
+    pub machines: Vec<MachineId>,
+    /// What is decided of them.
+    pub availability: Availability,
+}
+
+/// Why a command on machines has changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MachineCommandError {
+    /// A machine that never was part of the cluster.
+    #[error(
+        "no machine of this cluster has the id {0}; `musterctl list-machines --full` shows those that have joined"
+    )]
+    NoSuchMachine(MachineId),
+    /// The store refused the write.
+    #[error("nothing was changed: the scheduler cannot write to its store: {0}")]
+    Store(String),
+}
+
+/// The brake: nothing is moved away from lost machines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrakeStatus {
+    /// The machines that seem to have died at once.
+    pub machines: Vec<MachineId>,
+    /// For how long it is held still, in ms. Zero: until one of them is back, or an operator releases it.
+    pub left_ms: u64,
 }
 
 /// All that is known of a machine.
@@ -232,6 +265,10 @@ pub struct MachineStatus {
     pub record: MachineRecord,
     /// How the leader sees it.
     pub state: MachineState,
+    /// What an operator has decided of it.
+    pub availability: Availability,
+    /// Whether it shuts down.
+    pub leaving: bool,
     /// Milliseconds since the leader last heard from it; `None` when this leader never did.
     pub last_heard_ms: Option<u64>,
     /// How many units are placed there.

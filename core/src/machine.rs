@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,41 @@ pub struct MachineRecord {
     pub boot: BootId,
     /// Its agent's key.
     pub key: AgentKey,
+}
+
+/// What an operator has decided of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Availability {
+    /// It takes units.
+    #[default]
+    Open,
+    /// It takes no new units, and keeps those that it has.
+    Cordoned,
+    /// It takes no new units, and those that it has are placed elsewhere.
+    Draining(Drain),
+}
+
+/// How a machine is drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// After this time units are stopped here that are not yet seen to be active elsewhere, in ms.
+    pub timeout_ms: u64,
+    /// How many units may be on their way elsewhere at once; 0: any number.
+    pub max_parallel: u32,
+}
+
+impl Drain {
+    pub(crate) fn timeout(self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    pub(crate) fn max_parallel(self) -> usize {
+        match self.max_parallel {
+            0 => usize::MAX,
+            most => usize::try_from(most).unwrap_or(usize::MAX),
+        }
+    }
 }
 
 /// How the leader sees a machine.

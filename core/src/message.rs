@@ -27,6 +27,17 @@ pub enum FromAgent {
     Report(Vec<UnitReport>),
     /// A delta did not follow what was applied: the agent wants a snapshot.
     SnapshotWanted,
+    /// The machine or its agent stops. The leader answers with [`LeaderMessage::Farewell`].
+    Goodbye(Goodbye),
+}
+
+/// Why an agent says goodbye.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goodbye {
+    /// The agent alone is restarted: its machine's lease is to last longer.
+    Restart,
+    /// The machine shuts down: its units are to be placed elsewhere at once.
+    Shutdown,
 }
 
 /// How an agent presents its machine.
@@ -118,6 +129,8 @@ pub enum LeaderMessage {
     },
     /// What the machine should hold.
     Assignments(Assignments),
+    /// The agent may go: its lease is longer, or its units are active elsewhere as far as they can be.
+    Farewell,
     /// The session ends, for this reason; the agent keeps what it holds and says Hello again later.
     Refused(Refused),
 }

@@ -121,6 +121,35 @@ pub enum Sub {
     )]
     ListMachines(ListMachinesArgs),
 
+    /// Give machines no new units; those that they have stay
+    #[command(
+        after_help = "Examples:\n  musterctl cordon 1234abcd\n  musterctl cordon 198.18.0.101 198.18.0.102"
+    )]
+    Cordon(MachinesArgs),
+
+    /// Give machines units again, after `cordon` or `drain`
+    #[command(after_help = "Example:\n  musterctl uncordon 1234abcd")]
+    Uncordon(MachinesArgs),
+
+    /// Empty machines: their units are placed on others, and stop here once they are active there
+    ///
+    /// Waits until the machines themselves say that nothing is left. What fits nowhere else runs on, and is named when
+    /// the time has passed. Global units are stopped last. The machines take no units until `uncordon`.
+    #[command(
+        after_help = "Examples:\n  musterctl drain 1234abcd\n  musterctl drain --timeout 60 --max-parallel 5 198.18.0.101"
+    )]
+    Drain(DrainArgs),
+
+    /// Release the brake, which holds units where they are when many machines seem to have died at once
+    ///
+    /// The scheduler moves nothing then, since it is more likely that it is cut off itself. Released by hand, or after
+    /// `brake_hold`, or when the machines are back, the units of machines that are still lost are placed elsewhere.
+    #[command(after_help = "Example:\n  musterctl brake release")]
+    Brake {
+        /// What to do with it
+        action: BrakeAction,
+    },
+
     /// Check unit files here, without a cluster
     ///
     /// Says what the scheduler would refuse (errors) and what systemd would ignore (warnings), with the lines. Exits
@@ -131,6 +160,38 @@ pub enum Sub {
     /// Show the version of musterctl
     #[command(after_help = "Example:\n  musterctl version")]
     Version,
+}
+
+/// Arguments of `cordon` and `uncordon`.
+#[derive(Debug, Args)]
+pub struct MachinesArgs {
+    /// Machines: ids, the first digits of ids, or addresses
+    #[arg(required = true, value_name = "MACHINE")]
+    pub machines: Vec<String>,
+}
+
+/// Arguments of `drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Machines: ids, the first digits of ids, or addresses
+    #[arg(required = true, value_name = "MACHINE")]
+    pub machines: Vec<String>,
+    /// After so long, stop units here that are not active elsewhere yet, and fail if something is left
+    #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+    /// Move at most so many units at once [default: all]
+    #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_parallel: Option<u32>,
+    /// Return when the command is accepted, without waiting until the machines are empty
+    #[arg(long)]
+    pub no_block: bool,
+}
+
+/// What can be done with the brake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BrakeAction {
+    /// The machines are really dead: place their units elsewhere
+    Release,
 }
 
 /// Arguments of `submit`.

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use muster_core::command::{ClusterStatus, Command, CommandResult, UnitStatus};
+use muster_core::command::{ClusterStatus, Command, CommandResult, MachineCommand, UnitStatus};
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::{ConvertError, MAX_MESSAGE_BYTES, v1};
@@ -141,6 +141,31 @@ impl Client {
             Ok(response) => {
                 ClusterStatus::try_from(response.into_inner()).map_err(|error| self.nonsense(&error))
             }
+            Err(status) => Err(self.fail(self.trouble(&status))),
+        }
+    }
+
+    /// Changes what is decided of machines.
+    ///
+    /// # Errors
+    /// When a machine is not known, or the scheduler does not answer.
+    pub async fn change_machines(&mut self, command: MachineCommand) -> Result<(), Failure> {
+        match self.muster.change_machines(v1::MachinesChange::from(command)).await {
+            Ok(_) => Ok(()),
+            Err(status) if matches!(status.code(), Code::NotFound | Code::Aborted) => {
+                Err(Failure::failed(status.message()))
+            }
+            Err(status) => Err(self.fail(self.trouble(&status))),
+        }
+    }
+
+    /// Releases the brake; whether it was held.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn release_brake(&mut self) -> Result<bool, Failure> {
+        match self.muster.release_brake(v1::ReleaseBrakeRequest {}).await {
+            Ok(response) => Ok(response.into_inner().held),
             Err(status) => Err(self.fail(self.trouble(&status))),
         }
     }

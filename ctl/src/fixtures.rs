@@ -2,7 +2,7 @@
 
 use muster_core::command::{ClusterStatus, CopyRole, CopyStatus, MachineStatus, UnitStatus, Waiting};
 use muster_core::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, Term};
-use muster_core::machine::{Capacity, MachineRecord, MachineState};
+use muster_core::machine::{Availability, Capacity, MachineRecord, MachineState};
 use muster_core::state::{DesiredState, Observation, Phase, UnitState};
 use muster_core::unit::{Bytes, ContentHash, MilliCpu, UnitName};
 
@@ -18,6 +18,7 @@ pub fn cluster() -> ClusterStatus {
             machine(2, "", MachineState::Up),
             machine(3, "198.18.0.103", MachineState::Unreachable),
         ],
+        brake: None,
     }
 }
 
@@ -43,6 +44,8 @@ fn machine(digit: u128, address: &str, state: MachineState) -> MachineStatus {
             key: AgentKey::new(digit),
         },
         state,
+        availability: Availability::Open,
+        leaving: false,
         last_heard_ms: (digit != 2).then_some(if state == MachineState::Up { 400 } else { 12_700 }),
         units: 2,
         reserved: Capacity { cpu: MilliCpu(500), memory: Bytes(256 << 20) },

@@ -8,6 +8,7 @@ mod config;
 mod failure;
 #[cfg(test)]
 mod fixtures;
+mod machines;
 mod output;
 mod progress;
 mod show;
@@ -21,9 +22,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use muster_core::command::Verb;
+use muster_core::machine::Availability;
 
 use crate::act::How;
-use crate::cli::{Cli, Sub, WaitArgs};
+use crate::cli::{BrakeAction, Cli, Sub, WaitArgs};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::style::{Role, harmless};
@@ -71,6 +73,16 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Sub::Status(args) => return show::show_status(&mut connect().await?, &args, out).await,
         Sub::ListUnits(args) => return show::list_units(&mut connect().await?, &args, out).await,
         Sub::ListUnitFiles(args) => return show::list_unit_files(&mut connect().await?, &args, out).await,
+        Sub::Cordon(args) => {
+            return machines::set(&mut connect().await?, &args.machines, Availability::Cordoned, out).await;
+        }
+        Sub::Uncordon(args) => {
+            return machines::set(&mut connect().await?, &args.machines, Availability::Open, out).await;
+        }
+        Sub::Drain(args) => return machines::drain(&mut connect().await?, &args, out).await,
+        Sub::Brake { action: BrakeAction::Release } => {
+            return machines::release_brake(&mut connect().await?, out).await;
+        }
         Sub::ListMachines(args) => return show::list_machines(&mut connect().await?, &args, out).await,
         Sub::Submit(args) => {
             let how = How { verb: Verb::Submit, replace: args.replace, wait: false, timeout: None };

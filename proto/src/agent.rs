@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_core::ids::{AgentKey, BootId, ClusterId, MachineId, SessionNumber, Term};
 use muster_core::message::{
-    Assignment, HeldUnit, Hello, Refused, Removal, ReportedChange, UnitReport, Welcome,
+    Assignment, Goodbye, HeldUnit, Hello, Refused, Removal, ReportedChange, UnitReport, Welcome,
 };
 use muster_core::state::Target;
 
@@ -16,6 +16,7 @@ use crate::types::{
 use crate::v1;
 
 enumeration!(Target, v1::Target, [Loaded, Launched]);
+enumeration!(Goodbye, v1::Goodbye, [Restart, Shutdown]);
 
 impl From<Hello> for v1::Hello {
     fn from(hello: Hello) -> Self {

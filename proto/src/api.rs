@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use muster_core::command::{
-    ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, MachineStatus, Query,
-    UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb, Waiting,
+    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
+    MachineCommand, MachineStatus, Query, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus,
+    Verb, Waiting,
 };
 use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, MachineId, Term};
-use muster_core::machine::{MachineRecord, MachineState};
+use muster_core::machine::{Availability, Drain, MachineRecord, MachineState};
 use muster_core::state::DesiredState;
 use muster_core::unit::{UnitFile, UnitName};
 use tonic::Status;
@@ -300,7 +301,20 @@ impl From<ClusterStatus> for v1::ClusterStatus {
             cluster: id(status.cluster.bits()),
             term: status.term.0,
             machines: status.machines.into_iter().map(Into::into).collect(),
+            brake: status.brake.map(|brake| v1::Brake {
+                machines: brake.machines.into_iter().map(|machine| id(machine.bits())).collect(),
+                left_ms: brake.left_ms,
+            }),
         }
+    }
+}
+
+impl TryFrom<v1::Brake> for BrakeStatus {
+    type Error = ConvertError;
+
+    fn try_from(brake: v1::Brake) -> Result<Self, ConvertError> {
+        let machines = brake.machines.iter().map(|id| Ok(MachineId::new(bits("machines", id)?)));
+        Ok(Self { machines: machines.collect::<Result<_, ConvertError>>()?, left_ms: brake.left_ms })
     }
 }
 
@@ -312,6 +326,7 @@ impl TryFrom<v1::ClusterStatus> for ClusterStatus {
             cluster: ClusterId::new(bits("cluster", &status.cluster)?),
             term: Term(status.term),
             machines: each("machines", status.machines)?,
+            brake: status.brake.map(|brake| message("brake", Some(brake))).transpose()?,
         })
     }
 }
@@ -330,7 +345,59 @@ impl From<MachineStatus> for v1::MachineStatus {
             last_heard_ms: status.last_heard_ms,
             units: status.units as u64,
             reserved: Some(status.reserved.into()),
+            availability: Some(status.availability.into()),
+            leaving: status.leaving,
         }
+    }
+}
+
+impl From<Availability> for v1::Availability {
+    fn from(availability: Availability) -> Self {
+        use v1::availability::Decision;
+        let decision = match availability {
+            Availability::Open => Decision::Open(v1::Open {}),
+            Availability::Cordoned => Decision::Cordoned(v1::Cordoned {}),
+            Availability::Draining(Drain { timeout_ms, max_parallel }) => {
+                Decision::Draining(v1::Drain { timeout_ms, max_parallel })
+            }
+        };
+        Self { decision: Some(decision) }
+    }
+}
+
+impl TryFrom<v1::Availability> for Availability {
+    type Error = ConvertError;
+
+    fn try_from(availability: v1::Availability) -> Result<Self, ConvertError> {
+        use v1::availability::Decision;
+        Ok(match required("decision", availability.decision)? {
+            Decision::Open(v1::Open {}) => Self::Open,
+            Decision::Cordoned(v1::Cordoned {}) => Self::Cordoned,
+            Decision::Draining(v1::Drain { timeout_ms, max_parallel }) => {
+                Self::Draining(Drain { timeout_ms, max_parallel })
+            }
+        })
+    }
+}
+
+impl From<MachineCommand> for v1::MachinesChange {
+    fn from(command: MachineCommand) -> Self {
+        Self {
+            machines: command.machines.into_iter().map(|machine| id(machine.bits())).collect(),
+            availability: Some(command.availability.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::MachinesChange> for MachineCommand {
+    type Error = ConvertError;
+
+    fn try_from(change: v1::MachinesChange) -> Result<Self, ConvertError> {
+        let machines = change.machines.iter().map(|id| Ok(MachineId::new(bits("machines", id)?)));
+        Ok(Self {
+            machines: machines.collect::<Result<_, ConvertError>>()?,
+            availability: message("availability", change.availability)?,
+        })
     }
 }
 
@@ -353,6 +420,8 @@ impl TryFrom<v1::MachineStatus> for MachineStatus {
             units: usize::try_from(status.units)
                 .map_err(|_| ConvertError::new("units", Problem::TooLarge(status.units)))?,
             reserved: required("reserved", status.reserved)?.into(),
+            availability: message("availability", status.availability)?,
+            leaving: status.leaving,
         })
     }
 }

@@ -7,7 +7,7 @@ use muster_core::message::{Assignments, FromAgent, LeaderMessage, ToAgent};
 use prost::Message;
 
 use crate::error::{ConvertError, Problem};
-use crate::types::{each, message, micros, required};
+use crate::types::{each, message, micros, required, value};
 use crate::v1;
 
 /// About how large a part of a list becomes, in bytes. One item may be larger than that: unit files of up to 1 MiB
@@ -62,6 +62,7 @@ pub fn split_from_agent(said: FromAgent) -> Vec<v1::AgentMessage> {
             .map(|units| Body::Report(v1::Report { units }))
             .collect(),
         FromAgent::SnapshotWanted => vec![Body::SnapshotWanted(v1::SnapshotWanted {})],
+        FromAgent::Goodbye(goodbye) => vec![Body::Goodbye(v1::Goodbye::from(goodbye).into())],
     };
     bodies.into_iter().map(|body| v1::AgentMessage { body: Some(body) }).collect()
 }
@@ -95,6 +96,7 @@ impl FromAgentParts {
                 FromAgent::Report(each("units", report.units).map_err(|error| error.within("report"))?)
             }
             Body::SnapshotWanted(v1::SnapshotWanted {}) => FromAgent::SnapshotWanted,
+            Body::Goodbye(goodbye) => FromAgent::Goodbye(value("goodbye", goodbye)?),
         }))
     }
 
@@ -127,6 +129,7 @@ pub fn split_to_agent(said: ToAgent) -> Vec<v1::LeaderMessage> {
             split_assignments(assignments).into_iter().map(Body::Assignments).collect()
         }
         LeaderMessage::Refused(refused) => vec![Body::Refused(refused.into())],
+        LeaderMessage::Farewell => vec![Body::Farewell(v1::Farewell {})],
     };
     bodies.into_iter().map(|body| v1::LeaderMessage { term, session, body: Some(body) }).collect()
 }
@@ -174,6 +177,7 @@ impl ToAgentParts {
                 None => return Ok(None),
             },
             Body::Refused(refused) => LeaderMessage::Refused(message("refused", Some(refused))?),
+            Body::Farewell(v1::Farewell {}) => LeaderMessage::Farewell,
         };
         Ok(Some(ToAgent { term: Term(part.term), session: SessionNumber(part.session), body }))
     }

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{
-    ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, MachineStatus,
-    UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb, Waiting,
+    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
+    MachineCommand, MachineStatus, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb,
+    Waiting,
 };
 use muster_core::ids::{
     AgentKey, BootId, ClusterId, CommandId, Epoch, MachineId, Revision, SessionNumber, Term,
 };
-use muster_core::machine::{Capacity, Labels, MachineRecord, MachineState};
+use muster_core::machine::{Availability, Capacity, Drain, Labels, MachineRecord, MachineState};
 use muster_core::message::{
-    Assignment, Assignments, FromAgent, HeldUnit, Hello, LeaderMessage, Refused, Removal, ReportedChange,
-    ToAgent, UnitReport, Welcome,
+    Assignment, Assignments, FromAgent, Goodbye, HeldUnit, Hello, LeaderMessage, Refused, Removal,
+    ReportedChange, ToAgent, UnitReport, Welcome,
 };
 use muster_core::state::{DesiredState, Observation, Phase, Target, UnitState};
 use muster_core::unit::{Bytes, ContentHash, MilliCpu, UnitName};
@@ -124,6 +125,7 @@ fn report() -> impl Strategy<Value = UnitReport> {
 fn from_agent() -> impl Strategy<Value = FromAgent> {
     prop_oneof![
         hello().prop_map(FromAgent::Hello),
+        select(vec![Goodbye::Restart, Goodbye::Shutdown]).prop_map(FromAgent::Goodbye),
         (any::<u64>(), duration()).prop_map(|(number, pid1_age)| FromAgent::Heartbeat { number, pid1_age }),
         vec(report(), 1..4).prop_map(FromAgent::Report),
         Just(FromAgent::SnapshotWanted),
@@ -170,6 +172,7 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
         any::<u64>().prop_map(|term| LeaderMessage::Refused(Refused::HigherTermSeen(Term(term)))),
         Just(LeaderMessage::Refused(Refused::LeaseEnded)),
         Just(LeaderMessage::Refused(Refused::Replaced)),
+        Just(LeaderMessage::Farewell),
         duration().prop_map(|age| LeaderMessage::Refused(Refused::SystemdSilent(age))),
     ];
     (any::<u64>(), any::<u64>(), body).prop_map(|(term, session, body)| ToAgent {
@@ -250,6 +253,16 @@ prop_compose! {
     }
 }
 
+fn availability() -> impl Strategy<Value = Availability> {
+    prop_oneof![
+        Just(Availability::Open),
+        Just(Availability::Cordoned),
+        any::<(u64, u32)>().prop_map(|(timeout_ms, max_parallel)| {
+            Availability::Draining(Drain { timeout_ms, max_parallel })
+        }),
+    ]
+}
+
 prop_compose! {
     fn machine_status()(
         ids in any::<[u128; 3]>(),
@@ -261,6 +274,8 @@ prop_compose! {
         ]),
         last_heard_ms in option::of(any::<u64>()),
         units in any::<usize>(),
+        availability in availability(),
+        leaving in any::<bool>(),
     ) -> MachineStatus {
         let [address, version] = texts;
         let [capacity, reserved] = capacities;
@@ -272,7 +287,16 @@ prop_compose! {
             boot: BootId::new(ids[1]),
             key: AgentKey::new(ids[2]),
         };
-        MachineStatus { id: MachineId::new(ids[0]), record, state, last_heard_ms, units, reserved }
+        MachineStatus {
+            id: MachineId::new(ids[0]),
+            record,
+            state,
+            availability,
+            leaving,
+            last_heard_ms,
+            units,
+            reserved,
+        }
     }
 }
 
@@ -326,8 +350,24 @@ proptest! {
     }
 
     #[test]
-    fn the_status_of_machines(cluster in any::<u128>(), term in any::<u64>(), machines in vec(machine_status(), 0..4)) {
-        let status = ClusterStatus { cluster: ClusterId::new(cluster), term: Term(term), machines };
+    fn a_change_of_machines(machines in vec(any::<u128>(), 0..4), availability in availability()) {
+        let machines = machines.into_iter().map(MachineId::new).collect();
+        let command = MachineCommand { machines, availability };
+        prop_assert_eq!(MachineCommand::try_from(wire(&v1::MachinesChange::from(command.clone()))), Ok(command));
+    }
+
+    #[test]
+    fn the_status_of_machines(
+        cluster in any::<u128>(),
+        term in any::<u64>(),
+        machines in vec(machine_status(), 0..4),
+        brake in option::of((vec(any::<u128>(), 0..3), any::<u64>())),
+    ) {
+        let brake = brake.map(|(ids, left_ms)| BrakeStatus {
+            machines: ids.into_iter().map(MachineId::new).collect(),
+            left_ms,
+        });
+        let status = ClusterStatus { cluster: ClusterId::new(cluster), term: Term(term), machines, brake };
         prop_assert_eq!(ClusterStatus::try_from(wire(&v1::ClusterStatus::from(status.clone()))), Ok(status));
     }
 }

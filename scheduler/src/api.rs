@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use muster_core::command::{Command, Query, QueryAnswer, UnitStatus};
+use muster_core::command::{Command, MachineCommand, MachineCommandError, Query, QueryAnswer, UnitStatus};
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_server::Muster;
 use muster_proto::{CommandRequestError, command_response, unit_parts, v1};
@@ -62,6 +62,27 @@ impl Muster for MusterService {
             QueryAnswer::Machines(status) => Ok(Response::new(status.into())),
             QueryAnswer::Units(_) => Err(Status::internal("the leader answered another question")),
         }
+    }
+
+    async fn change_machines(
+        &self,
+        request: Request<v1::MachinesChange>,
+    ) -> Result<Response<v1::MachinesChanged>, Status> {
+        let command = MachineCommand::try_from(request.into_inner())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        match self.leader.change_machines(command).await? {
+            Ok(()) => Ok(Response::new(v1::MachinesChanged {})),
+            Err(error @ MachineCommandError::NoSuchMachine(_)) => Err(Status::not_found(error.to_string())),
+            Err(error @ MachineCommandError::Store(_)) => Err(Status::aborted(error.to_string())),
+        }
+    }
+
+    async fn release_brake(
+        &self,
+        _request: Request<v1::ReleaseBrakeRequest>,
+    ) -> Result<Response<v1::ReleaseBrakeResponse>, Status> {
+        let held = self.leader.release_brake().await?;
+        Ok(Response::new(v1::ReleaseBrakeResponse { held }))
     }
 
     async fn watch_units(

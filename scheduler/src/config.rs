@@ -17,8 +17,17 @@ use tracing::level_filters::LevelFilter;
 pub const DEFAULT_PATH: &str = "/etc/muster/scheduler.toml";
 
 /// All options, sorted.
-const OPTIONS: [&str; 7] =
-    ["heartbeat_interval", "insecure_listen", "lease_ttl", "listen", "log", "state_dir", "systemd_timeout"];
+const OPTIONS: [&str; 9] = [
+    "brake_hold",
+    "heartbeat_interval",
+    "insecure_listen",
+    "lease_ttl",
+    "listen",
+    "log",
+    "restart_grace",
+    "state_dir",
+    "systemd_timeout",
+];
 
 /// How many heartbeats fit into a lease, at least: two in a row may be lost without harm.
 const HEARTBEATS_PER_LEASE: u32 = 3;
@@ -49,6 +58,12 @@ pub struct Config {
     /// How long a machine's PID 1 may be silent.
     #[serde(deserialize_with = "duration")]
     pub systemd_timeout: Duration,
+    /// How long nothing is moved when many machines seem to die at once.
+    #[serde(deserialize_with = "duration")]
+    pub brake_hold: Duration,
+    /// How long a lease lasts when an agent says that it is restarted.
+    #[serde(deserialize_with = "duration")]
+    pub restart_grace: Duration,
     /// What is logged, at least of this importance.
     #[serde(deserialize_with = "config::level")]
     pub log: LevelFilter,
@@ -56,7 +71,8 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let Settings { heartbeat_interval, lease_ttl, systemd_timeout, .. } = Settings::default();
+        let Settings { heartbeat_interval, lease_ttl, systemd_timeout, brake_hold, restart_grace, .. } =
+            Settings::default();
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7400)),
             insecure_listen: false,
@@ -64,6 +80,8 @@ impl Default for Config {
             heartbeat_interval,
             lease_ttl,
             systemd_timeout,
+            brake_hold,
+            restart_grace,
             log: LevelFilter::INFO,
         }
     }
@@ -161,6 +179,8 @@ impl Config {
             heartbeat_interval: self.heartbeat_interval,
             lease_ttl: self.lease_ttl,
             systemd_timeout: self.systemd_timeout,
+            brake_hold: self.brake_hold,
+            restart_grace: self.restart_grace,
             ..Settings::default()
         }
     }

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use anyhow::{Context, Result};
-use muster_core::ids::Term;
-use muster_core::leader::Leader;
+use muster_core::ids::{MachineId, Term};
+use muster_core::leader::{Leader, Settings};
 use muster_daemon::clock;
 use muster_proto::MAX_MESSAGE_BYTES;
 use muster_proto::v1::agents_server::AgentsServer;
@@ -79,6 +79,7 @@ impl Daemon {
             "leading"
         );
 
+        let settings = Settings { own_machine: own_machine(), ..config.settings() };
         let (leader, inbox) = inbox();
         let teller = leader.clone();
         let committer = Committer::start(store, term, move |committed| {
@@ -88,7 +89,7 @@ impl Daemon {
         let sessions = Sessions::new(leader.clone());
         let watchers = Arc::new(Watchers::default());
         let lead = Lead {
-            leader: Leader::new(config.settings(), term, durable, clock::now()),
+            leader: Leader::new(settings, term, durable, clock::now()),
             inbox,
             committer,
             sessions: Arc::clone(&sessions),
@@ -147,6 +148,11 @@ impl Daemon {
         self.leader.send(ToLeader::Stop).await;
         self.ended.await.context("the leader's loop panicked")?
     }
+}
+
+/// The machine that the scheduler runs on. It need not have an id, nor an agent.
+fn own_machine() -> Option<MachineId> {
+    fs::read_to_string("/etc/machine-id").ok()?.trim().parse().ok()
 }
 
 /// Runs the loop in a thread of its own, so that a long step holds up no connection.

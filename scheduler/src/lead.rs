@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_core::command::{Command, CommandResult, Query, QueryAnswer};
+use muster_core::command::{Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer};
 use muster_core::leader::{ConnectionId, Effect, Event, Input, Leader, RequestId};
 use muster_core::message::FromAgent;
 use muster_daemon::clock;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::Status;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::notify::Notifier;
 use crate::sessions::Sessions;
@@ -29,6 +29,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 pub(crate) enum ToLeader {
     Command(Command, oneshot::Sender<CommandResult>),
     Query(Query, oneshot::Sender<QueryAnswer>),
+    Machines(MachineCommand, oneshot::Sender<Result<(), MachineCommandError>>),
+    ReleaseBrake(oneshot::Sender<bool>),
     Agent(ConnectionId, FromAgent),
     Disconnected(ConnectionId),
     Store(Committed),
@@ -37,12 +39,34 @@ pub(crate) enum ToLeader {
 
 /// What other tasks talk to the leader through.
 #[derive(Clone, Debug)]
-pub(crate) struct LeaderHandle(mpsc::Sender<ToLeader>);
+pub(crate) struct LeaderHandle {
+    urgent: mpsc::Sender<ToLeader>,
+    requests: mpsc::Sender<ToLeader>,
+}
+
+/// What waits for the leader. Neither a heartbeat nor a commit's end waits for clients, however many they are.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    urgent: mpsc::Receiver<ToLeader>,
+    requests: mpsc::Receiver<ToLeader>,
+}
 
 /// A leader's inbox, with the handle that puts messages into it.
-pub(crate) fn inbox() -> (LeaderHandle, mpsc::Receiver<ToLeader>) {
-    let (sender, receiver) = mpsc::channel(INBOX);
-    (LeaderHandle(sender), receiver)
+pub(crate) fn inbox() -> (LeaderHandle, Inbox) {
+    let (urgent, urgent_received) = mpsc::channel(INBOX);
+    let (requests, requests_received) = mpsc::channel(INBOX);
+    (LeaderHandle { urgent, requests }, Inbox { urgent: urgent_received, requests: requests_received })
+}
+
+impl Inbox {
+    /// The next message. Nothing is lost when this is dropped before it is ready.
+    async fn next(&mut self) -> Option<ToLeader> {
+        tokio::select! {
+            biased;
+            Some(message) = self.urgent.recv() => Some(message),
+            message = self.requests.recv() => message,
+        }
+    }
 }
 
 impl LeaderHandle {
@@ -60,19 +84,48 @@ impl LeaderHandle {
         answered.await.map_err(|_| stopped())
     }
 
+    /// Asks for a change of machines, and waits for it.
+    pub(crate) async fn change_machines(
+        &self,
+        command: MachineCommand,
+    ) -> Result<Result<(), MachineCommandError>, Status> {
+        let (answer, answered) = oneshot::channel();
+        self.send(ToLeader::Machines(command, answer)).await;
+        answered.await.map_err(|_| stopped())
+    }
+
+    /// Releases the brake; whether it was held.
+    pub(crate) async fn release_brake(&self) -> Result<bool, Status> {
+        let (answer, answered) = oneshot::channel();
+        self.send(ToLeader::ReleaseBrake(answer)).await;
+        answered.await.map_err(|_| stopped())
+    }
+
     /// Says something that nobody waits for. After the leader has stopped it is lost, as it would be in a crash.
     pub(crate) async fn send(&self, message: ToLeader) {
-        self.0.send(message).await.ok();
+        self.way_of(&message).send(message).await.ok();
     }
 
     /// Whether the leader has stopped.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.0.is_closed()
+        self.requests.is_closed()
     }
 
     /// [`LeaderHandle::send`] for threads.
     pub(crate) fn send_blocking(&self, message: ToLeader) {
-        self.0.blocking_send(message).ok();
+        self.way_of(&message).blocking_send(message).ok();
+    }
+
+    fn way_of(&self, message: &ToLeader) -> &mpsc::Sender<ToLeader> {
+        match message {
+            ToLeader::Agent(..) | ToLeader::Disconnected(_) | ToLeader::Store(_) | ToLeader::Stop => {
+                &self.urgent
+            }
+            ToLeader::Command(..)
+            | ToLeader::Query(..)
+            | ToLeader::Machines(..)
+            | ToLeader::ReleaseBrake(_) => &self.requests,
+        }
     }
 }
 
@@ -86,7 +139,7 @@ pub(crate) fn stopped() -> Status {
 #[derive(Debug)]
 pub(crate) struct Lead {
     pub(crate) leader: Leader,
-    pub(crate) inbox: mpsc::Receiver<ToLeader>,
+    pub(crate) inbox: Inbox,
     pub(crate) committer: Committer,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) watchers: Arc<Watchers>,
@@ -99,6 +152,8 @@ pub(crate) struct Requests {
     last: u64,
     commands: BTreeMap<RequestId, oneshot::Sender<CommandResult>>,
     queries: BTreeMap<RequestId, oneshot::Sender<QueryAnswer>>,
+    machines: BTreeMap<RequestId, oneshot::Sender<Result<(), MachineCommandError>>>,
+    releases: BTreeMap<RequestId, oneshot::Sender<bool>>,
 }
 
 impl Requests {
@@ -115,16 +170,15 @@ impl Lead {
     /// When the store can be relied on no more. Nothing that waited for it was answered.
     pub(crate) async fn run(mut self) -> Result<(), CommitError> {
         let mut notifier = Notifier::new();
-        let mut messages = Vec::with_capacity(INBOX);
         loop {
             let now = clock::now();
-            let timer = self.leader.next_timer().map_or(LONGEST_SLEEP, |at| at.since(now));
+            let timer = self.leader.next_timer().since(now);
             let sleep = timer.min(LONGEST_SLEEP).min(notifier.next());
-            if timeout(sleep, self.inbox.recv_many(&mut messages, INBOX)).await.is_err() {
-                self.step(Input::Tick);
-            }
-            for message in messages.drain(..) {
-                let input = match message {
+            // It is closed by nobody but this loop.
+            let message = timeout(sleep, self.inbox.next()).await.ok().flatten();
+            let input = match message {
+                None => Input::Tick,
+                Some(message) => match message {
                     ToLeader::Command(command, answer) => {
                         let request = self.requests.next();
                         self.requests.commands.insert(request, answer);
@@ -134,6 +188,16 @@ impl Lead {
                         let request = self.requests.next();
                         self.requests.queries.insert(request, answer);
                         Input::Query(request, query)
+                    }
+                    ToLeader::Machines(command, answer) => {
+                        let request = self.requests.next();
+                        self.requests.machines.insert(request, answer);
+                        Input::Machines(request, command)
+                    }
+                    ToLeader::ReleaseBrake(answer) => {
+                        let request = self.requests.next();
+                        self.requests.releases.insert(request, answer);
+                        Input::ReleaseBrake(request)
                     }
                     ToLeader::Agent(connection, said) => Input::Agent(connection, said),
                     ToLeader::Disconnected(connection) => Input::Disconnected(connection),
@@ -145,13 +209,14 @@ impl Lead {
                     ToLeader::Store(Committed::TermTaken(term)) => Input::TermTaken(term),
                     ToLeader::Store(Committed::Lost(error)) => return Err(error),
                     ToLeader::Stop => {
-                        self.inbox.close();
+                        self.inbox.requests.close();
+                        self.inbox.urgent.close();
                         self.committer.finish();
                         return Ok(());
                     }
-                };
-                self.step(input);
-            }
+                },
+            };
+            self.step(input);
             notifier.turned(|| self.leader.size());
         }
     }
@@ -170,6 +235,12 @@ impl Lead {
                 Effect::AnswerQuery(request, answer) => {
                     self.requests.queries.remove(&request).map(|sender| sender.send(answer).ok());
                 }
+                Effect::AnswerMachines(request, result) => {
+                    self.requests.machines.remove(&request).map(|answer| answer.send(result).ok());
+                }
+                Effect::AnswerRelease(request, held) => {
+                    self.requests.releases.remove(&request).map(|sender| sender.send(held).ok());
+                }
                 Effect::UnitsChanged(names) => self.watchers.changed(&names),
                 Effect::Event(event) => log_event(&event),
             }
@@ -181,6 +252,23 @@ fn log_event(event: &Event) {
     match event {
         Event::MachineUp(machine) => info!(%machine, "machine is up"),
         Event::MachineLost { machine, units, reason } => warn!(%machine, units, %reason, "machine is lost"),
+        Event::Availability { machine, availability } => {
+            info!(%machine, ?availability, "an operator decided on a machine");
+        }
+        Event::MachineLeaves(machine) => info!(%machine, "machine shuts down"),
+        Event::Stalled(stalled) => {
+            warn!(?stalled, "the scheduler was stalled; that is counted against no machine");
+        }
+        Event::BrakeApplied { machines, of } => {
+            let machines: Vec<String> = machines.iter().map(ToString::to_string).collect();
+            error!(
+                ?machines,
+                of,
+                "too many machines seem to have died at once: nothing is moved until they are back, \
+                 `musterctl brake release`, or brake_hold has passed"
+            );
+        }
+        Event::BrakeReleased(reason) => warn!(%reason, "units of lost machines are moved again"),
         Event::MachineRefused { machine, reason } => warn!(%machine, reason, "machine is refused"),
         Event::Placed { unit, machine, from: None } => info!(%unit, %machine, "unit is placed"),
         Event::Placed { unit, machine, from: Some(from) } => info!(%unit, %machine, %from, "unit is moved"),

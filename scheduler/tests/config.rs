@@ -45,15 +45,15 @@ fn every_option_is_read() {
          heartbeat_interval = '250ms'\nlease_ttl = '1s 500ms'\nsystemd_timeout = '1m 30s'\nlog = 'debug'\n",
     )
     .expect("it is right");
-    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, state_dir: "/tmp/state", heartbeat_interval: 250ms, lease_ttl: 1.5s, systemd_timeout: 90s, log: LevelFilter::DEBUG }"#);
+    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, state_dir: "/tmp/state", heartbeat_interval: 250ms, lease_ttl: 1.5s, systemd_timeout: 90s, brake_hold: 60s, restart_grace: 30s, log: LevelFilter::DEBUG }"#);
     assert_eq!(config.settings().lease_ttl, config.lease_ttl);
 }
 
 #[test]
 fn mistakes_are_shown_with_their_line() {
     assert_snapshot!(error("# leases\n\nlease_tll = \"5s\"\n"), @r#"scheduler.toml:3: unknown option "lease_tll"; did you mean "lease_ttl"?"#);
-    assert_snapshot!(error("tls = true\n"), @r#"scheduler.toml:1: unknown option "tls"; the options are heartbeat_interval, insecure_listen, lease_ttl, listen, log, state_dir, systemd_timeout"#);
-    assert_snapshot!(error("[leases]\nlease_ttl = \"5s\"\n"), @r#"scheduler.toml:1: unknown option "leases"; the options are heartbeat_interval, insecure_listen, lease_ttl, listen, log, state_dir, systemd_timeout"#);
+    assert_snapshot!(error("tls = true\n"), @r#"scheduler.toml:1: unknown option "tls"; the options are brake_hold, heartbeat_interval, insecure_listen, lease_ttl, listen, log, restart_grace, state_dir, systemd_timeout"#);
+    assert_snapshot!(error("[leases]\nlease_ttl = \"5s\"\n"), @r#"scheduler.toml:1: unknown option "leases"; the options are brake_hold, heartbeat_interval, insecure_listen, lease_ttl, listen, log, restart_grace, state_dir, systemd_timeout"#);
     assert_snapshot!(error("\nlease_ttl = 5\n"), @r#"scheduler.toml:2: a duration such as "5s", "500ms" or "1m 30s" is expected, in quotes"#);
     assert_snapshot!(error("lease_ttl = \"5 parsecs\"\n"), @r#"scheduler.toml:1: "5 parsecs" is not a duration such as "5s", "500ms" or "1m 30s": unknown time unit "parsecs", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations)"#);
     assert_snapshot!(error("lease_ttl = \"25h\"\n"), @r#"scheduler.toml:1: a duration is at most "24h""#);

@@ -16,3 +16,9 @@ mod signals;
 
 pub(crate) use bus::Systemd;
 pub(crate) use calls::Call;
+
+/// Whether the machine shuts down.
+pub(crate) async fn is_stopping() -> zbus::Result<bool> {
+    let connection = zbus::Connection::system().await?;
+    Ok(proxy::ManagerProxy::new(&connection).await?.system_state().await? == "stopping")
+}

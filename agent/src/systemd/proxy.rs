@@ -43,6 +43,9 @@ pub(super) trait Manager {
     /// The states of units, in the order of the names; systemd loads those that are not loaded.
     fn list_units_by_names(&self, names: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
 
+    /// What systemd as a whole is doing: `running`, `stopping` …
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn system_state(&self) -> zbus::Result<String>;
     /// Something that costs nothing to answer.
     #[zbus(property(emits_changed_signal = "false"))]
     fn version(&self) -> zbus::Result<String>;

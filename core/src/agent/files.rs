@@ -11,15 +11,19 @@ use crate::unit::{UnitFile, UnitName, UnitType};
 /// fast as one.
 pub const SLICES: u64 = 30;
 
+/// The unit whose stop has the agent say goodbye before a shutdown.
+pub const GOODBYE: &str = "muster-goodbye.service";
+
 /// The text of a unit's `90-muster.conf`; none for a type of unit that runs no processes.
 ///
-/// It hands the epoch to the unit's processes, and puts a unit whose file names no slice into one of Muster's.
+/// It hands the epoch to the unit's processes, puts a unit whose file names no slice into one of Muster's, and has
+/// [`GOODBYE`] stop before it when the machine shuts down.
 pub fn drop_in(name: &UnitName, epoch: Epoch, file: &str) -> Option<String> {
     let section = match name.unit_type() {
         kind @ (UnitType::Service | UnitType::Socket | UnitType::Mount | UnitType::Swap) => kind.section(),
         _ => return None,
     };
-    let mut text = format!("[{section}]\nEnvironment=MUSTER_EPOCH={epoch}\n");
+    let mut text = format!("[Unit]\nBefore={GOODBYE}\n[{section}]\nEnvironment=MUSTER_EPOCH={epoch}\n");
     let has_slice = UnitFile::parse(file.as_bytes()).is_ok_and(|file| file.value(section, "Slice").is_some());
     if !has_slice {
         // Writing to a String cannot fail.

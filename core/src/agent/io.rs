@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, SessionNumber, Term};
 use crate::machine::{Capacity, Labels};
-use crate::message::{FromAgent, Refused, ToAgent};
+use crate::message::{FromAgent, Goodbye, Refused, ToAgent};
 use crate::state::{Phase, Target, UnitState};
 use crate::unit::{ContentHash, UnitName};
 
@@ -137,6 +137,8 @@ pub struct Checked {
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
+    /// The machine or its agent stops: the leader is told, and [`Effect::Farewell`] says when that is done.
+    Goodbye(Goodbye),
     /// The stream that [`Effect::Connect`] with this number asked for is open.
     Connected(u64),
     /// That stream could not be opened, or has ended. Every [`Effect::Connect`] ends in this.
@@ -203,6 +205,8 @@ pub struct Write {
 /// [`Effect::SaveLedger`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// The agent may go: the leader has done what it can, or there is none.
+    Farewell,
     /// Write this down so that it survives a reboot, then say so with [`Input::MembershipSaved`].
     SaveMembership(Membership),
     /// Write this down so that it survives the agent. Nothing that follows is done before.

@@ -22,7 +22,7 @@ mod units;
 
 use std::time::Duration;
 
-pub use files::{SLICES, drop_in};
+pub use files::{GOODBYE, SLICES, drop_in};
 pub use io::{
     CallError, Checked, Effect, Event, Held, Identity, Input, Ledger, Membership, Seen, Verb, Write, Written,
 };
@@ -59,6 +59,8 @@ pub struct Agent {
     /// When the leader may be told again what has changed, and whether there is anything to tell.
     report_at: Time,
     to_report: bool,
+    /// Whether the leader was told goodbye, or could not be.
+    leaving: bool,
 }
 
 /// What is known of PID 1.
@@ -89,6 +91,7 @@ impl Agent {
             save_at: None,
             report_at: now,
             to_report: false,
+            leaving: false,
         }
     }
 
@@ -180,7 +183,17 @@ impl Agent {
                     effects.push(Effect::Send(FromAgent::Hello(self.hello(now))));
                 }
             }
-            Input::Disconnected(connection) => self.session.disconnected(now, connection),
+            Input::Disconnected(connection) => {
+                self.session.disconnected(now, connection);
+                self.farewell_without_leader(effects);
+            }
+            Input::Goodbye(goodbye) => {
+                self.leaving = true;
+                if self.session.is_welcome() {
+                    effects.push(Effect::Send(FromAgent::Goodbye(goodbye)));
+                }
+                self.farewell_without_leader(effects);
+            }
             Input::Leader(message) => {
                 if let Some(assignments) = self.session.heard(now, message, effects) {
                     self.units.assign(assignments);
@@ -229,6 +242,13 @@ impl Agent {
             Input::Checked(name, answer) => self.units.checked(now, name, answer),
             Input::Explained(name, why) => self.units.explained(name, why),
             Input::Pong(_) => self.pid1.asked = false,
+        }
+    }
+
+    /// Where no leader listens there is nobody to wait for.
+    fn farewell_without_leader(&self, effects: &mut Vec<Effect>) {
+        if self.leaving && !self.session.is_welcome() {
+            effects.push(Effect::Farewell);
         }
     }
 

@@ -307,6 +307,10 @@ impl Session {
                 }
                 None
             }
+            LeaderMessage::Farewell => {
+                effects.push(Effect::Farewell);
+                None
+            }
             // Dealt with before its term was looked at.
             LeaderMessage::Refused(_) => None,
         }

@@ -238,6 +238,7 @@ impl Leader {
         }
         let placed = !unit.placements.is_empty();
         self.turn.records.push(name.clone());
+        self.end_lingering(name);
         match desired {
             DesiredState::Inactive => {
                 self.unplace_all(name);

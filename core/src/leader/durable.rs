@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::CommandResult;
 use crate::ids::{ClusterId, CommandId, Epoch, MachineId};
-use crate::machine::MachineRecord;
+use crate::machine::{Availability, MachineRecord};
 use crate::state::DesiredState;
 use crate::unit::UnitName;
 
@@ -23,6 +23,8 @@ pub struct Durable {
     pub files: BTreeMap<UnitName, Arc<str>>,
     /// The machines that ever were part of the cluster.
     pub machines: BTreeMap<MachineId, MachineRecord>,
+    /// What was decided of machines, where it is not [`Availability::Open`].
+    pub availability: BTreeMap<MachineId, Availability>,
     /// Copies that were ended by a decision and that their machine has not said to be gone: of this epoch or older.
     pub retired: BTreeMap<(MachineId, UnitName), Epoch>,
     /// The results of recent commands, by the order in which they were given.
@@ -37,6 +39,7 @@ impl Durable {
             units: BTreeMap::new(),
             files: BTreeMap::new(),
             machines: BTreeMap::new(),
+            availability: BTreeMap::new(),
             retired: BTreeMap::new(),
             commands: BTreeMap::new(),
         }
@@ -57,6 +60,12 @@ impl Durable {
             }
             Change::PutMachine(id, record) => {
                 self.machines.insert(id, record);
+            }
+            Change::PutAvailability(id, Availability::Open) => {
+                self.availability.remove(&id);
+            }
+            Change::PutAvailability(id, availability) => {
+                self.availability.insert(id, availability);
             }
             Change::PutRetired(machine, name, epoch) => {
                 self.retired.insert((machine, name), epoch);
@@ -113,6 +122,8 @@ pub enum Change {
     DeleteUnit(UnitName),
     /// A machine's record is new or other.
     PutMachine(MachineId, MachineRecord),
+    /// An operator decided this of a machine.
+    PutAvailability(MachineId, Availability),
     /// A copy on this machine was ended by a decision.
     PutRetired(MachineId, UnitName, Epoch),
     /// That copy is gone.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::command::{Command, CommandResult, Query, QueryAnswer};
+use crate::command::{Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer};
 use crate::ids::{CommitId, MachineId, Term};
 use crate::leader::durable::{Change, Durable};
+use crate::machine::Availability;
 use crate::message::{FromAgent, ToAgent};
 use crate::unit::UnitName;
 
@@ -27,6 +28,12 @@ pub struct Settings {
     pub clock_margin: Duration,
     /// How long a machine's PID 1 may be silent before the machine counts as lost.
     pub systemd_timeout: Duration,
+    /// How long nothing is moved, if nobody says otherwise, when many machines seem to die at once.
+    pub brake_hold: Duration,
+    /// How long a machine's lease lasts when its agent says that it is restarted.
+    pub restart_grace: Duration,
+    /// The machine that the leader runs on.
+    pub own_machine: Option<MachineId>,
 }
 
 impl Default for Settings {
@@ -36,6 +43,9 @@ impl Default for Settings {
             lease_ttl: Duration::from_secs(5),
             clock_margin: Duration::from_millis(100),
             systemd_timeout: Duration::from_secs(30),
+            brake_hold: Duration::from_secs(60),
+            restart_grace: Duration::from_secs(30),
+            own_machine: None,
         }
     }
 }
@@ -45,6 +55,8 @@ impl Default for Settings {
 pub enum Input {
     /// A client asks for a change.
     Command(RequestId, Command),
+    /// A client asks for a change of machines.
+    Machines(RequestId, MachineCommand),
     /// A client asks a question.
     Query(RequestId, Query),
     /// An agent says something.
@@ -60,6 +72,8 @@ pub enum Input {
         /// What the store holds.
         durable: Box<Durable>,
     },
+    /// A client says that the machines which the leader doubts to be dead are: [`Effect::AnswerRelease`].
+    ReleaseBrake(RequestId),
     /// The store recorded this term, as [`Effect::TakeTerm`] asked.
     TermTaken(Term),
     /// A moment that [`Leader::next_timer`](crate::leader::Leader::next_timer) named has come.
@@ -79,8 +93,12 @@ pub enum Effect {
     Close(ConnectionId),
     /// Answer the client's command.
     AnswerCommand(RequestId, CommandResult),
+    /// Answer the client's command on machines.
+    AnswerMachines(RequestId, Result<(), MachineCommandError>),
     /// Answer the client's question.
     AnswerQuery(RequestId, QueryAnswer),
+    /// Answer the client that released the brake: whether it was held.
+    AnswerRelease(RequestId, bool),
     /// Tell those who watch these units that something about them changed.
     UnitsChanged(Vec<UnitName>),
     /// Record a term above this one, and say so.
@@ -106,6 +124,26 @@ pub enum Event {
         /// Why.
         reason: LossReason,
     },
+    /// An operator decided this of a machine.
+    Availability {
+        /// The machine.
+        machine: MachineId,
+        /// What was decided.
+        availability: Availability,
+    },
+    /// A machine shuts down: its units are placed elsewhere.
+    MachineLeaves(MachineId),
+    /// The leader was stalled for so long, which is counted against no machine.
+    Stalled(Duration),
+    /// Too many machines seem to die at once: nothing is moved.
+    BrakeApplied {
+        /// Those that are lost, or silent for over two heartbeats.
+        machines: Vec<MachineId>,
+        /// How many machines the cluster had.
+        of: usize,
+    },
+    /// What was held by the brake is moved.
+    BrakeReleased(ReleaseReason),
     /// A machine's agent was refused.
     MachineRefused {
         /// The machine.
@@ -129,6 +167,20 @@ pub enum Event {
         /// Where.
         machine: MachineId,
     },
+}
+
+/// Why the brake is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseReason {
+    /// The machines are back, or so many of them that the rest may well be dead.
+    #[error("the machines are back")]
+    MachinesBack,
+    /// It was held for long enough.
+    #[error("it was held for brake_hold")]
+    HoldPassed,
+    /// An operator said so.
+    #[error("an operator released it")]
+    Operator,
 }
 
 /// Why a machine counts as lost.

@@ -10,15 +10,19 @@
 //! | `durable` | what the store holds |
 //! | `outbox` | effects that wait for a commit |
 //! | `session` | agents: hello, heartbeats, reports, leases that end |
+//! | `doubt` | the leader's own stalls, and many deaths at once |
 //! | `commands` | clients' changes |
+//! | `moving` | machines that are drained or shut down |
 //! | `placing` | which unit goes where, and when that is asked again |
 //! | `groups` | units tied by `MachineOf=` |
 //! | `status` | clients' questions |
 
 mod commands;
+mod doubt;
 mod durable;
 mod groups;
 mod io;
+mod moving;
 mod outbox;
 mod placing;
 mod session;
@@ -33,13 +37,15 @@ use std::time::Duration;
 use litemap::LiteMap;
 
 use self::commands::Commands;
+use self::doubt::{Awake, Brake};
 pub use self::durable::{Change, Durable, StoredCommand, StoredUnit};
-pub use self::io::{ConnectionId, Effect, Event, Input, LossReason, RequestId, Settings};
+pub use self::io::{ConnectionId, Effect, Event, Input, LossReason, ReleaseReason, RequestId, Settings};
+use self::moving::Lingering;
 use self::outbox::{Held, Outbox};
 use self::placing::Queue;
 use crate::by_name::ByName;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
-use crate::machine::{MachineRecord, MachineState};
+use crate::machine::{Availability, MachineRecord, MachineState};
 use crate::message::{Assignment, Assignments, LeaderMessage, Removal, ToAgent};
 use crate::placement::Placer;
 use crate::state::{DesiredState, Observation, Target};
@@ -71,7 +77,15 @@ pub struct Leader {
     strays: BTreeMap<UnitName, BTreeMap<MachineId, Epoch>>,
     commands: Commands,
     connections: BTreeMap<ConnectionId, MachineId>,
-    /// When each machine's lease ends.
+    awake: Awake,
+    lingering: Lingering,
+    /// The machines that are drained, and when what lingers there is stopped in any case, in the leader's own time.
+    drains: BTreeMap<MachineId, Option<Time>>,
+    /// Machines that shut down, and wait until nothing more of them can be moved.
+    farewells: BTreeSet<MachineId>,
+    /// Set while nothing is moved since too many machines seemed to die at once.
+    brake: Option<Brake>,
+    /// When each machine's lease ends, in the leader's own time.
     deadlines: BTreeSet<(Time, MachineId)>,
     placer: Placer,
     queue: Queue,
@@ -109,11 +123,17 @@ struct Unit {
 struct Machine {
     record: MachineRecord,
     state: MachineState,
+    availability: Availability,
+    /// Whether it said goodbye for a shutdown, and has not come back.
+    leaving: bool,
     /// The term in which this leader last spoke to it.
     told: Option<Term>,
     session: Option<Session>,
     last_heard: Option<Time>,
+    /// When its lease ends, in the leader's own time.
     deadline: Option<Time>,
+    /// When it was lost, in the leader's own time.
+    lost: Option<Time>,
     /// What it says that it holds.
     observed: BTreeMap<UnitName, Copy>,
 }
@@ -164,6 +184,11 @@ impl Leader {
             strays: BTreeMap::new(),
             commands: Commands::default(),
             connections: BTreeMap::new(),
+            awake: Awake::new(now),
+            lingering: Lingering::default(),
+            drains: BTreeMap::new(),
+            farewells: BTreeSet::new(),
+            brake: None,
             deadlines: BTreeSet::new(),
             placer: Placer::default(),
             queue: Queue::default(),
@@ -188,16 +213,19 @@ impl Leader {
     /// Takes in what happened at `now`, and says what to do, in this order.
     pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
         self.now = self.now.max(now);
+        self.look_at_clock();
         // First, so that what was on its way when a lease ended does not revive it.
         self.end_leases();
         match input {
             Input::Command(request, command) => self.execute(request, &command),
+            Input::Machines(request, command) => self.command_machines(request, &command),
             Input::Query(request, query) => self.answer(request, query),
             Input::Agent(connection, message) => self.hear(connection, message),
             Input::Disconnected(connection) => self.disconnected(connection),
             Input::Committed(upto) => self.outbox.committed(upto),
             Input::CommitFailed { reason, durable } => self.roll_back(&reason, *durable),
             Input::TermTaken(term) => self.take_office(term),
+            Input::ReleaseBrake(request) => self.release_brake_for(request),
             Input::Tick => {}
         }
         self.decide();
@@ -206,9 +234,13 @@ impl Leader {
     }
 
     /// When to come back with [`Input::Tick`] at the latest, if nothing else happens.
-    pub fn next_timer(&self) -> Option<Time> {
+    pub fn next_timer(&self) -> Time {
         let lease = self.deadlines.first().map(|(deadline, _)| *deadline);
-        lease.into_iter().chain(self.paused_until).min()
+        let drain = self.drains.values().flatten().min().copied();
+        // What is over already, and waits for something else, is looked at when the leader next looks at its clock.
+        let timers = [lease, drain, self.brake_ends()].into_iter().flatten();
+        let timer = self.awake.timer(timers.filter(|at| *at > self.awake()).min());
+        self.paused_until.map_or(timer, |until| timer.min(until))
     }
 
     /// How many machines have a lease, and how many units are known.
@@ -241,9 +273,11 @@ impl Leader {
             // They may start what they were not told of until now.
             self.turn.snapshots.extend(self.machines.keys());
         }
+        self.consider_release();
         if self.settled {
             self.renew_stale();
             self.place();
+            self.finish_moves();
         }
     }
 
@@ -277,7 +311,7 @@ impl Leader {
 
     /// Takes in what the store holds. What was observed is kept.
     fn load(&mut self, durable: Durable) {
-        let Durable { cluster: _, units, mut files, machines, retired, commands } = durable;
+        let Durable { cluster: _, units, mut files, machines, availability, retired, commands } = durable;
         self.units = ByName::default();
         self.placer = Placer::default();
         self.queue = Queue::default();
@@ -292,6 +326,10 @@ impl Leader {
             } else {
                 self.unsaved.insert(id);
             }
+        }
+        (self.lingering, self.drains) = (Lingering::default(), BTreeMap::new());
+        for id in self.machines.keys().copied().collect::<Vec<_>>() {
+            self.take_availability(id, availability.get(&id).copied().unwrap_or_default());
         }
         for (id, machine) in &self.machines {
             self.placer.set_machine(*id, machine.record.labels.clone(), machine.record.capacity);
@@ -457,7 +495,9 @@ impl Leader {
                     target: unit.target(),
                     name,
                 });
-            } else if let Some(epoch) = self.retired.get(&(id, name.clone())) {
+            } else if let Some(epoch) = self.retired.get(&(id, name.clone()))
+                && !self.lingering.contains(id, &name)
+            {
                 remove.push(Removal { name, epoch: *epoch });
             }
         }
@@ -515,10 +555,13 @@ impl Machine {
         Self {
             record,
             state: MachineState::Awaited,
+            availability: Availability::Open,
+            leaving: false,
             told: None,
             session: None,
             last_heard: None,
             deadline: None,
+            lost: None,
             observed: BTreeMap::new(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::command::{CommandError, Query};
+use crate::command::{CommandError, MachineCommandError, Query};
 use crate::ids::CommitId;
 use crate::leader::io::{Effect, RequestId};
 
@@ -68,6 +68,10 @@ impl Outbox {
                 Held::Effect(Effect::AnswerCommand(request, Ok(_))) => {
                     let error = CommandError::Store(reason.to_owned());
                     self.ready.push(Effect::AnswerCommand(request, Err(error)));
+                }
+                Held::Effect(Effect::AnswerMachines(request, Ok(()))) => {
+                    let error = MachineCommandError::Store(reason.to_owned());
+                    self.ready.push(Effect::AnswerMachines(request, Err(error)));
                 }
                 other => others.push(other),
             }

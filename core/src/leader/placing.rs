@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Change, Event, Leader, Machine, Unit, sorted};
 use crate::ids::{Epoch, MachineId};
-use crate::machine::MachineState;
 use crate::state::DesiredState;
 use crate::unit::UnitName;
 
@@ -31,6 +30,11 @@ impl Queue {
     /// The machine changed to the favour of units that wait.
     pub(super) fn touch(&mut self, id: MachineId) {
         self.touched.insert(id);
+    }
+
+    /// All that wait are to be tried on all machines.
+    pub(super) fn refresh(&mut self) {
+        self.fresh.extend(self.waiting.keys());
     }
 
     pub(super) fn is_waiting(&self, unit: &Unit) -> bool {
@@ -67,7 +71,7 @@ fn key(unit: &Unit) -> Key {
 }
 
 impl Leader {
-    /// Whether the unit should be on a machine, and is on none that is reachable.
+    /// Whether the unit should be on a machine, and is on none where it may stay.
     pub(super) fn waits(&self, name: &UnitName, unit: &Unit) -> bool {
         unit.desired != DesiredState::Inactive
             && !unit.options.global
@@ -75,9 +79,9 @@ impl Leader {
             && !name.is_template()
     }
 
-    /// The machine that a unit is on, if that machine is not lost.
+    /// The machine that a unit is on, if it may stay there.
     pub(super) fn live_machine(&self, unit: &Unit) -> Option<MachineId> {
-        unit.placements.keys().copied().find(|id| !is_lost(&self.machines, *id))
+        unit.placements.keys().copied().find(|id| !is_left(&self.machines, *id))
     }
 
     /// Something about the unit changed: puts it into the queue, or takes it out.
@@ -106,6 +110,9 @@ impl Leader {
             // It may have been placed meanwhile, together with others.
             let Some(name) = self.queue.waiting.get(&key) else { continue };
             let Ok(group) = self.group(name) else { continue };
+            if self.is_held(&group.units) {
+                continue;
+            }
             let is_fresh = fresh.binary_search(&key).is_ok();
             let alone = group.units.len() == 1;
             if alone && !fits_nowhere.is_empty() {
@@ -136,6 +143,13 @@ impl Leader {
                 None => {}
             }
         }
+    }
+
+    /// Whether the brake, or how many units are on their way already, keeps one of these where it is.
+    fn is_held(&self, units: &[UnitName]) -> bool {
+        let on = |name| self.units.get(name).into_iter().flat_map(|unit| unit.placements.keys());
+        let mut machines = units.iter().flat_map(on);
+        machines.any(|machine| self.braked().is_some() || self.moves_enough(*machine))
     }
 
     /// Global units go wherever they fit, the one submitted first before the others.
@@ -197,6 +211,7 @@ impl Leader {
         let from = if unit.options.global { None } else { unit.placements.keys().next().copied() };
         if let Some(from) = from.filter(|from| *from != machine) {
             self.unplace(name, from);
+            self.linger(name, from);
         }
         let epoch = self.mint();
         self.set_placement(name, machine, epoch);
@@ -208,7 +223,7 @@ impl Leader {
     pub(super) fn set_placement(&mut self, name: &UnitName, machine: MachineId, epoch: Epoch) {
         let Some(unit) = self.units.get_mut(name) else { return };
         unit.placements.insert(machine, epoch);
-        if unit.placements.keys().any(|id| !is_lost(&self.machines, *id)) {
+        if unit.placements.keys().any(|id| !is_left(&self.machines, *id)) {
             self.queue.remove(unit);
         }
         self.placer.assign(name, machine);
@@ -239,6 +254,7 @@ impl Leader {
 
     /// Decides that the unit is on no machine, and with it those that are tied to it.
     pub(super) fn unplace_all(&mut self, name: &UnitName) {
+        self.end_lingering(name);
         let machines: Vec<MachineId> =
             self.units.get(name).map(|unit| unit.placements.keys().copied().collect()).unwrap_or_default();
         for machine in machines {
@@ -300,8 +316,8 @@ impl Leader {
     }
 }
 
-fn is_lost(machines: &BTreeMap<MachineId, Machine>, id: MachineId) -> bool {
-    machines.get(&id).is_none_or(|machine| machine.state == MachineState::Unreachable)
+fn is_left(machines: &BTreeMap<MachineId, Machine>, id: MachineId) -> bool {
+    machines.get(&id).is_none_or(Machine::is_left)
 }
 
 /// A unit that is not global any more cannot stay on several machines.

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Change, Copy, Effect, Event, Leader, Machine, Session};
-use crate::ids::{Epoch, MachineId, Revision};
+use crate::ids::{Epoch, MachineId, Revision, SessionNumber};
 use crate::leader::io::{ConnectionId, LossReason};
-use crate::machine::{MachineRecord, MachineState};
+use crate::machine::{Availability, MachineRecord, MachineState};
 use crate::message::{
     FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
 };
@@ -30,6 +30,7 @@ impl Leader {
             FromAgent::SnapshotWanted => {
                 self.turn.snapshots.insert(id);
             }
+            FromAgent::Goodbye(goodbye) => self.goodbye(id, goodbye),
         }
     }
 
@@ -127,6 +128,7 @@ impl Leader {
         let rebooted = machine.record.boot != record.boot;
         machine.record = record;
         machine.told = Some(self.term);
+        machine.leaving = false;
         machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
         machine.observed.clear();
         self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
@@ -248,13 +250,18 @@ impl Leader {
                 let hash = self.units.get(&name).map(|unit| unit.hash);
                 let Some(machine) = self.machines.get_mut(&id) else { return };
                 self.turn.seen.push(name.clone());
+                let placed = self.units.get(&name).and_then(|unit| unit.placements.get(&id));
+                let current = (placed == Some(&epoch)).then(|| observation.clone());
                 match machine.observed.get_mut(&name) {
                     Some(copy) if copy.epoch == epoch => copy.observation = observation,
                     Some(copy) if copy.epoch > epoch => {}
                     _ => {
                         let Some(hash) = hash else { return };
-                        machine.observed.insert(name, Copy { epoch, hash, observation });
+                        machine.observed.insert(name.clone(), Copy { epoch, hash, observation });
                     }
+                }
+                if let Some(observation) = current {
+                    self.look_at_lingering(&name, &observation);
                 }
             }
         }
@@ -279,6 +286,7 @@ impl Leader {
         let key = (id, name.clone());
         if self.retired.get(&key).is_some_and(covers) {
             self.retired.remove(&key);
+            self.lingering.remove(id, name);
             self.turn.changes.push(Change::DeleteRetired(id, name.clone()));
             if !self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&id)) {
                 self.placer.release(name, id);
@@ -288,9 +296,10 @@ impl Leader {
     }
 
     fn extend_lease(&mut self, id: MachineId) {
-        let deadline = self.now + self.lease();
+        let deadline = self.awake() + self.lease();
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.last_heard = Some(self.now);
+        machine.lost = None;
         if let Some(old) = machine.deadline.replace(deadline) {
             self.deadlines.remove(&(old, id));
         }
@@ -300,7 +309,7 @@ impl Leader {
     /// Loses the machines whose lease ended.
     pub(super) fn end_leases(&mut self) {
         while let Some(&(deadline, id)) = self.deadlines.first() {
-            if deadline > self.now {
+            if deadline > self.awake() {
                 break;
             }
             self.lose(id, LossReason::LeaseEnded);
@@ -310,7 +319,9 @@ impl Leader {
     /// The machine's lease is over, and nothing revives it but another Hello: its units wait for other machines, and
     /// are its own again if it comes back before they found one.
     fn lose(&mut self, id: MachineId, reason: LossReason) {
+        let lost = self.consider_brake(id);
         let Some(machine) = self.machines.get_mut(&id) else { return };
+        machine.lost = lost;
         if let Some(deadline) = machine.deadline.take() {
             self.deadlines.remove(&(deadline, id));
         }
@@ -334,10 +345,12 @@ impl Leader {
 
     /// Whether the machine takes new units depends on its session and state.
     pub(super) fn update_openness(&mut self, id: MachineId) {
-        let open = self
-            .machines
-            .get(&id)
-            .is_some_and(|machine| machine.session.is_some() && machine.state == MachineState::Up);
+        let open = self.machines.get(&id).is_some_and(|machine| {
+            machine.session.is_some()
+                && machine.state == MachineState::Up
+                && machine.availability == Availability::Open
+                && !machine.leaving
+        });
         if self.placer.set_open(id, open) && open {
             self.queue.touch(id);
         }
@@ -352,8 +365,13 @@ impl Leader {
     }
 
     /// Says something that rests on no commit.
-    fn say(&mut self, connection: ConnectionId, session: crate::ids::SessionNumber, body: LeaderMessage) {
-        self.outbox.now(Effect::Send(connection, ToAgent { term: self.term, session, body }));
+    fn say(&mut self, connection: ConnectionId, session: SessionNumber, body: LeaderMessage) {
+        let message = self.message(session, body);
+        self.outbox.now(Effect::Send(connection, message));
+    }
+
+    pub(super) fn message(&self, session: SessionNumber, body: LeaderMessage) -> ToAgent {
+        ToAgent { term: self.term, session, body }
     }
 
     /// Gives a later epoch to placements that their machine did not take since it has stopped that one.

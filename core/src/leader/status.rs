@@ -3,19 +3,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Effect, Held, Leader};
+use super::{Effect, Held, Leader, Machine};
 use crate::command::{
-    ClusterStatus, CopyRole, CopyStatus, MachineStatus, Query, QueryAnswer, UnitStatus, Waiting,
+    BrakeStatus, ClusterStatus, CopyRole, CopyStatus, MachineStatus, Query, QueryAnswer, UnitStatus, Waiting,
 };
 use crate::ids::{Epoch, MachineId};
 use crate::leader::io::RequestId;
-use crate::machine::MachineState;
+use crate::machine::{Availability, MachineState};
 use crate::state::DesiredState;
 use crate::unit::{ContentHash, UnitName};
 
 /// For how many units that wait one answer says why each machine refuses them: that costs as much as trying to place
 /// them everywhere, and heartbeats wait meanwhile.
 const EXPLAINED: usize = 20;
+
+/// Why the machine takes no new units at all.
+fn why_closed(machine: &Machine) -> Option<&'static str> {
+    Some(match (machine.state, machine.availability) {
+        (MachineState::Unreachable, _) => "is unreachable",
+        (MachineState::Awaited, _) => "has not reported yet",
+        _ if machine.leaving => "shuts down",
+        (_, Availability::Cordoned) => "is cordoned",
+        (_, Availability::Draining(_)) => "is being drained",
+        (MachineState::Degraded, _) => "has a systemd that does not answer",
+        (MachineState::Up, Availability::Open) if machine.session.is_none() => "is not connected at present",
+        (MachineState::Up, Availability::Open) => return None,
+    })
+}
 
 impl Leader {
     /// Answers once all that the answer may rest on is durable.
@@ -114,8 +128,23 @@ impl Leader {
         if self.machines.is_empty() {
             return reason("no machine has joined the cluster");
         }
+        let on = unit.placements.keys().next().and_then(|id| Some((id, self.machines.get(id)?)));
+        let emptied = on.filter(|(_, machine)| machine.state != MachineState::Unreachable);
         if !explain {
+            // It runs where it is.
+            if emptied.is_some() {
+                return None;
+            }
             return reason(&format!("no machine takes it; `musterctl status {name}` says why"));
+        }
+        if let (Some((machines, left)), Some(machine)) = (self.braked(), unit.placements.keys().next()) {
+            return reason(&format!(
+                "its machine {} is unreachable, but {} machines seem to have died at once: nothing is moved until they \
+                 are back, for {} s more at most, or until `musterctl brake release`",
+                machine.short(),
+                machines.len(),
+                left.as_secs()
+            ));
         }
         let group = match self.group(name) {
             Ok(group) => group,
@@ -123,8 +152,8 @@ impl Leader {
         };
         let mut refusals = Vec::new();
         for (id, machine) in &self.machines {
-            let refusal = if machine.state == MachineState::Unreachable {
-                Some("is unreachable".to_owned())
+            let refusal = if let Some(why) = why_closed(machine) {
+                Some(why.to_owned())
             } else {
                 let tied = self.group_may_be_on(&group, *id);
                 let refusal = tied.and_then(|()| self.placer.check(&group.units, *id)).err();
@@ -136,14 +165,11 @@ impl Leader {
             1 => "the unit".to_owned(),
             n => format!("the {n} units that MachineOf= ties together"),
         };
-        let lost = unit.placements.keys().next();
         Some(Waiting {
-            reason: match lost {
-                Some(machine) => {
-                    format!(
-                        "its machine {} is unreachable, and no other machine takes {subject}",
-                        machine.short()
-                    )
+            reason: match on {
+                Some((id, machine)) => {
+                    let why = why_closed(machine).unwrap_or("is left");
+                    format!("its machine {} {why}, and no other machine takes {subject}", id.short())
                 }
                 None => format!("no machine takes {subject}"),
             },
@@ -159,12 +185,18 @@ impl Leader {
                 id: *id,
                 record: machine.record.clone(),
                 state: machine.state,
+                availability: machine.availability,
+                leaving: machine.leaving,
                 last_heard_ms: heard.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
                 units,
                 reserved,
             }
         };
         let machines = self.machines.iter().map(machine).collect();
-        ClusterStatus { cluster: self.cluster, term: self.term, machines }
+        let brake = self.braked().map(|(machines, left)| BrakeStatus {
+            machines: machines.iter().copied().collect(),
+            left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        });
+        ClusterStatus { cluster: self.cluster, term: self.term, machines, brake }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use muster_core::command::{ClusterStatus, CopyRole, CopyStatus, MachineStatus, UnitStatus, Waiting};
-use muster_core::machine::MachineState;
+use muster_core::machine::{Availability, MachineState};
 use muster_core::state::{Observation, Phase};
 use serde_json::{Value, json};
 
@@ -26,8 +26,8 @@ pub const UNIT_FILE_FIELDS: [&str; 8] =
 pub const UNIT_FILE_DEFAULT: usize = 5;
 
 /// What `list-machines` can show; the first three are shown unless others are asked for.
-pub const MACHINE_FIELDS: [&str; 9] =
-    ["machine", "ip", "metadata", "state", "units", "cpu", "memory", "version", "heard"];
+pub const MACHINE_FIELDS: [&str; 10] =
+    ["machine", "ip", "metadata", "state", "units", "cpu", "memory", "version", "availability", "heard"];
 /// How many of [`MACHINE_FIELDS`] are shown by default.
 pub const MACHINE_DEFAULT: usize = 3;
 
@@ -131,6 +131,13 @@ fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
         MachineState::Degraded | MachineState::Awaited => Role::Warn,
         MachineState::Unreachable => Role::Bad,
     };
+    let availability = match machine.availability {
+        _ if machine.leaving => "shutting down",
+        Availability::Open => "open",
+        Availability::Cordoned => "cordoned",
+        Availability::Draining(_) if machine.units == 0 => "drained",
+        Availability::Draining(_) => "draining",
+    };
     let heard = machine.last_heard_ms.map(|ms| ago(Duration::from_millis(ms)));
     let capacity = record.capacity;
     vec![
@@ -148,6 +155,7 @@ fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
         )
         .with_json(json!({"reserved_bytes": reserved.memory.0, "capacity_bytes": capacity.memory.0})),
         Field::text("version", record.version.as_str()),
+        Field::text("availability", availability),
         Field::optional("heard", heard).with_json(machine.last_heard_ms.map_or(Value::Null, Value::from)),
     ]
 }
@@ -221,14 +229,29 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
         many => (format!("{many} machines"), "are"),
     };
     let whose = if lost.len() == 1 { "its" } else { "their" };
-    vec![format!(
-        "{count} {are} unreachable: {}; {whose} units were placed elsewhere where they fit.",
-        lost.join("; ")
-    )]
+    let units = match &cluster.brake {
+        None => format!("{whose} units were placed elsewhere where they fit."),
+        Some(_) => format!("{whose} units wait."),
+    };
+    let mut notes = vec![format!("{count} {are} unreachable: {}; {units}", lost.join("; "))];
+    if let Some(brake) = &cluster.brake {
+        let until = match brake.left_ms {
+            0 => String::new(),
+            ms => format!(", for {} s at most,", ms.div_ceil(1000)),
+        };
+        notes.push(format!(
+            "THE BRAKE IS ON: {} machines seem to have died at once, so that the scheduler doubts itself and moves \
+             nothing{until} until they are back. If they are really dead: musterctl brake release",
+            brake.machines.len()
+        ));
+    }
+    notes
 }
 
 #[cfg(test)]
 mod tests {
+    use muster_core::command::BrakeStatus;
+
     use super::super::table::{write_json, write_table};
     use super::*;
     use crate::fixtures::{cluster, machines, unit, with_waiting, zoo};
@@ -335,6 +358,13 @@ mod tests {
             machine_notes(&cluster),
             ["2 machines are unreachable: 22222222..., not heard since this scheduler took over; \
               33333333... (198.18.0.103), last heard 12 s ago; their units were placed elsewhere where they fit."]
+        );
+        let machines = vec![cluster.machines[1].id, cluster.machines[2].id];
+        cluster.brake = Some(BrakeStatus { machines, left_ms: 41_200 });
+        assert_eq!(
+            machine_notes(&cluster)[1],
+            "THE BRAKE IS ON: 2 machines seem to have died at once, so that the scheduler doubts itself and moves \
+             nothing, for 42 s at most, until they are back. If they are really dead: musterctl brake release"
         );
         cluster.machines.truncate(1);
         assert!(machine_notes(&cluster).is_empty());

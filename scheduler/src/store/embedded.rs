@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use muster_core::ids::{ClusterId, MachineId, Term};
 use muster_core::leader::{Change, Durable};
+use muster_core::machine::Availability;
 use muster_core::unit::UnitName;
 use redb::{
     Builder, Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
@@ -42,6 +43,8 @@ const UNITS: TableDefinition<'_, &str, &str> = TableDefinition::new("units");
 const FILES: TableDefinition<'_, &str, &str> = TableDefinition::new("files");
 /// A machine's id to its record, as JSON.
 const MACHINES: TableDefinition<'_, u128, &str> = TableDefinition::new("machines");
+/// A machine's id to what an operator decided of it, as JSON.
+const AVAILABILITY: TableDefinition<'_, u128, &str> = TableDefinition::new("availability");
 /// A machine's id and a unit's name to an epoch, as JSON.
 const RETIRED: TableDefinition<'_, (u128, &str), &str> = TableDefinition::new("retired");
 /// A command's number to its id and result, as JSON.
@@ -167,6 +170,7 @@ fn apply(transaction: &WriteTransaction, changes: Vec<Change>) -> Result<(), red
     let mut units = transaction.open_table(UNITS)?;
     let mut files = transaction.open_table(FILES)?;
     let mut machines = transaction.open_table(MACHINES)?;
+    let mut availability = transaction.open_table(AVAILABILITY)?;
     let mut retired = transaction.open_table(RETIRED)?;
     let mut commands = transaction.open_table(COMMANDS)?;
     for change in changes {
@@ -183,6 +187,12 @@ fn apply(transaction: &WriteTransaction, changes: Vec<Change>) -> Result<(), red
             }
             Change::PutMachine(id, record) => {
                 machines.insert(id.bits(), to_json(&record)?.as_str())?;
+            }
+            Change::PutAvailability(id, Availability::Open) => {
+                availability.remove(id.bits())?;
+            }
+            Change::PutAvailability(id, decided) => {
+                availability.insert(id.bits(), to_json(&decided)?.as_str())?;
             }
             Change::PutRetired(machine, name, epoch) => {
                 retired.insert((machine.bits(), name.as_str()), to_json(&epoch)?.as_str())?;
@@ -213,6 +223,10 @@ fn load(transaction: &ReadTransaction, cluster: ClusterId) -> Result<Durable, re
     })?;
     each(transaction, MACHINES, |id, record| {
         durable.machines.insert(MachineId::new(id), from_json(record)?);
+        Ok(())
+    })?;
+    each(transaction, AVAILABILITY, |id, decided| {
+        durable.availability.insert(MachineId::new(id), from_json(decided)?);
         Ok(())
     })?;
     each(transaction, RETIRED, |(machine, name), epoch| {

@@ -68,7 +68,7 @@ pub(crate) fn install(template: &Template) -> Result<()> {
     for binary in BINARIES {
         template.copy(&directory.join(binary), &format!("/usr/bin/{binary}"))?;
     }
-    for service in ["muster-scheduler.service", "muster-agent.service"] {
+    for service in ["muster-scheduler.service", "muster-agent.service", "muster-goodbye.service"] {
         let from = project_root().join("packaging/systemd").join(service);
         template.copy(&from, &format!("/usr/lib/systemd/system/{service}"))?;
     }

@@ -266,6 +266,7 @@ impl World {
 
     fn leader_hears(&mut self, message: FromAgent) {
         match message {
+            FromAgent::Goodbye(_) => {}
             FromAgent::Hello(hello) => {
                 self.session = hello.session;
                 self.holds = hello.units.iter().map(|u| (u.name.clone(), (u.epoch, u.hash))).collect();

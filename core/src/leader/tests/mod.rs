@@ -1,5 +1,7 @@
 //! The leader against machines that do what they are told.
 
+mod doubt;
+mod moving;
 mod random;
 mod world;
 
@@ -269,7 +271,7 @@ fn a_late_heartbeat_revives_no_lease() {
     world.start("u.service", "");
     let on = world.running("u.service")[0];
     let connection = world.agents[&on].connection.unwrap();
-    world.now = world.now + Duration::from_secs(6);
+    world.silence(6);
     world.step(Input::Agent(connection, FromAgent::Heartbeat { number: 1, pid1_age: Duration::ZERO }));
     assert_ne!(world.agents[&on].acked, 1, "the heartbeat was on the way when the lease ended");
     assert_eq!(world.agents[&on].connection, None);

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::world::{World, machine, service};
 use super::*;
+use crate::machine::Drain;
+use crate::message::Goodbye;
 
 /// One thing that happens in a random history.
 #[derive(Clone, Debug)]
@@ -12,6 +14,8 @@ enum Happening {
     Cut(u128),
     Connect(u128),
     Reboot(u128),
+    Machine(Availability, u128),
+    Goodbye(Goodbye, u128),
     /// The machine's disk takes its time.
     Slow(u128),
     FinishWriting(u128),
@@ -33,6 +37,11 @@ const OPTIONS: [&str; 9] = [
     "[X-Fleet]\nMachineOf=u0.service\nMachineOf=u1.service\n[X-Muster]\nMemory=300M\n",
 ];
 
+fn availability() -> impl Strategy<Value = Availability> {
+    let drain = |max_parallel| Availability::Draining(Drain { timeout_ms: 3000, max_parallel });
+    prop::sample::select(vec![Availability::Cordoned, Availability::Open, drain(0), drain(1)])
+}
+
 fn happening() -> impl Strategy<Value = Happening> {
     let verb = prop::sample::select(vec![
         Verb::Submit,
@@ -51,6 +60,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (1..4u128).prop_map(Happening::Cut),
         4 => (1..4u128).prop_map(Happening::Connect),
         1 => (1..4u128).prop_map(Happening::Reboot),
+        2 => (availability(), 1..4u128).prop_map(|(decided, number)| Happening::Machine(decided, number)),
+        1 => (prop::sample::select(vec![Goodbye::Restart, Goodbye::Shutdown]), 1..4u128)
+            .prop_map(|(goodbye, number)| Happening::Goodbye(goodbye, number)),
         1 => (1..4u128).prop_map(Happening::Slow),
         2 => (1..4u128).prop_map(Happening::FinishWriting),
         3 => (1..8u64).prop_map(Happening::Pass),
@@ -72,6 +84,14 @@ fn happen(mut world: World, happening: &Happening) -> World {
         Happening::Connect(number) if !connected(&world, number) => world.connect(machine(number)),
         Happening::Cut(_) | Happening::Connect(_) => {}
         Happening::Reboot(number) => world.reboot(machine(number)),
+        Happening::Machine(decided, number) => {
+            world.machine_command(decided, machine(number)).ok();
+        }
+        Happening::Goodbye(goodbye, number) => {
+            if let Some(connection) = world.agents[&machine(number)].connection {
+                world.step(Input::Agent(connection, FromAgent::Goodbye(goodbye)));
+            }
+        }
         Happening::Slow(number) => world.agents.get_mut(&machine(number)).unwrap().slow = true,
         Happening::FinishWriting(number) => world.finish_writing(machine(number)),
         Happening::Pass(seconds) => world.pass(seconds),
@@ -105,6 +125,11 @@ fn check(world: &mut World) {
     };
     let stored = (world.stored.units.clone(), world.stored.machines.clone(), world.stored.retired.clone());
     assert_eq!(memory(world), stored, "the store is the leader's log");
+    let decided = |(id, machine): (&MachineId, &Machine)| {
+        (machine.availability != Availability::Open).then_some((*id, machine.availability))
+    };
+    let decided: BTreeMap<_, _> = world.leader.machines.iter().filter_map(decided).collect();
+    assert_eq!(decided, world.stored.availability, "the store is the leader's log");
     assert!(world.leader.retired.is_empty(), "every copy that was ended is gone: {:?}", world.leader.retired);
     for (id, agent) in &world.agents {
         for (name, held) in &agent.held {
@@ -137,8 +162,7 @@ fn check(world: &mut World) {
             }
         }
         for machine in unit.placements.keys() {
-            let conflict = world.leader.placer.check(alone, *machine);
-            assert_eq!(conflict, Ok(()), "{name} on {machine}: constraints hold");
+            assert!(world.leader.placer.may_stay(name, *machine), "{name} on {machine}: constraints hold");
             for target in &unit.options.machine_of {
                 let there = world.leader.units.get(target).map(|unit| unit.placements.contains_key(machine));
                 assert_eq!(there, Some(true), "{name} is with {target}");

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::command::{
-    ClusterStatus, Command, CommandResult, Query, QueryAnswer, UnitArgument, UnitStatus, Verb,
+    ClusterStatus, Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer,
+    UnitArgument, UnitStatus, Verb,
 };
 use crate::ids::{AgentKey, BootId, ClusterId, CommandId, CommitId, Epoch, MachineId, SessionNumber, Term};
 use crate::leader::{Change, ConnectionId, Durable, Effect, Event, Input, Leader, RequestId, Settings};
-use crate::machine::{Capacity, Labels};
+use crate::machine::{Availability, Capacity, Labels};
 use crate::message::{
     Assignment, FromAgent, HeldUnit, Hello, LeaderMessage, Refused, Removal, ReportedChange, ToAgent,
     UnitReport,
 };
-use crate::state::{Observation, Phase, Target};
+use crate::state::{Observation, Phase, Target, UnitState};
 use crate::time::Time;
 use crate::unit::{Bytes, MilliCpu, UnitName};
 
@@ -37,6 +38,9 @@ pub(super) struct Agent {
     pub(super) heartbeats: u64,
     pub(super) acked: u64,
     pub(super) refused: Option<Refused>,
+    pub(super) farewell: bool,
+    /// Whether what it starts is seen to be active; else it is starting.
+    pub(super) activates: bool,
 }
 
 /// A leader, its store and its machines, in one thread.
@@ -53,13 +57,14 @@ pub(super) struct World {
     pub(super) answers: BTreeMap<RequestId, QueryAnswer>,
     pub(super) commits: usize,
     pub(super) events: Vec<Event>,
+    pub(super) machine_results: BTreeMap<RequestId, Result<(), MachineCommandError>>,
 }
 
 pub(super) fn name(text: &str) -> UnitName {
     UnitName::parse(text).unwrap()
 }
 
-pub(super) fn machine(number: u128) -> MachineId {
+pub(super) const fn machine(number: u128) -> MachineId {
     MachineId::new(number << 96)
 }
 
@@ -90,6 +95,7 @@ impl World {
             answers: BTreeMap::new(),
             commits: 0,
             events: Vec::new(),
+            machine_results: BTreeMap::new(),
         }
     }
 
@@ -128,6 +134,8 @@ impl World {
                 heartbeats: 0,
                 acked: 0,
                 refused: None,
+                farewell: false,
+                activates: true,
             },
         );
         self.connect(id);
@@ -177,12 +185,32 @@ impl World {
         }
     }
 
+    /// What the machine was starting is active now.
+    pub(super) fn activate(&mut self, id: MachineId) {
+        let agent = self.agents.get_mut(&id).unwrap();
+        let mut reports = Vec::new();
+        for unit in agent.held.values_mut() {
+            if let Observation::Held { phase: phase @ Phase::Starting, state: Some(state) } =
+                &mut unit.observation
+            {
+                *phase = Phase::Launched;
+                state.active = "active".into();
+                let change = ReportedChange::Observed(unit.observation.clone());
+                reports.push(UnitReport { name: unit.name.clone(), epoch: unit.epoch, change });
+            }
+        }
+        if let Some(connection) = agent.connection {
+            self.step(Input::Agent(connection, FromAgent::Report(reports)));
+        }
+    }
+
     /// The machine goes silent, with all that it holds running on.
     pub(super) fn cut(&mut self, id: MachineId) {
         let connection = self.agents.get_mut(&id).unwrap().connection.take().unwrap();
         self.step(Input::Disconnected(connection));
     }
 
+    /// Takes in an input and all that follows from it.
     pub(super) fn step(&mut self, input: Input) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
@@ -190,6 +218,7 @@ impl World {
                 self.carry_out(effect, &mut inputs);
             }
             assert_eq!(self.leader.differences(), Vec::<String>::new());
+            assert!(self.leader.next_timer() > self.now, "it would spin");
         }
     }
 
@@ -223,7 +252,10 @@ impl World {
             }
             Effect::TakeTerm { above } => inputs.insert(0, Input::TermTaken(above.next())),
             Effect::Event(event) => self.events.push(event),
-            Effect::UnitsChanged(_) => {}
+            Effect::AnswerMachines(request, result) => {
+                self.machine_results.insert(request, result);
+            }
+            Effect::UnitsChanged(_) | Effect::AnswerRelease(..) => {}
         }
     }
 
@@ -235,11 +267,21 @@ impl World {
         self.step(Input::CommitFailed { reason: "no space left on device".to_owned(), durable });
     }
 
+    /// Lets time pass, in which no machine says anything.
+    pub(super) fn silence(&mut self, seconds: u64) {
+        for _ in 0..seconds * 4 {
+            self.now = self.now + Duration::from_millis(250);
+            self.step(Input::Tick);
+        }
+    }
+
     /// Lets time pass, with heartbeats from all machines that are connected.
     pub(super) fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds * 2 {
-            self.now = self.now + Duration::from_millis(500);
-            self.step(Input::Tick);
+            for _ in 0..2 {
+                self.now = self.now + Duration::from_millis(250);
+                self.step(Input::Tick);
+            }
             let connected: Vec<(MachineId, ConnectionId)> =
                 self.agents.values().filter_map(|agent| Some((agent.id, agent.connection?))).collect();
             for (id, connection) in connected {
@@ -279,6 +321,16 @@ impl World {
         let id = CommandId::new(self.id().into());
         let request = self.command_as(id, verb, &[(unit, Some(content))], true);
         self.results.remove(&request).expect("an answer")
+    }
+
+    pub(super) fn machine_command(
+        &mut self,
+        availability: Availability,
+        id: MachineId,
+    ) -> Result<(), MachineCommandError> {
+        let request = RequestId(self.id());
+        self.step(Input::Machines(request, MachineCommand { machines: vec![id], availability }));
+        self.machine_results.remove(&request).expect("an answer")
     }
 
     pub(super) fn start(&mut self, unit: &str, options: &str) {
@@ -330,6 +382,7 @@ impl Agent {
         match message.body {
             LeaderMessage::Welcome(welcome) => self.cluster = Some(welcome.cluster),
             LeaderMessage::HeartbeatAck { number } => self.acked = number,
+            LeaderMessage::Farewell => self.farewell = true,
             LeaderMessage::Refused(refused) => {
                 self.refused = Some(refused);
                 self.connection = None;
@@ -357,8 +410,14 @@ impl Agent {
             content.is_some() || held.is_some_and(|held| held.hash == hash),
             "{name}: nobody sent its content"
         );
-        let phase = if target == Target::Launched { Phase::Launched } else { Phase::Loaded };
-        let observation = Observation::Held { phase, state: None };
+        let phase = match target {
+            Target::Loaded => Phase::Loaded,
+            Target::Launched if self.activates => Phase::Launched,
+            Target::Launched => Phase::Starting,
+        };
+        let active = if phase == Phase::Launched { "active" } else { "inactive" };
+        let state = UnitState { load: "loaded".into(), active: active.into(), sub: String::new() };
+        let observation = Observation::Held { phase, state: Some(state) };
         let unit = HeldUnit { name: name.clone(), epoch, hash, target, observation };
         if self.slow {
             self.writing.insert(name, unit);

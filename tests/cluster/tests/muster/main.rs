@@ -3,6 +3,7 @@
 mod commands;
 mod examples;
 mod failure;
+mod machines;
 mod restarts;
 mod store;
 mod support;

@@ -1,0 +1,188 @@
+//! The leader doubts itself first: before it takes machines for dead, it looks at its own stalls, and at how many seem
+//! to have died at once. False deaths hurt people more than slow ones.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Event, Leader, Machine, Settings};
+use crate::ids::MachineId;
+use crate::leader::io::RequestId;
+use crate::leader::{Effect, ReleaseReason};
+use crate::machine::MachineState;
+use crate::time::Time;
+
+/// How often the leader looks at its clock, to see its own stalls.
+const PULSE: Duration = Duration::from_millis(250);
+/// How late it may do so before that counts as a stall.
+const TOLERANCE: Duration = Duration::from_millis(100);
+
+/// The leader's own time: it stands still while the leader is stalled (its process paused, its loop blocked, its host
+/// suspended), so that no machine's lease ends for that.
+#[derive(Debug)]
+pub(super) struct Awake {
+    /// When the leader looks at its clock next, at the latest.
+    pulse: Time,
+    stalled: Duration,
+}
+
+impl Awake {
+    pub(super) fn new(now: Time) -> Self {
+        Self { pulse: now + PULSE, stalled: Duration::ZERO }
+    }
+
+    /// It is `now`: how long the leader was stalled until now, if it was.
+    fn look(&mut self, now: Time) -> Option<Duration> {
+        let late = now.since(self.pulse);
+        self.pulse = now + PULSE;
+        (late > TOLERANCE).then(|| {
+            self.stalled += late;
+            late
+        })
+    }
+
+    /// What the leader's own time is at this moment.
+    pub(super) fn at(&self, now: Time) -> Time {
+        now - self.stalled
+    }
+
+    /// When that moment of the leader's own time comes, if the leader is not stalled before; earlier, if it must look
+    /// at its clock before.
+    pub(super) fn timer(&self, at: Option<Time>) -> Time {
+        at.map_or(self.pulse, |at| self.pulse.min(at + self.stalled))
+    }
+}
+
+/// Why nothing is moved: too many machines seemed to die at once.
+#[derive(Debug)]
+pub(super) struct Brake {
+    /// In the leader's own time.
+    since: Time,
+    machines: BTreeSet<MachineId>,
+}
+
+impl Leader {
+    /// Takes note of a stall that ends now.
+    pub(super) fn look_at_clock(&mut self) {
+        if let Some(stalled) = self.awake.look(self.now) {
+            self.event(Event::Stalled(stalled));
+        }
+    }
+
+    /// The leader's own time.
+    pub(super) fn awake(&self) -> Time {
+        self.awake.at(self.now)
+    }
+
+    /// This machine's lease is about to be over: if too many seem to die at once, nothing is moved. Gives the moment,
+    /// in the leader's own time, if it counts as a death.
+    pub(super) fn consider_brake(&mut self, dying: MachineId) -> Option<Time> {
+        let awake = self.awake();
+        let alive = self.machines.get(&dying).is_some_and(Machine::is_alive);
+        let placed = |name| self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&dying));
+        if !alive && !self.placer.units_on(dying).any(placed) {
+            return None;
+        }
+        // It has said so.
+        if self.machines.get(&dying).is_some_and(|machine| machine.leaving) {
+            return None;
+        }
+        let mut suspects: BTreeSet<MachineId> = self.machines_that(|m| m.is_suspect(awake, &self.settings));
+        suspects.insert(dying);
+        if !self.are_too_many(&suspects) {
+            return Some(awake);
+        }
+        if let Some(brake) = &mut self.brake {
+            brake.machines.append(&mut suspects);
+        } else {
+            let machines = suspects.iter().copied().collect();
+            self.event(Event::BrakeApplied { machines, of: self.alive_or(&suspects) });
+            self.brake = Some(Brake { since: awake, machines: suspects });
+        }
+        Some(awake)
+    }
+
+    /// Releases the brake when the machines are back, all but so few that it would not have been applied for them, or
+    /// when it was held for long enough.
+    pub(super) fn consider_release(&mut self) {
+        let Some(brake) = &self.brake else { return };
+        let awake = self.awake();
+        let away = |id: &&MachineId| {
+            self.machines
+                .get(id)
+                .is_some_and(|m| m.state == MachineState::Unreachable || m.is_suspect(awake, &self.settings))
+        };
+        let away: BTreeSet<MachineId> = brake.machines.iter().filter(away).copied().collect();
+        // What a leader that is itself cut off sees, and it must not act on it.
+        let others = self.placer.open().any(|id| Some(id) != self.settings.own_machine);
+        if !self.are_too_many(&away) {
+            self.release_brake(ReleaseReason::MachinesBack);
+        } else if others && awake.since(brake.since) >= self.settings.brake_hold {
+            self.release_brake(ReleaseReason::HoldPassed);
+        }
+    }
+
+    /// An operator says that the machines are really dead.
+    pub(super) fn release_brake_for(&mut self, request: RequestId) {
+        let held = self.brake.is_some();
+        if held {
+            self.release_brake(ReleaseReason::Operator);
+        }
+        self.hold(Effect::AnswerRelease(request, held));
+    }
+
+    fn release_brake(&mut self, reason: ReleaseReason) {
+        self.brake = None;
+        self.queue.refresh();
+        self.event(Event::BrakeReleased(reason));
+    }
+
+    /// When the brake is released if nothing else happens, in the leader's own time.
+    pub(super) fn brake_ends(&self) -> Option<Time> {
+        Some(self.brake.as_ref()?.since + self.settings.brake_hold)
+    }
+
+    /// The machines for which the brake is held, and for how long it may be held still.
+    pub(super) fn braked(&self) -> Option<(&BTreeSet<MachineId>, Duration)> {
+        let brake = self.brake.as_ref()?;
+        Some((&brake.machines, (brake.since + self.settings.brake_hold).since(self.awake())))
+    }
+
+    /// Whether so many machines do not die at once: a third of the cluster and at least two, or all but the leader's
+    /// own. One that is lost is always replaced.
+    fn are_too_many(&self, suspects: &BTreeSet<MachineId>) -> bool {
+        let all = self.alive_or(suspects);
+        let own = self.settings.own_machine.filter(|own| !suspects.contains(own));
+        let own = own.is_some_and(|own| self.machines.get(&own).is_some_and(Machine::is_alive));
+        suspects.len() >= 2 && (suspects.len() >= all.div_ceil(3) || suspects.len() + usize::from(own) >= all)
+    }
+
+    /// How many machines are alive or among these.
+    fn alive_or(&self, suspects: &BTreeSet<MachineId>) -> usize {
+        let counts = |(id, machine): &(&MachineId, &Machine)| machine.is_alive() || suspects.contains(id);
+        self.machines.iter().filter(counts).count()
+    }
+
+    fn machines_that(&self, is: impl Fn(&Machine) -> bool) -> BTreeSet<MachineId> {
+        self.machines.iter().filter(|(_, machine)| is(machine)).map(|(id, _)| *id).collect()
+    }
+}
+
+impl Machine {
+    /// Whether the machine counts as one of the cluster's. One that has not been heard from since the leader took
+    /// office, and from which there is nothing to move, may have been away for years.
+    fn is_alive(&self) -> bool {
+        matches!(self.state, MachineState::Up | MachineState::Degraded)
+    }
+
+    /// Whether the machine was lost within the last lease, or has a lease and is silent for over two heartbeats.
+    fn is_suspect(&self, awake: Time, settings: &Settings) -> bool {
+        let lease = settings.lease_ttl + settings.clock_margin;
+        match (self.lost, self.deadline) {
+            (Some(lost), _) => awake.since(lost) <= lease,
+            (None, Some(deadline)) => {
+                self.last_heard.is_some() && (awake + lease).since(deadline) > settings.heartbeat_interval * 2
+            }
+            (None, None) => false,
+        }
+    }
+}

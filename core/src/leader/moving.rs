@@ -1,0 +1,206 @@
+//! Machines that are emptied: by an operator's word (drain), or since they shut down (goodbye).
+//!
+//! Their units are placed elsewhere as those of a lost machine are, but what runs there runs on until it is seen to be
+//! active elsewhere: its old copy lingers. What fits nowhere else stays. Global units go nowhere else: a drain stops them
+//! when nothing else is left.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Change, Effect, Event, Leader, Machine};
+use crate::command::{MachineCommand, MachineCommandError};
+use crate::ids::MachineId;
+use crate::leader::io::RequestId;
+use crate::machine::{Availability, MachineState};
+use crate::message::{Goodbye, LeaderMessage};
+use crate::state::{DesiredState, Observation, Phase};
+use crate::unit::UnitName;
+
+/// Old copies that run on until the new ones are active.
+#[derive(Debug, Default)]
+pub(super) struct Lingering(BTreeMap<MachineId, BTreeSet<UnitName>>);
+
+impl Lingering {
+    fn insert(&mut self, machine: MachineId, name: &UnitName) {
+        self.0.entry(machine).or_default().insert(name.clone());
+    }
+
+    pub(super) fn contains(&self, machine: MachineId, name: &UnitName) -> bool {
+        self.0.get(&machine).is_some_and(|names| names.contains(name))
+    }
+
+    fn count(&self, machine: MachineId) -> usize {
+        self.0.get(&machine).map_or(0, BTreeSet::len)
+    }
+
+    /// Says whether it was there.
+    pub(super) fn remove(&mut self, machine: MachineId, name: &UnitName) -> bool {
+        let Some(names) = self.0.get_mut(&machine) else { return false };
+        let was = names.remove(name);
+        if names.is_empty() {
+            self.0.remove(&machine);
+        }
+        was
+    }
+
+    fn machines_of(&self, name: &UnitName) -> Vec<MachineId> {
+        self.0.iter().filter(|(_, names)| names.contains(name)).map(|(machine, _)| *machine).collect()
+    }
+}
+
+impl Leader {
+    /// Carries out a command on machines: all of it, or nothing.
+    pub(super) fn command_machines(&mut self, request: RequestId, command: &MachineCommand) {
+        let unknown = command.machines.iter().find(|id| !self.machines.contains_key(id));
+        let result = unknown.map_or(Ok(()), |id| Err(MachineCommandError::NoSuchMachine(*id)));
+        if result.is_ok() {
+            for id in &command.machines {
+                self.set_availability(*id, command.availability);
+            }
+        }
+        self.hold(Effect::AnswerMachines(request, result));
+    }
+
+    fn set_availability(&mut self, id: MachineId, availability: Availability) {
+        let was = self.machines.get(&id).map(|machine| machine.availability);
+        self.take_availability(id, availability);
+        if was != Some(availability) {
+            self.turn.changes.push(Change::PutAvailability(id, availability));
+            self.event(Event::Availability { machine: id, availability });
+        }
+        self.update_openness(id);
+        self.empty(id);
+    }
+
+    /// What was decided of the machine is this. A drain's time begins now.
+    pub(super) fn take_availability(&mut self, id: MachineId, availability: Availability) {
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        machine.availability = availability;
+        match availability {
+            Availability::Draining(drain) => self.drains.insert(id, Some(self.awake() + drain.timeout())),
+            Availability::Open | Availability::Cordoned => self.drains.remove(&id),
+        };
+    }
+
+    /// A machine goes.
+    pub(super) fn goodbye(&mut self, id: MachineId, goodbye: Goodbye) {
+        let restart = self.awake() + self.settings.restart_grace + self.settings.clock_margin;
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        match goodbye {
+            Goodbye::Restart => {
+                if let Some(deadline) = machine.deadline.filter(|deadline| *deadline < restart) {
+                    machine.deadline = Some(restart);
+                    self.deadlines.remove(&(deadline, id));
+                    self.deadlines.insert((restart, id));
+                }
+                self.farewell(id);
+            }
+            Goodbye::Shutdown => {
+                if !machine.leaving {
+                    machine.leaving = true;
+                    self.event(Event::MachineLeaves(id));
+                }
+                self.update_openness(id);
+                self.empty(id);
+                self.farewells.insert(id);
+            }
+        }
+    }
+
+    /// Looks again at what is to leave the machine, or to stay.
+    fn empty(&mut self, id: MachineId) {
+        for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
+            self.mark(&name);
+            self.turn.seen.push(name);
+        }
+    }
+
+    /// The unit was placed elsewhere: what it has on this machine runs on, if it does anything there, until it is seen
+    /// to be active elsewhere.
+    pub(super) fn linger(&mut self, name: &UnitName, from: MachineId) {
+        let launched = self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Launched);
+        let alive =
+            self.machines.get(&from).is_some_and(|machine| machine.state != MachineState::Unreachable);
+        if launched && alive {
+            self.lingering.insert(from, name);
+        }
+    }
+
+    /// Whether as many units of the machine are on their way elsewhere as may be.
+    pub(super) fn moves_enough(&self, id: MachineId) -> bool {
+        self.machines.get(&id).is_some_and(|machine| match machine.availability {
+            Availability::Draining(drain) => self.lingering.count(id) >= drain.max_parallel(),
+            Availability::Open | Availability::Cordoned => false,
+        })
+    }
+
+    /// What this observation of a unit's current copy means for its old ones: once it is active they go.
+    pub(super) fn look_at_lingering(&mut self, name: &UnitName, observation: &Observation) {
+        let active = matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "active");
+        if active {
+            self.end_lingering(name);
+        }
+    }
+
+    /// The old copies of the unit are stopped now.
+    pub(super) fn end_lingering(&mut self, name: &UnitName) {
+        for machine in self.lingering.machines_of(name) {
+            self.end_lingering_on(machine, name);
+        }
+    }
+
+    fn end_lingering_on(&mut self, machine: MachineId, name: &UnitName) {
+        let enough = self.moves_enough(machine);
+        if self.lingering.remove(machine, name) {
+            self.turn.tell(machine, name);
+        }
+        if enough {
+            // The next one may go.
+            self.empty(machine);
+        }
+    }
+
+    /// Ends what lingers beyond its time, stops global units where nothing else is left to drain, and says farewell to
+    /// machines of which nothing more can be moved.
+    pub(super) fn finish_moves(&mut self) {
+        let awake = self.awake();
+        for (id, ends) in self.drains.clone() {
+            if ends.is_some_and(|ends| ends <= awake) {
+                self.drains.insert(id, None);
+                for name in self.lingering.0.get(&id).cloned().unwrap_or_default() {
+                    self.end_lingering_on(id, &name);
+                }
+            }
+            let is_global = |name: &UnitName| self.units.get(name).is_some_and(|unit| unit.options.global);
+            if self.placer.units_on(id).all(is_global) {
+                for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
+                    self.unplace(&name, id);
+                }
+            }
+        }
+        for id in self.farewells.clone() {
+            if self.lingering.count(id) == 0 {
+                self.farewells.remove(&id);
+                self.farewell(id);
+            }
+        }
+    }
+
+    fn farewell(&mut self, id: MachineId) {
+        let Some(session) = self.machines.get(&id).and_then(|machine| machine.session.as_ref()) else {
+            return;
+        };
+        let (connection, number) = (session.connection, session.number);
+        // What was decided on its units may not be durable yet.
+        let message = self.message(number, LeaderMessage::Farewell);
+        self.hold(Effect::Send(connection, message));
+    }
+}
+
+impl Machine {
+    /// Whether its units are to be on other machines, if these take them.
+    pub(super) fn is_left(&self) -> bool {
+        self.state == MachineState::Unreachable
+            || self.leaving
+            || matches!(self.availability, Availability::Draining(_))
+    }
+}

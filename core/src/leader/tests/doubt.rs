@@ -1,0 +1,172 @@
+//! The leader doubts itself before it takes machines for dead.
+
+use std::time::Duration;
+
+use super::world::{World, machine};
+use crate::ids::Term;
+use crate::leader::{Event, Input, Leader, ReleaseReason, RequestId, Settings};
+
+/// A cluster of so many machines with a unit on each; the leader runs on the first one.
+fn cluster(machines: u128) -> World {
+    let mut world = World::new(0);
+    let settings = Settings { own_machine: Some(machine(1)), ..Settings::default() };
+    world.leader = Leader::new(settings, Term(1), world.stored.clone(), world.now);
+    for number in 1..=machines {
+        world.join(machine(number), &[]);
+    }
+    for number in 1..=machines {
+        world.start(&format!("u{number}.service"), "");
+    }
+    assert!(world.agents.values().all(|agent| agent.held.len() == 1));
+    world
+}
+
+/// How many units run on machines that are connected.
+fn running(world: &World) -> usize {
+    let connected = world.agents.values().filter(|agent| agent.connection.is_some());
+    connected.map(|agent| agent.held.len()).sum()
+}
+
+fn released(world: &World) -> Vec<ReleaseReason> {
+    let reason = |event: &Event| if let Event::BrakeReleased(reason) = event { Some(*reason) } else { None };
+    world.events.iter().filter_map(reason).collect()
+}
+
+fn is_braked(world: &World) -> bool {
+    world.leader.braked().is_some()
+}
+
+#[test]
+fn a_stall_of_the_leader_is_counted_against_no_machine() {
+    let mut world = cluster(3);
+    for stall in [1, 6, 3600] {
+        world.now = world.now + Duration::from_secs(stall);
+        world.step(Input::Tick);
+        world.pass(1);
+    }
+    assert_eq!(running(&world), 3);
+    let stalled = |event: &&Event| matches!(event, Event::Stalled(_));
+    assert_eq!(world.events.iter().filter(stalled).count(), 3);
+    // From its end on, every machine has a lease's time.
+    world.cut(machine(2));
+    world.now = world.now + Duration::from_secs(10);
+    world.pass(4);
+    assert_eq!(running(&world), 2);
+    world.pass(2);
+    assert_eq!(running(&world), 3);
+}
+
+#[test]
+fn one_machine_of_three_or_of_two_is_replaced_at_once() {
+    for machines in [2, 3] {
+        let mut world = cluster(machines);
+        world.cut(machine(2));
+        world.pass(6);
+        assert_eq!(running(&world), usize::try_from(machines).unwrap());
+        assert!(!is_braked(&world));
+    }
+}
+
+#[test]
+fn when_a_third_seems_to_die_at_once_nothing_is_moved_until_they_are_back() {
+    let mut world = cluster(6);
+    world.cut(machine(2));
+    // Of two that die within a lease the first one is known to be dead before the other one.
+    world.pass(2);
+    world.cut(machine(3));
+    world.pass(10);
+    assert_eq!(running(&world), 4);
+    assert!(is_braked(&world));
+    let reason = world.reason("u2.service");
+    assert!(reason.contains("2 machines seem to have died at once"), "{reason}");
+    // What is new goes where there is room.
+    world.start("new.service", "");
+    assert_eq!(running(&world), 5);
+    // One is back: the other one may well be dead.
+    world.connect(machine(2));
+    world.pass(1);
+    assert_eq!(released(&world), [ReleaseReason::MachinesBack]);
+    assert_eq!(running(&world), 7);
+    // That one comes back as well, and stops what was moved.
+    world.connect(machine(3));
+    world.pass(1);
+    assert_eq!(running(&world), 7);
+}
+
+#[test]
+fn fewer_than_a_third_are_replaced_at_once() {
+    let mut world = cluster(7);
+    world.cut(machine(2));
+    world.cut(machine(3));
+    world.pass(6);
+    assert_eq!(running(&world), 7);
+    assert!(!is_braked(&world));
+}
+
+#[test]
+fn machines_that_die_one_after_the_other_are_replaced_one_after_the_other() {
+    let mut world = cluster(6);
+    for number in [2, 3, 4] {
+        world.cut(machine(number));
+        world.pass(12);
+        assert_eq!(running(&world), 6, "machine {number}");
+    }
+    assert!(!is_braked(&world));
+}
+
+#[test]
+fn the_brake_is_held_for_a_while_only() {
+    let mut world = cluster(3);
+    world.cut(machine(2));
+    world.cut(machine(3));
+    world.join(machine(4), &[]);
+    world.pass(60);
+    assert_eq!(running(&world), 1);
+    world.pass(6);
+    assert_eq!(running(&world), 3);
+    assert_eq!(released(&world), [ReleaseReason::HoldPassed]);
+}
+
+#[test]
+fn a_leader_that_sees_no_machine_but_its_own_moves_nothing_until_an_operator_says_so() {
+    let mut world = cluster(3);
+    world.cut(machine(2));
+    world.cut(machine(3));
+    world.pass(600);
+    assert_eq!(running(&world), 1);
+    let request = RequestId(world.id());
+    world.step(Input::ReleaseBrake(request));
+    assert_eq!(running(&world), 3);
+    assert_eq!(released(&world), [ReleaseReason::Operator]);
+}
+
+#[test]
+fn machines_that_do_not_come_back_to_a_new_leader_count() {
+    let mut world = cluster(3).restarted();
+    world.connect(machine(1));
+    world.pass(8);
+    assert!(is_braked(&world));
+    assert_eq!(running(&world), 1);
+    world.connect(machine(2));
+    world.pass(1);
+    assert_eq!(running(&world), 3, "the third one is dead");
+}
+
+#[test]
+fn machines_that_were_away_before_the_leader_took_office_do_not_count() {
+    let mut world = cluster(6);
+    for number in [4, 5, 6] {
+        world.cut(machine(number));
+        world.pass(12);
+    }
+    let mut world = world.restarted();
+    for number in [1, 2, 3] {
+        world.connect(machine(number));
+    }
+    world.pass(8);
+    assert!(!is_braked(&world));
+    // Of those three, one is one of three.
+    world.cut(machine(2));
+    world.pass(6);
+    assert_eq!(running(&world), 6);
+}

@@ -1,0 +1,228 @@
+//! Machines that are cordoned, drained, shut down or about to be restarted.
+
+use std::time::Duration;
+
+use super::world::{World, machine, name};
+use crate::command::{MachineCommandError, Verb};
+use crate::ids::MachineId;
+use crate::leader::{Event, Input};
+use crate::machine::{Availability, Drain};
+use crate::message::{FromAgent, Goodbye};
+
+const M1: MachineId = machine(1);
+const M2: MachineId = machine(2);
+
+fn drain(max_parallel: u32) -> Availability {
+    Availability::Draining(Drain { timeout_ms: 30_000, max_parallel })
+}
+
+/// A machine with so many units, and another one that joined later.
+fn cluster(units: u32) -> World {
+    let mut world = World::new(1);
+    for number in 1..=units {
+        world.start(&format!("u{number}.service"), "");
+    }
+    world.join(M2, &[]);
+    world
+}
+
+fn held(world: &World, id: MachineId) -> usize {
+    world.agents[&id].held.len()
+}
+
+fn goodbye(world: &mut World, id: MachineId, goodbye: Goodbye) {
+    let connection = world.agents[&id].connection.unwrap();
+    world.step(Input::Agent(connection, FromAgent::Goodbye(goodbye)));
+}
+
+fn slow_to_start(world: &mut World, id: MachineId, slow: bool) {
+    world.agents.get_mut(&id).unwrap().activates = !slow;
+    if !slow {
+        world.activate(id);
+    }
+}
+
+#[test]
+fn a_cordoned_machine_keeps_what_it_has_and_gets_nothing_new() {
+    let mut world = cluster(2);
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.start("new.service", "");
+    assert_eq!((held(&world, M1), held(&world, M2)), (3, 0));
+    // Also across a restart of the leader.
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.start("newer.service", "");
+    assert_eq!((held(&world, M1), held(&world, M2)), (4, 0));
+    world.machine_command(Availability::Open, M2).unwrap();
+    world.start("newest.service", "");
+    assert_eq!((held(&world, M1), held(&world, M2)), (4, 1));
+    assert_eq!(world.stored.availability.len(), 0);
+}
+
+#[test]
+fn a_machine_that_is_not_one_is_refused() {
+    let mut world = cluster(1);
+    let error = world.machine_command(Availability::Cordoned, machine(9)).unwrap_err();
+    assert_eq!(error, MachineCommandError::NoSuchMachine(machine(9)));
+}
+
+#[test]
+fn drained_units_are_active_elsewhere_before_they_stop_here() {
+    let mut world = cluster(3);
+    world.start("everywhere.service", "[X-Fleet]\nGlobal=true\n");
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    assert_eq!((held(&world, M1), held(&world, M2)), (4, 4), "all are held twice");
+    slow_to_start(&mut world, M2, false);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 4));
+    assert!(world.leader.retired.is_empty());
+    // It gets its global unit back.
+    world.machine_command(Availability::Open, M1).unwrap();
+    assert_eq!(held(&world, M1), 1);
+}
+
+#[test]
+fn global_units_are_stopped_last() {
+    let mut world = cluster(0);
+    world.start("everywhere.service", "[X-Fleet]\nGlobal=true\n");
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.start("with.service", "[X-Fleet]\nMachineOf=everywhere.service\n");
+    world.machine_command(drain(0), M1).unwrap();
+    assert_eq!(held(&world, M1), 2, "what stays has what it needs");
+    world.command(Verb::Unload, &[("with.service", None)]).unwrap();
+    assert_eq!(held(&world, M1), 0);
+}
+
+#[test]
+fn so_many_units_move_at_once_as_may() {
+    let mut world = cluster(5);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(2), M1).unwrap();
+    assert_eq!((held(&world, M1), held(&world, M2)), (5, 2));
+    world.activate(M2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (3, 4));
+    slow_to_start(&mut world, M2, false);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 5));
+}
+
+#[test]
+fn a_drain_stops_what_lingers_at_its_end() {
+    let mut world = cluster(1);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    world.pass(29);
+    assert_eq!(held(&world, M1), 1);
+    world.pass(2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
+#[test]
+fn what_fits_nowhere_else_stays_on_a_drained_machine() {
+    let mut world = cluster(1);
+    world.start("here.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
+    world.machine_command(drain(0), M1).unwrap();
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+    let reason = world.reason("here.service");
+    assert!(reason.contains("is being drained, and no other machine takes the unit"), "{reason}");
+    world.pass(60);
+    assert_eq!(held(&world, M1), 1);
+    assert_eq!(world.machines().machines[0].units, 1, "what is left there is seen");
+}
+
+#[test]
+fn a_unit_that_is_destroyed_while_it_moves_is_gone_everywhere() {
+    for verb in [Verb::Destroy, Verb::Unload] {
+        let mut world = cluster(1);
+        slow_to_start(&mut world, M2, true);
+        world.machine_command(drain(0), M1).unwrap();
+        assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+        world.command(verb, &[("u1.service", None)]).unwrap();
+        assert_eq!((held(&world, M1), held(&world, M2)), (0, 0));
+    }
+}
+
+#[test]
+fn a_machine_lost_while_its_unit_moves_to_it_gives_it_to_others() {
+    let mut world = cluster(1);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    world.join(machine(3), &[]);
+    world.agents.get_mut(&machine(3)).unwrap().activates = false;
+    world.cut(M2);
+    world.pass(7);
+    assert_eq!(held(&world, machine(3)), 1);
+    assert_eq!(held(&world, M1), 1, "the old copy runs on until the newest one is active");
+    slow_to_start(&mut world, machine(3), false);
+    assert_eq!(held(&world, M1), 0);
+}
+
+#[test]
+fn a_machine_that_shuts_down_is_told_when_its_units_are_active_elsewhere() {
+    let mut world = cluster(2);
+    slow_to_start(&mut world, M2, true);
+    goodbye(&mut world, M1, Goodbye::Shutdown);
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 2));
+    assert!(!world.agents[&M1].farewell);
+    slow_to_start(&mut world, M2, false);
+    assert!(world.agents[&M1].farewell);
+    // It is off; nobody doubts that.
+    world.reboot(M1);
+    world.pass(7);
+    assert!(!world.events.iter().any(|event| matches!(event, Event::BrakeApplied { .. })));
+    // It comes back, and takes units again.
+    world.connect(M1);
+    world.start("new.service", "");
+    assert_eq!(world.running("new.service"), [M1]);
+    assert_eq!(world.running("u1.service"), [M2]);
+}
+
+#[test]
+fn a_machine_whose_units_fit_nowhere_else_need_not_wait() {
+    let mut world = World::new(1);
+    world.start("u.service", "");
+    goodbye(&mut world, M1, Goodbye::Shutdown);
+    assert!(world.agents[&M1].farewell);
+    assert_eq!(world.running("u.service"), [M1]);
+    world.reboot(M1);
+    world.connect(M1);
+    assert_eq!(world.running("u.service"), [M1]);
+}
+
+#[test]
+fn an_agent_that_is_restarted_has_a_longer_lease() {
+    let mut world = cluster(1);
+    goodbye(&mut world, M1, Goodbye::Restart);
+    assert!(world.agents[&M1].farewell);
+    world.cut(M1);
+    world.pass(29);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 0));
+    // It is back, with a lease as any other.
+    world.connect(M1);
+    world.cut(M1);
+    world.pass(6);
+    assert_eq!(world.running("u1.service"), [M1, M2]);
+}
+
+#[test]
+fn a_drain_is_a_decision_and_waits_for_its_commit() {
+    let mut world = cluster(1);
+    world.committing = false;
+    world.step(Input::Machines(
+        crate::leader::RequestId(7000),
+        crate::command::MachineCommand { availability: drain(0), machines: vec![M1] },
+    ));
+    assert!(world.machine_results.is_empty());
+    assert_eq!(held(&world, M2), 0);
+    world.fail_store();
+    let result = world.machine_results.values().next().unwrap();
+    assert!(matches!(result, Err(MachineCommandError::Store(_))), "{result:?}");
+    world.pass(2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 0));
+    assert_eq!(world.machines().machines[0].availability, Availability::Open);
+    assert!(
+        world.leader.units.get(&name("u1.service")).is_some_and(|unit| unit.placements.contains_key(&M1))
+    );
+    world.pass(Duration::from_secs(60).as_secs());
+    assert_eq!(held(&world, M1), 1);
+}

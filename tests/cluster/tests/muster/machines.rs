@@ -1,0 +1,122 @@
+//! Machines that an operator empties, or that shut down; and many that seem to die at once.
+
+use anyhow::{Context, Result, ensure};
+use muster_cluster::Cluster;
+
+use super::support::{LIMIT, SLEEP, World, property};
+
+/// A service that says of itself when it ran: its lines stay on the machine through reboots.
+const DIARY: &str = "[Service]\nType=exec\nExecStart=/bin/sh -c 'echo start $(date +%%s.%%N) >> /var/lib/diary; \
+                     exec sleep infinity'\nExecStopPost=/bin/sh -c 'echo stop $(date +%%s.%%N) >> /var/lib/diary'\n";
+
+/// The moment of the last line of that kind in a machine's diary, in seconds.
+fn diary(world: &World, machine: &str, kind: &str) -> Result<f64> {
+    let lines = world.cluster.machine(machine)?.exec(&["cat", "/var/lib/diary"])?.ok()?;
+    let last = lines.lines().rev().find_map(|line| line.strip_prefix(kind)).context("it was not written")?;
+    Ok(last.trim().parse()?)
+}
+
+/// What `list-machines` says of the machine.
+fn availability(world: &World, id: &str) -> Result<String> {
+    let rows = world.ctl(&["list-machines", "--full", "--no-legend", "--fields", "machine,availability"])?;
+    let row = rows.lines().find(|line| line.starts_with(id)).context("it is listed")?;
+    Ok(row.split_whitespace().skip(1).collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn a_machine_is_cordoned_drained_and_uncordoned() -> Result<()> {
+    let world = World::of(2)?;
+    world.start("diary.service", DIARY)?;
+    world.start("everywhere.service", &format!("{SLEEP}[X-Fleet]\nGlobal=true\n"))?;
+    let home = world.home("diary.service")?;
+    let other = if home.name() == "m1" { "m2" } else { "m1" };
+    let pinned = format!("{SLEEP}[X-Fleet]\nMachineID={}\n", home.machine_id());
+    world.start("pinned.service", &pinned)?;
+
+    let stuck = world.try_ctl(&["drain", "--timeout", "5", home.machine_id()])?;
+    assert_eq!(stuck.code, Some(1), "{stuck}");
+    ensure!(stuck.stderr.contains("pinned.service on"), "{stuck}");
+    ensure!(stuck.stderr.contains("is being drained, and no other machine takes the unit"), "{stuck}");
+    assert_eq!(world.home("diary.service")?.name(), other);
+    assert_eq!(availability(&world, home.machine_id())?, "draining");
+    let (started, stopped) = (diary(&world, other, "start")?, diary(&world, home.name(), "stop")?);
+    ensure!(started < stopped, "it ran elsewhere ({started}) before it stopped here ({stopped})");
+    for still in ["pinned.service", "everywhere.service"] {
+        assert_eq!(property(&home, still, "ActiveState")?, "active", "{still}");
+    }
+
+    world.ctl(&["destroy", "pinned.service"])?;
+    let drained = world.ctl(&["drain", home.machine_id()])?;
+    ensure!(drained.contains("drained"), "{drained}");
+    assert_eq!(property(&home, "everywhere.service", "ActiveState")?, "inactive");
+    assert_eq!(availability(&world, home.machine_id())?, "drained");
+    // It gets nothing, and keeps that through a restart of the scheduler.
+    world.cluster.machine("s1")?.exec(&["systemctl", "restart", "muster-scheduler"])?.ok()?;
+    world.start("new.service", SLEEP)?;
+    assert_eq!(world.home("new.service")?.name(), other);
+
+    world.ctl(&["uncordon", home.machine_id()])?;
+    world.wait_active_state(&home, "everywhere.service", "active")?;
+    world.ctl(&["cordon", home.machine_id()])?;
+    assert_eq!(availability(&world, home.machine_id())?, "cordoned");
+    assert_eq!(property(&home, "everywhere.service", "ActiveState")?, "active");
+    Ok(())
+}
+
+#[test]
+fn the_units_of_a_machine_that_is_rebooted_run_elsewhere_before_they_stop() -> Result<()> {
+    let world = World::of(2)?;
+    world.start("diary.service", DIARY)?;
+    let home = world.home("diary.service")?;
+    let other = if home.name() == "m1" { "m2" } else { "m1" };
+    home.reboot()?;
+    let (started, stopped) = (diary(&world, other, "start")?, diary(&world, home.name(), "stop")?);
+    ensure!(started < stopped, "it ran elsewhere ({started}) before it stopped here ({stopped})");
+    world.wait_machines_up(2)?;
+    assert_eq!(world.home("diary.service")?.name(), other);
+    assert_eq!(property(&home, "diary.service", "ActiveState")?, "inactive");
+    // Restarts of the agent are no shutdowns.
+    let before = world.invocations()?;
+    world.cluster.machine(other)?.exec(&["systemctl", "restart", "muster-agent", "muster-goodbye"])?.ok()?;
+    world.wait_machines_up(2)?;
+    assert_eq!(world.invocations()?, before);
+    Ok(())
+}
+
+#[test]
+fn when_most_machines_seem_to_die_nothing_is_moved_before_an_operator_says_so() -> Result<()> {
+    let world = World::up(Cluster::builder().machines(3))?;
+    let files: Vec<String> =
+        (1..=3).map(|n| world.file(&format!("some{n}.service"), SLEEP)).collect::<Result<_>>()?;
+    let start: Vec<&str> = std::iter::once("start").chain(files.iter().map(String::as_str)).collect();
+    world.ctl(&start)?;
+    let before = world.invocations()?;
+    for machine in ["m1", "m2"] {
+        world.cluster.machine(machine)?.cut()?;
+    }
+    world.cluster.wait_for("the brake", LIMIT, || {
+        let listed = world.try_ctl(&["list-machines"])?;
+        ensure!(listed.stderr.contains("THE BRAKE IS ON: 2 machines"), "{listed}");
+        Ok(Some(()))
+    })?;
+    for machine in ["m1", "m2"] {
+        world.cluster.machine(machine)?.heal()?;
+    }
+    world.wait_machines_up(3)?;
+    assert_eq!(world.invocations()?, before, "nothing was moved or restarted");
+    let released = world.ctl(&["brake", "release"])?;
+    ensure!(released.contains("was not held"), "{released}");
+
+    for machine in ["m1", "m2"] {
+        world.cluster.machine(machine)?.cut()?;
+    }
+    world.cluster.wait_for("the brake", LIMIT, || {
+        let released = world.ctl(&["brake", "release"])?;
+        ensure!(released.contains("The brake is released"), "{released}");
+        Ok(Some(()))
+    })?;
+    for unit in ["some1.service", "some2.service", "some3.service"] {
+        assert_eq!(world.home_other_than(unit, &["m1", "m2"])?.name(), "m3");
+    }
+    Ok(())
+}
