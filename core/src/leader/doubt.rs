@@ -58,6 +58,8 @@ pub(super) struct Brake {
     /// In the leader's own time.
     since: Time,
     machines: BTreeSet<MachineId>,
+    /// Since when only few of them have been away.
+    few_since: Option<Time>,
 }
 
 impl Leader {
@@ -96,13 +98,13 @@ impl Leader {
         } else {
             let machines = suspects.iter().copied().collect();
             self.event(Event::BrakeApplied { machines, of: self.alive_or(&suspects) });
-            self.brake = Some(Brake { since: awake, machines: suspects });
+            self.brake = Some(Brake { since: awake, machines: suspects, few_since: None });
         }
         Some(awake)
     }
 
-    /// Releases the brake when the machines are back, all but so few that it would not have been applied for them, or
-    /// when it was held for long enough.
+    /// Releases the brake when the machines are back, or was held for long enough. Of those that come back from a cut the
+    /// last ones have a lease's time; then so few as would not have put the brake on count as dead.
     pub(super) fn consider_release(&mut self) {
         let Some(brake) = &self.brake else { return };
         let awake = self.awake();
@@ -114,7 +116,12 @@ impl Leader {
         let away: BTreeSet<MachineId> = brake.machines.iter().filter(away).copied().collect();
         // What a leader that is itself cut off sees, and it must not act on it.
         let others = self.placer.open().any(|id| Some(id) != self.settings.own_machine);
-        if !self.are_too_many(&away) {
+        let few = away.is_empty() || !self.are_too_many(&away);
+        let lease = self.lease();
+        let Some(brake) = &mut self.brake else { return };
+        brake.few_since = brake.few_since.filter(|_| few).or(few.then_some(awake));
+        let few_for_long = brake.few_since.is_some_and(|since| awake.since(since) >= lease);
+        if away.is_empty() || few_for_long {
             self.release_brake(ReleaseReason::MachinesBack);
         } else if others && awake.since(brake.since) >= self.settings.brake_hold {
             self.release_brake(ReleaseReason::HoldPassed);

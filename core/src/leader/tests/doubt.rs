@@ -82,15 +82,31 @@ fn when_a_third_seems_to_die_at_once_nothing_is_moved_until_they_are_back() {
     // What is new goes where there is room.
     world.start("new.service", "");
     assert_eq!(running(&world), 5);
-    // One is back: the other one may well be dead.
+    // One is back: the other one may be on its way, and if it is not, it may well be dead.
     world.connect(machine(2));
-    world.pass(1);
+    world.pass(4);
+    assert!(is_braked(&world));
+    world.pass(2);
     assert_eq!(released(&world), [ReleaseReason::MachinesBack]);
     assert_eq!(running(&world), 7);
     // That one comes back as well, and stops what was moved.
     world.connect(machine(3));
     world.pass(1);
     assert_eq!(running(&world), 7);
+}
+
+#[test]
+fn machines_that_come_back_one_by_one_keep_their_units() {
+    let mut world = cluster(3);
+    world.cut(machine(2));
+    world.cut(machine(3));
+    world.pass(8);
+    world.connect(machine(2));
+    world.pass(2);
+    world.connect(machine(3));
+    assert_eq!(released(&world), [ReleaseReason::MachinesBack]);
+    assert!(world.agents.values().all(|agent| agent.held.len() == 1));
+    assert!(!world.events.iter().any(|event| matches!(event, Event::Placed { from: Some(_), .. })));
 }
 
 #[test]
@@ -148,7 +164,7 @@ fn machines_that_do_not_come_back_to_a_new_leader_count() {
     assert!(is_braked(&world));
     assert_eq!(running(&world), 1);
     world.connect(machine(2));
-    world.pass(1);
+    world.pass(6);
     assert_eq!(running(&world), 3, "the third one is dead");
 }
 
