@@ -88,6 +88,9 @@ impl Leader {
         if self.machines.get(&dying).is_some_and(|machine| machine.leaving) {
             return None;
         }
+        if self.machines.get(&dying).is_some_and(|machine| machine.undoubted) {
+            return Some(awake);
+        }
         let mut suspects: BTreeSet<MachineId> = self.machines_that(|m| m.is_suspect(awake, &self.settings));
         suspects.insert(dying);
         if !self.are_too_many(&suspects) {
@@ -138,7 +141,11 @@ impl Leader {
     }
 
     fn release_brake(&mut self, reason: ReleaseReason) {
-        self.brake = None;
+        for id in self.brake.take().into_iter().flat_map(|brake| brake.machines) {
+            if let Some(machine) = self.machines.get_mut(&id) {
+                machine.undoubted = true;
+            }
+        }
         self.queue.refresh();
         self.event(Event::BrakeReleased(reason));
     }
@@ -181,9 +188,13 @@ impl Machine {
         matches!(self.state, MachineState::Up | MachineState::Degraded)
     }
 
-    /// Whether the machine was lost within the last lease, or has a lease and is silent for over two heartbeats.
+    /// Whether the machine was lost within the last lease, or has a lease and is silent for over two heartbeats, and its
+    /// death is not beyond doubt.
     fn is_suspect(&self, awake: Time, settings: &Settings) -> bool {
         let lease = settings.lease_ttl + settings.clock_margin;
+        if self.undoubted {
+            return false;
+        }
         match (self.lost, self.deadline) {
             (Some(lost), _) => awake.since(lost) <= lease,
             (None, Some(deadline)) => {

@@ -134,6 +134,8 @@ struct Machine {
     deadline: Option<Time>,
     /// When it was lost, in the leader's own time.
     lost: Option<Time>,
+    /// Whether the brake was released for it, and it has not been heard from since.
+    undoubted: bool,
     /// What it says that it holds.
     observed: BTreeMap<UnitName, Copy>,
 }
@@ -562,6 +564,7 @@ impl Machine {
             last_heard: None,
             deadline: None,
             lost: None,
+            undoubted: false,
             observed: BTreeMap::new(),
         }
     }

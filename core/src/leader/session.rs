@@ -300,6 +300,7 @@ impl Leader {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.last_heard = Some(self.now);
         machine.lost = None;
+        machine.undoubted = false;
         if let Some(old) = machine.deadline.replace(deadline) {
             self.deadlines.remove(&(old, id));
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::world::{World, machine};
 use crate::ids::Term;
 use crate::leader::{Event, Input, Leader, ReleaseReason, RequestId, Settings};
+use crate::machine::MachineState;
 
 /// A cluster of so many machines with a unit on each; the leader runs on the first one.
 fn cluster(machines: u128) -> World {
@@ -154,6 +155,22 @@ fn a_leader_that_sees_no_machine_but_its_own_moves_nothing_until_an_operator_say
     world.step(Input::ReleaseBrake(request));
     assert_eq!(running(&world), 3);
     assert_eq!(released(&world), [ReleaseReason::Operator]);
+}
+
+#[test]
+fn an_operators_word_holds_for_all_machines_that_were_silent() {
+    let mut world = cluster(3);
+    world.cut(machine(2));
+    world.pass(1);
+    world.cut(machine(3));
+    while !is_braked(&world) {
+        world.pass(1);
+    }
+    assert!(world.machines().machines[2].state != MachineState::Unreachable, "its lease is not over yet");
+    let request = RequestId(world.id());
+    world.step(Input::ReleaseBrake(request));
+    world.pass(3);
+    assert_eq!(running(&world), 3);
 }
 
 #[test]
