@@ -87,7 +87,7 @@ pub async fn drain(client: &mut Client, args: &DrainArgs, out: &mut impl Write) 
                 return Err(Failure::new(
                     Exit::Failed,
                     format_args!(
-                        "not drained after {} s; the machines take nothing new, and what is left runs on:\n  {}",
+                        "not drained after {} s; the machines take nothing new, and what fits nowhere else runs on:\n  {}",
                         args.timeout,
                         held_up.join("\n  ")
                     ),

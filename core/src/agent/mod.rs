@@ -27,8 +27,8 @@ pub use io::{
     CallError, Checked, Effect, Event, Held, Identity, Input, Ledger, Membership, Seen, Verb, Write, Written,
 };
 
-use crate::ids::{AgentKey, BootId};
-use crate::message::{FromAgent, Hello};
+use crate::ids::{AgentKey, BootId, SessionNumber};
+use crate::message::{FromAgent, Goodbye, Hello};
 use crate::time::Time;
 use session::Session;
 use units::{Units, Unsaved};
@@ -59,8 +59,10 @@ pub struct Agent {
     /// When the leader may be told again what has changed, and whether there is anything to tell.
     report_at: Time,
     to_report: bool,
-    /// Whether the leader was told goodbye, or could not be.
-    leaving: bool,
+    /// Why the agent goes, if it does; in which session the leader was told so; and whether somebody waits for an answer.
+    leaving: Option<Goodbye>,
+    said: Option<SessionNumber>,
+    farewell_wanted: bool,
 }
 
 /// What is known of PID 1.
@@ -91,7 +93,9 @@ impl Agent {
             save_at: None,
             report_at: now,
             to_report: false,
-            leaving: false,
+            leaving: None,
+            said: None,
+            farewell_wanted: false,
         }
     }
 
@@ -111,6 +115,7 @@ impl Agent {
                 effects.push(Effect::Ping);
             }
         }
+        self.say_goodbye(&mut effects);
         self.units.effects(now, self.pid1.up, &mut effects);
         self.report(now, &mut effects);
         match self.units.take_unsaved() {
@@ -185,14 +190,14 @@ impl Agent {
             }
             Input::Disconnected(connection) => {
                 self.session.disconnected(now, connection);
-                self.farewell_without_leader(effects);
+            }
+            // The machine goes, and the agent with it: there is nothing to add.
+            Input::Goodbye(Goodbye::Restart) if self.leaving == Some(Goodbye::Shutdown) => {
+                effects.push(Effect::Farewell);
             }
             Input::Goodbye(goodbye) => {
-                self.leaving = true;
-                if self.session.is_welcome() {
-                    effects.push(Effect::Send(FromAgent::Goodbye(goodbye)));
-                }
-                self.farewell_without_leader(effects);
+                (self.leaving, self.said) = (Some(goodbye), None);
+                self.farewell_wanted = true;
             }
             Input::Leader(message) => {
                 if let Some(assignments) = self.session.heard(now, message, effects) {
@@ -245,10 +250,15 @@ impl Agent {
         }
     }
 
-    /// Where no leader listens there is nobody to wait for.
-    fn farewell_without_leader(&self, effects: &mut Vec<Effect>) {
-        if self.leaving && !self.session.is_welcome() {
-            effects.push(Effect::Farewell);
+    /// Says goodbye once in every session. Where no leader listens there is nobody to wait for.
+    fn say_goodbye(&mut self, effects: &mut Vec<Effect>) {
+        let Some(goodbye) = self.leaving else { return };
+        if !self.session.is_welcome() {
+            if std::mem::take(&mut self.farewell_wanted) {
+                effects.push(Effect::Farewell);
+            }
+        } else if self.said.replace(self.session.number()) != Some(self.session.number()) {
+            effects.push(Effect::Send(FromAgent::Goodbye(goodbye)));
         }
     }
 

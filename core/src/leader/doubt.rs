@@ -112,13 +112,16 @@ impl Leader {
         let Some(brake) = &self.brake else { return };
         let awake = self.awake();
         let away = |id: &&MachineId| {
-            self.machines
-                .get(id)
-                .is_some_and(|m| m.state == MachineState::Unreachable || m.is_suspect(awake, &self.settings))
+            self.machines.get(id).is_some_and(|m| {
+                !m.leaving && (m.state == MachineState::Unreachable || m.is_suspect(awake, &self.settings))
+            })
         };
         let away: BTreeSet<MachineId> = brake.machines.iter().filter(away).copied().collect();
         // What a leader that is itself cut off sees, and it must not act on it.
-        let others = self.placer.open().any(|id| Some(id) != self.settings.own_machine);
+        let seen = |(id, m): (&MachineId, &Machine)| {
+            m.is_alive() && m.session.is_some() && Some(*id) != self.settings.own_machine
+        };
+        let others = self.machines.iter().any(seen);
         let few = away.is_empty() || !self.are_too_many(&away);
         let lease = self.lease();
         let Some(brake) = &mut self.brake else { return };
@@ -161,6 +164,12 @@ impl Leader {
         Some((&brake.machines, (brake.since + self.settings.brake_hold).since(self.awake())))
     }
 
+    /// Whether the brake holds the units of this machine where they are: one of which nothing is known.
+    pub(super) fn is_braked(&self, id: MachineId) -> bool {
+        let silent = |machine: &Machine| machine.state == MachineState::Unreachable && !machine.leaving;
+        self.brake.is_some() && self.machines.get(&id).is_some_and(silent)
+    }
+
     /// Whether so many machines do not die at once: a third of the cluster and at least two, or all but the leader's
     /// own. One that is lost is always replaced.
     fn are_too_many(&self, suspects: &BTreeSet<MachineId>) -> bool {
@@ -192,7 +201,7 @@ impl Machine {
     /// death is not beyond doubt.
     fn is_suspect(&self, awake: Time, settings: &Settings) -> bool {
         let lease = settings.lease_ttl + settings.clock_margin;
-        if self.undoubted {
+        if self.undoubted || self.leaving {
             return false;
         }
         match (self.lost, self.deadline) {

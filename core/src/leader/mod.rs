@@ -79,8 +79,8 @@ pub struct Leader {
     connections: BTreeMap<ConnectionId, MachineId>,
     awake: Awake,
     lingering: Lingering,
-    /// The machines that are drained, and when what lingers there is stopped in any case, in the leader's own time.
-    drains: BTreeMap<MachineId, Option<Time>>,
+    /// The machines that are drained.
+    drains: BTreeSet<MachineId>,
     /// Machines that shut down, and wait until nothing more of them can be moved.
     farewells: BTreeSet<MachineId>,
     /// Set while nothing is moved since too many machines seemed to die at once.
@@ -188,7 +188,7 @@ impl Leader {
             connections: BTreeMap::new(),
             awake: Awake::new(now),
             lingering: Lingering::default(),
-            drains: BTreeMap::new(),
+            drains: BTreeSet::new(),
             farewells: BTreeSet::new(),
             brake: None,
             deadlines: BTreeSet::new(),
@@ -238,7 +238,7 @@ impl Leader {
     /// When to come back with [`Input::Tick`] at the latest, if nothing else happens.
     pub fn next_timer(&self) -> Time {
         let lease = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let drain = self.drains.values().flatten().min().copied();
+        let drain = self.lingering.next_end(self.awake());
         // What is over already, and waits for something else, is looked at when the leader next looks at its clock.
         let timers = [lease, drain, self.brake_ends()].into_iter().flatten();
         let timer = self.awake.timer(timers.filter(|at| *at > self.awake()).min());
@@ -329,7 +329,7 @@ impl Leader {
                 self.unsaved.insert(id);
             }
         }
-        (self.lingering, self.drains) = (Lingering::default(), BTreeMap::new());
+        self.drains.clear();
         for id in self.machines.keys().copied().collect::<Vec<_>>() {
             self.take_availability(id, availability.get(&id).copied().unwrap_or_default());
         }
@@ -358,6 +358,7 @@ impl Leader {
             }
         }
         self.retired = retired;
+        self.find_lingering();
         for id in self.machines.keys().copied().collect::<Vec<_>>() {
             self.update_openness(id);
         }
@@ -371,12 +372,16 @@ impl Leader {
         let waited = self.outbox.failed(reason);
         self.load(durable);
         self.paused_until = Some(self.now + STORE_RETRY);
+        // What they were told of it is lost.
+        self.farewells.extend(self.machines.iter().filter(|(_, m)| m.leaving).map(|(id, _)| *id));
         for held in waited {
             match held {
                 Held::Answer(request, query, _) => self.answer(request, query),
                 Held::Effect(Effect::UnitsChanged(names)) => self.turn.seen.extend(names),
                 // What machines were to be told was not decided: they are told anew when the pause ends.
-                Held::Effect(Effect::Send(..) | Effect::Event(Event::Placed { .. })) => {}
+                Held::Effect(
+                    Effect::Send(..) | Effect::Event(Event::Placed { .. } | Event::Availability { .. }),
+                ) => {}
                 Held::Effect(effect) => self.outbox.now(effect),
             }
         }

@@ -4,7 +4,7 @@
 //! active elsewhere: its old copy lingers. What fits nowhere else stays. Global units go nowhere else: a drain stops them
 //! when nothing else is left.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Change, Effect, Event, Leader, Machine};
 use crate::command::{MachineCommand, MachineCommandError};
@@ -13,29 +13,39 @@ use crate::leader::io::RequestId;
 use crate::machine::{Availability, MachineState};
 use crate::message::{Goodbye, LeaderMessage};
 use crate::state::{DesiredState, Observation, Phase};
+use crate::time::Time;
 use crate::unit::UnitName;
 
-/// Old copies that run on until the new ones are active.
+/// Old copies that run on until the new ones are active, or until a moment of the leader's own time, where there is one.
 #[derive(Debug, Default)]
-pub(super) struct Lingering(BTreeMap<MachineId, BTreeSet<UnitName>>);
+pub(super) struct Lingering(BTreeMap<MachineId, BTreeMap<UnitName, Option<Time>>>);
 
 impl Lingering {
-    fn insert(&mut self, machine: MachineId, name: &UnitName) {
-        self.0.entry(machine).or_default().insert(name.clone());
+    fn insert(&mut self, machine: MachineId, name: &UnitName, ends: Option<Time>) {
+        self.0.entry(machine).or_default().insert(name.clone(), ends);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (MachineId, &UnitName, Option<Time>)> {
+        self.0.iter().flat_map(|(machine, names)| names.iter().map(|(name, ends)| (*machine, name, *ends)))
+    }
+
+    /// When the first of them ends, beyond that moment.
+    pub(super) fn next_end(&self, after: Time) -> Option<Time> {
+        self.iter().filter_map(|(_, _, ends)| ends.filter(|ends| *ends > after)).min()
     }
 
     pub(super) fn contains(&self, machine: MachineId, name: &UnitName) -> bool {
-        self.0.get(&machine).is_some_and(|names| names.contains(name))
+        self.0.get(&machine).is_some_and(|names| names.contains_key(name))
     }
 
     fn count(&self, machine: MachineId) -> usize {
-        self.0.get(&machine).map_or(0, BTreeSet::len)
+        self.0.get(&machine).map_or(0, BTreeMap::len)
     }
 
     /// Says whether it was there.
     pub(super) fn remove(&mut self, machine: MachineId, name: &UnitName) -> bool {
         let Some(names) = self.0.get_mut(&machine) else { return false };
-        let was = names.remove(name);
+        let was = names.remove(name).is_some();
         if names.is_empty() {
             self.0.remove(&machine);
         }
@@ -43,7 +53,7 @@ impl Lingering {
     }
 
     fn machines_of(&self, name: &UnitName) -> Vec<MachineId> {
-        self.0.iter().filter(|(_, names)| names.contains(name)).map(|(machine, _)| *machine).collect()
+        self.0.iter().filter(|(_, names)| names.contains_key(name)).map(|(machine, _)| *machine).collect()
     }
 }
 
@@ -71,12 +81,12 @@ impl Leader {
         self.empty(id);
     }
 
-    /// What was decided of the machine is this. A drain's time begins now.
+    /// What was decided of the machine is this.
     pub(super) fn take_availability(&mut self, id: MachineId, availability: Availability) {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.availability = availability;
         match availability {
-            Availability::Draining(drain) => self.drains.insert(id, Some(self.awake() + drain.timeout())),
+            Availability::Draining(_) => self.drains.insert(id),
             Availability::Open | Availability::Cordoned => self.drains.remove(&id),
         };
     }
@@ -87,7 +97,10 @@ impl Leader {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         match goodbye {
             Goodbye::Restart => {
-                if let Some(deadline) = machine.deadline.filter(|deadline| *deadline < restart) {
+                // One that is shut down is not waited for.
+                if let Some(deadline) =
+                    machine.deadline.filter(|deadline| *deadline < restart && !machine.leaving)
+                {
                     machine.deadline = Some(restart);
                     self.deadlines.remove(&(deadline, id));
                     self.deadlines.insert((restart, id));
@@ -118,16 +131,54 @@ impl Leader {
     /// to be active elsewhere.
     pub(super) fn linger(&mut self, name: &UnitName, from: MachineId) {
         let launched = self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Launched);
-        let alive =
-            self.machines.get(&from).is_some_and(|machine| machine.state != MachineState::Unreachable);
-        if launched && alive {
-            self.lingering.insert(from, name);
+        let Some(machine) = self.machines.get(&from) else { return };
+        let runs = machine.observed.get(name).is_some_and(|copy| match &copy.observation {
+            Observation::Held { state: Some(state), .. } => !matches!(&*state.active, "inactive" | "failed"),
+            Observation::Held { state: None, phase } => *phase == Phase::Launched,
+            Observation::Refused(_) => false,
+        });
+        if launched && runs && machine.state != MachineState::Unreachable {
+            let ends = self.lingers_until(from);
+            self.lingering.insert(from, name, ends);
         }
+    }
+
+    /// When what lingers on the machine from now on is stopped in any case. One that shuts down sees to that itself.
+    fn lingers_until(&self, id: MachineId) -> Option<Time> {
+        match self.machines.get(&id)?.availability {
+            Availability::Draining(drain) => Some(self.awake() + drain.timeout()),
+            Availability::Open | Availability::Cordoned => None,
+        }
+    }
+
+    /// Finds what lingers among the copies that were ended, after the memory of it was lost.
+    pub(super) fn find_lingering(&mut self) {
+        self.lingering = Lingering::default();
+        for (machine, name) in self.retired.keys().cloned().collect::<Vec<_>>() {
+            let left = self.machines.get(&machine).is_some_and(|m| {
+                m.state != MachineState::Unreachable && (m.leaving || self.drains.contains(&machine))
+            });
+            let moved = self.units.get(&name).is_some_and(|unit| {
+                unit.desired == DesiredState::Launched && !unit.options.global && !unit.placements.is_empty()
+            });
+            if left && moved {
+                let ends = self.lingers_until(machine);
+                self.lingering.insert(machine, &name, ends);
+            }
+        }
+    }
+
+    /// Whether the unit is where it may become active: else it is not waited for, and nothing of it is stopped either.
+    fn may_become_active(&self, name: &UnitName) -> bool {
+        let on = self.units.get(name).and_then(|unit| unit.placements.keys().next());
+        let machine = on.and_then(|id| self.machines.get(id));
+        machine.is_some_and(|machine| machine.state != MachineState::Unreachable && !machine.leaving)
     }
 
     /// Whether as many units of the machine are on their way elsewhere as may be.
     pub(super) fn moves_enough(&self, id: MachineId) -> bool {
         self.machines.get(&id).is_some_and(|machine| match machine.availability {
+            _ if machine.state == MachineState::Unreachable => false,
             Availability::Draining(drain) => self.lingering.count(id) >= drain.max_parallel(),
             Availability::Open | Availability::Cordoned => false,
         })
@@ -163,13 +214,15 @@ impl Leader {
     /// machines of which nothing more can be moved.
     pub(super) fn finish_moves(&mut self) {
         let awake = self.awake();
-        for (id, ends) in self.drains.clone() {
-            if ends.is_some_and(|ends| ends <= awake) {
-                self.drains.insert(id, None);
-                for name in self.lingering.0.get(&id).cloned().unwrap_or_default() {
-                    self.end_lingering_on(id, &name);
-                }
-            }
+        let over = |(_, name, ends): &(MachineId, &UnitName, Option<Time>)| {
+            ends.is_some_and(|ends| ends <= awake) && self.may_become_active(name)
+        };
+        let over: Vec<(MachineId, UnitName)> =
+            self.lingering.iter().filter(over).map(|(id, name, _)| (id, name.clone())).collect();
+        for (id, name) in over {
+            self.end_lingering_on(id, &name);
+        }
+        for id in self.drains.clone() {
             let is_global = |name: &UnitName| self.units.get(name).is_some_and(|unit| unit.options.global);
             if self.placer.units_on(id).all(is_global) {
                 for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
@@ -178,7 +231,8 @@ impl Leader {
             }
         }
         for id in self.farewells.clone() {
-            if self.lingering.count(id) == 0 {
+            let waits = |(on, name, _): (MachineId, &UnitName, _)| on == id && self.may_become_active(name);
+            if !self.lingering.iter().any(waits) {
                 self.farewells.remove(&id);
                 self.farewell(id);
             }

@@ -149,7 +149,7 @@ impl Leader {
     fn is_held(&self, units: &[UnitName]) -> bool {
         let on = |name| self.units.get(name).into_iter().flat_map(|unit| unit.placements.keys());
         let mut machines = units.iter().flat_map(on);
-        machines.any(|machine| self.braked().is_some() || self.moves_enough(*machine))
+        machines.any(|machine| self.is_braked(*machine) || self.moves_enough(*machine))
     }
 
     /// Global units go wherever they fit, the one submitted first before the others.
@@ -226,6 +226,7 @@ impl Leader {
         if unit.placements.keys().any(|id| !is_left(&self.machines, *id)) {
             self.queue.remove(unit);
         }
+        self.lingering.remove(machine, name);
         self.placer.assign(name, machine);
         if self.retired.remove(&(machine, name.clone())).is_some() {
             self.turn.changes.push(Change::DeleteRetired(machine, name.clone()));

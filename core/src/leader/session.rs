@@ -129,6 +129,10 @@ impl Leader {
         machine.record = record;
         machine.told = Some(self.term);
         machine.leaving = false;
+        if let Some(deadline) = machine.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.farewells.remove(&id);
         machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
         machine.observed.clear();
         self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
@@ -174,6 +178,9 @@ impl Leader {
             let copy = Copy { epoch: unit.epoch, hash: unit.hash, observation: unit.observation };
             self.adopt_or_note(id, &unit.name, &copy);
             self.turn.seen.push(unit.name.clone());
+            if self.units.get(&unit.name).and_then(|known| known.placements.get(&id)) == Some(&copy.epoch) {
+                self.look_at_lingering(&unit.name, &copy.observation);
+            }
             if let Some(machine) = self.machines.get_mut(&id) {
                 machine.observed.insert(unit.name, copy);
             }
@@ -298,6 +305,8 @@ impl Leader {
     fn extend_lease(&mut self, id: MachineId) {
         let deadline = self.awake() + self.lease();
         let Some(machine) = self.machines.get_mut(&id) else { return };
+        // An agent that is restarted was granted more.
+        let deadline = machine.deadline.map_or(deadline, |granted| granted.max(deadline));
         machine.last_heard = Some(self.now);
         machine.lost = None;
         machine.undoubted = false;

@@ -137,7 +137,8 @@ impl Leader {
             }
             return reason(&format!("no machine takes it; `musterctl status {name}` says why"));
         }
-        if let (Some((machines, left)), Some(machine)) = (self.braked(), unit.placements.keys().next()) {
+        let braked = unit.placements.keys().next().filter(|machine| self.is_braked(**machine));
+        if let (Some((machines, left)), Some(machine)) = (self.braked(), braked) {
             return reason(&format!(
                 "its machine {} is unreachable, but {} machines seem to have died at once: nothing is moved until they \
                  are back, for {} s more at most, or until `musterctl brake release`",

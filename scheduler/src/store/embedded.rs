@@ -11,7 +11,7 @@ use muster_core::leader::{Change, Durable};
 use muster_core::machine::Availability;
 use muster_core::unit::UnitName;
 use redb::{
-    Builder, Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    Builder, Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
     WriteTransaction,
 };
 use rustix::fs::{FlockOperation, flock};
@@ -246,7 +246,12 @@ fn each<K: Key + 'static>(
     definition: TableDefinition<'_, K, &'static str>,
     mut take: impl for<'a> FnMut(K::SelfType<'a>, &str) -> Result<(), String>,
 ) -> Result<(), redb::Error> {
-    for entry in transaction.open_table(definition)?.iter()? {
+    let table = match transaction.open_table(definition) {
+        // It is made with the first entry.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+        table => table?,
+    };
+    for entry in table.iter()? {
         let (key, value) = entry?;
         take(key.value(), value.value()).map_err(|problem| {
             let key = format!("{:?}", key.value());

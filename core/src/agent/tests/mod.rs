@@ -9,7 +9,8 @@ use super::*;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
 use crate::machine::Capacity;
 use crate::message::{
-    Assignment, Assignments, LeaderMessage, Refused, Removal, ReportedChange, ToAgent, UnitReport, Welcome,
+    Assignment, Assignments, Goodbye, LeaderMessage, Refused, Removal, ReportedChange, ToAgent, UnitReport,
+    Welcome,
 };
 use crate::state::{Observation, Phase, Target, UnitState};
 use crate::unit::{ContentHash, UnitName};
@@ -227,6 +228,25 @@ fn systemd_is_not_asked_for_more_jobs_than_its_bus_bears() {
     assert_eq!((starts(&effects), stops(&effects)), (0, 64));
     let stopped = (0..64).map(|number| Input::Answered(name(number), Verb::Stop, Err(CallError::NotLoaded)));
     assert_eq!(stops(&bench.agent.step(bench.now, stopped)), 64);
+}
+
+#[test]
+fn goodbye_is_said_in_every_session_and_needs_no_leader() {
+    let said = |goodbye| Effect::Send(FromAgent::Goodbye(goodbye));
+    let mut bench = Bench::new();
+    assert_eq!(bench.step(Input::Goodbye(Goodbye::Shutdown)), [said(Goodbye::Shutdown)]);
+    assert_eq!(bench.later(Duration::from_millis(10)), []);
+    assert_eq!(bench.hear(LeaderMessage::Farewell), [Effect::Farewell]);
+    // The agent's own end adds nothing to that.
+    assert_eq!(bench.step(Input::Goodbye(Goodbye::Restart)), [Effect::Farewell]);
+    // Another leader has to be told too. While there is none, nobody waits.
+    assert_eq!(bench.step(Input::Disconnected(1)), [Effect::Farewell]);
+    let effects = bench.later(Duration::from_secs(5));
+    assert!(effects.contains(&Effect::Connect(2)), "{effects:?}");
+    bench.step(Input::Connected(2));
+    assert!(bench.hear(welcome(CLUSTER)).contains(&said(Goodbye::Shutdown)));
+    let mut bench = Bench::unconnected(Membership::default(), ledger());
+    assert!(bench.step(Input::Goodbye(Goodbye::Restart)).contains(&Effect::Farewell));
 }
 
 #[test]
@@ -630,9 +650,11 @@ fn heartbeats_tell_how_old_the_last_word_of_pid_1_is_and_wait_for_none() {
 #[test]
 fn drop_ins_carry_the_epoch_and_a_slice_where_the_file_names_none() {
     let text = drop_in(&unit("a.service"), epoch(5, 1), FILE).unwrap();
-    assert!(text.starts_with("[Service]\nEnvironment=MUSTER_EPOCH=5.1\nSlice=muster-"), "{text}");
+    let begins =
+        "[Unit]\nBefore=muster-goodbye.service\n[Service]\nEnvironment=MUSTER_EPOCH=5.1\nSlice=muster-";
+    assert!(text.starts_with(begins), "{text}");
     let own = drop_in(&unit("a.service"), epoch(5, 1), "[Service]\nSlice=db.slice\n").unwrap();
-    assert_eq!(own, "[Service]\nEnvironment=MUSTER_EPOCH=5.1\n");
+    assert_eq!(own, "[Unit]\nBefore=muster-goodbye.service\n[Service]\nEnvironment=MUSTER_EPOCH=5.1\n");
     assert!(drop_in(&unit("a.socket"), epoch(5, 1), FILE).unwrap().contains("\n[Socket]\n"));
     assert_eq!(drop_in(&unit("a.timer"), epoch(5, 1), FILE), None);
 }

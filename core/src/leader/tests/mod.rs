@@ -2,6 +2,7 @@
 
 mod doubt;
 mod moving;
+mod races;
 mod random;
 mod world;
 
