@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/target/tools
 DENY := $(TOOLS)/bin/cargo-deny
 CLUSTER := target/release/muster-cluster
 
-.PHONY: help cargo build demo cluster test lint unit-tests cluster-tests bench host-packages fmt clean
+.PHONY: help cargo build demo cluster test lint unit-tests cluster-tests bench sim host-packages fmt clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,10 @@ cluster-tests: host-packages build ## tests on machines with a real systemd (roo
 
 bench: cargo host-packages build ## measure; prints a table and writes target/bench.json (root)
 	$(CARGO) run --release --locked -p muster-bench
+
+sim: ## simulate: SEEDS=1000 FIRST=1, or one SEED=... with its history
+	$(CARGO) run --profile sim --locked -p muster-sim -- \
+	    $(if $(SEED),--seed $(SEED) $(if $(ONLY),--only $(ONLY)),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1))
 
 host-packages: ## install what booting machines needs, with the host's package manager
 	@tests/cluster/host-packages

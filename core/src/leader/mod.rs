@@ -96,7 +96,7 @@ pub struct Leader {
     /// Whether every machine has reported or had a lease's time to: only then are units placed.
     settled: bool,
     /// Assignments that a machine did not take, since it holds or has stopped a later epoch.
-    stale: BTreeSet<(MachineId, UnitName)>,
+    stale: BTreeSet<(MachineId, UnitName, Epoch)>,
     /// Set while a higher term is being recorded.
     taking_term: bool,
     /// Set after the store failed: until then nothing is decided that no client asks for.

@@ -215,7 +215,8 @@ impl Leader {
     pub(super) fn finish_moves(&mut self) {
         let awake = self.awake();
         let over = |(_, name, ends): &(MachineId, &UnitName, Option<Time>)| {
-            ends.is_some_and(|ends| ends <= awake) && self.may_become_active(name)
+            let placed = self.units.get(name).is_some_and(|unit| !unit.placements.is_empty());
+            ends.is_some_and(|ends| ends <= awake) && (!placed || self.may_become_active(name))
         };
         let over: Vec<(MachineId, UnitName)> =
             self.lingering.iter().filter(over).map(|(id, name, _)| (id, name.clone())).collect();

@@ -247,6 +247,8 @@ impl Leader {
 
     /// Records the end of the unit's copies on this machine up to this epoch.
     pub(super) fn retire(&mut self, machine: MachineId, name: &UnitName, epoch: Epoch) {
+        let known = self.retired.get(&(machine, name.clone())).copied().unwrap_or_default();
+        let epoch = epoch.max(known);
         self.retired.insert((machine, name.clone()), epoch);
         self.turn.changes.push(Change::PutRetired(machine, name.clone(), epoch));
         self.turn.tell(machine, name);
@@ -301,6 +303,10 @@ impl Leader {
             } else {
                 self.unplace(name, machine);
             }
+        }
+        if self.units.get(name).is_some_and(|unit| unit.placements.is_empty()) {
+            // There is nothing whose start it would be waited for.
+            self.end_lingering(name);
         }
         self.unplace_followers(name);
         self.mark(name);

@@ -10,7 +10,7 @@ use crate::machine::{Availability, MachineRecord, MachineState};
 use crate::message::{
     FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
 };
-use crate::state::DesiredState;
+use crate::state::{DesiredState, Observation};
 use crate::unit::UnitName;
 
 impl Leader {
@@ -204,16 +204,18 @@ impl Leader {
         });
         let global = wanted.is_some_and(|unit| unit.options.global);
         if wanted.is_none() || (!global && latest.is_some_and(|latest| copy.epoch < latest)) {
-            let known = self.strays.entry(name.clone()).or_default().insert(id, copy.epoch);
-            if known.is_none() {
-                self.event(Event::Orphaned { unit: name.clone(), machine: id });
-            }
-            return;
+            return self.note_stray(id, name, copy.epoch);
         }
         if !global {
             self.unplace_all(name);
         }
         self.set_placement(name, id, copy.epoch);
+    }
+
+    fn note_stray(&mut self, id: MachineId, name: &UnitName, epoch: Epoch) {
+        if self.strays.entry(name.clone()).or_default().insert(id, epoch).is_none() {
+            self.event(Event::Orphaned { unit: name.clone(), machine: id });
+        }
     }
 
     /// The epoch up to which the leader has a record of copies of the unit on this machine.
@@ -250,10 +252,16 @@ impl Leader {
                 let placed = self.units.get(&name).and_then(|unit| unit.placements.get(&id));
                 // What is said of an earlier placement was dealt with.
                 if placed == Some(&epoch) {
-                    self.stale.insert((id, name));
+                    self.stale.insert((id, name, epoch));
                 }
             }
             ReportedChange::Observed(observation) => {
+                // It was on its way when the store lost what was decided on it.
+                if matches!(observation, Observation::Held { .. })
+                    && self.latest_known(id, &name).is_none_or(|known| known < epoch)
+                {
+                    self.note_stray(id, &name, epoch);
+                }
                 let hash = self.units.get(&name).map(|unit| unit.hash);
                 let Some(machine) = self.machines.get_mut(&id) else { return };
                 self.turn.seen.push(name.clone());
@@ -386,8 +394,8 @@ impl Leader {
 
     /// Gives a later epoch to placements that their machine did not take since it has stopped that one.
     pub(super) fn renew_stale(&mut self) {
-        for (id, name) in std::mem::take(&mut self.stale) {
-            if self.units.get(&name).is_some_and(|unit| unit.placements.contains_key(&id)) {
+        for (id, name, stale) in std::mem::take(&mut self.stale) {
+            if self.units.get(&name).is_some_and(|unit| unit.placements.get(&id) == Some(&stale)) {
                 let epoch = self.mint();
                 self.set_placement(&name, id, epoch);
             }

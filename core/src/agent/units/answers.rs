@@ -267,9 +267,10 @@ impl Units {
     pub fn seen(&mut self, now: Time, name: UnitName, seen: Option<Seen>) {
         let Some(unit) = self.units.get_mut(&name) else { return };
         let overtaken = std::mem::replace(&mut unit.reading, Reading::No) == Reading::Overtaken;
+        let unanswered = seen.is_none();
         let Some(Seen { state, job, load_error }) = seen.filter(|_| !overtaken) else {
             // The next read decides, where one is waited for.
-            if unit.doing != Doing::Nothing || unit.stopped {
+            if unanswered || unit.doing != Doing::Nothing || unit.stopped {
                 self.read_later(now, &name, RETRY);
             }
             return;

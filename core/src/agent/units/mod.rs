@@ -194,6 +194,16 @@ impl Units {
             {
                 unnamed.remove(name);
             }
+            // What it was to hold instead, this leader does not know of.
+            for removal in &assignments.remove {
+                if let Some(unit) = self.units.get_mut(&removal.name)
+                    && !matches!(unit.doing, Doing::Writing(..))
+                    && matches!(&unit.want, Some(Want::Hold(wanted)) if wanted.epoch > removal.epoch)
+                {
+                    unit.want = None;
+                    unit.refused = None;
+                }
+            }
             // Nobody has a record of them: they are left alone.
             for name in unnamed {
                 if let Some(unit) = self.units.get_mut(&name) {

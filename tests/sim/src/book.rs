@@ -1,0 +1,491 @@
+//! The simulation's own account of what was decided, promised and said, against which [`crate::invariants`] hold the
+//! leader and the agents. None of it is taken from their memories: only from what goes in and out of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use std::time::Duration;
+
+use muster_core::agent;
+use muster_core::command::{Command, CommandResult};
+use muster_core::ids::{CommandId, CommitId, Epoch, MachineId, Term};
+use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId, StoredUnit};
+use muster_core::machine::{Availability, MachineRecord};
+use muster_core::message::{FromAgent, Goodbye, LeaderMessage, ReportedChange, ToAgent};
+use muster_core::state::Target;
+use muster_core::time::Time;
+use muster_core::unit::UnitName;
+
+use crate::client::client_of;
+use crate::faults::Ask;
+use crate::intent::Intent;
+use crate::queue::Micros;
+use crate::world::World;
+
+#[derive(Debug)]
+pub(crate) struct Book {
+    /// What the leader has decided, durable or not.
+    pub(crate) decided: Decided,
+    /// What the clients' commands add up to: those that the leader has carried out, and those of them that are durable.
+    pub(crate) intent: Intent,
+    pub(crate) durable_intent: Intent,
+    pub(crate) commands: BTreeSet<CommandId>,
+    pub(crate) durable_commands: BTreeSet<CommandId>,
+    /// Requests that the leader has not answered, and what is to be said to them.
+    pub(crate) expected: BTreeMap<RequestId, Expected>,
+    /// All that was durable at any time (since the last restore of a backup).
+    pub(crate) placed: BTreeSet<(UnitName, MachineId, Epoch)>,
+    pub(crate) retired: BTreeMap<(MachineId, UnitName), Epoch>,
+    pub(crate) availabilities: BTreeSet<(MachineId, String)>,
+    /// The latest epoch of each unit that was ever decided.
+    pub(crate) last_epoch: BTreeMap<UnitName, Epoch>,
+    /// What the leader has issued and what of it is durable.
+    pub(crate) issued: CommitId,
+    pub(crate) durable: CommitId,
+    /// The leader's clock when it took over, and the machines that it knew then.
+    pub(crate) took_over: Time,
+    pub(crate) expects: BTreeSet<MachineId>,
+    /// Whether a backup was restored, or the store has lost what was decided on it: from then on machines may know
+    /// better than the store.
+    pub(crate) restored: bool,
+    pub(crate) store_failed: bool,
+    pub(crate) machines: Vec<MachineBook>,
+    /// When the world was found to be well, what had been done until then.
+    pub(crate) idle: Option<Done>,
+}
+
+/// What the leader has decided.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    pub(crate) units: BTreeMap<UnitName, StoredUnit>,
+    /// The number of each unit's file; also of units that are known no more and of which copies may be left.
+    pub(crate) files: BTreeMap<UnitName, usize>,
+    pub(crate) machines: BTreeMap<MachineId, MachineRecord>,
+    pub(crate) availability: BTreeMap<MachineId, Availability>,
+    pub(crate) retired: BTreeMap<(MachineId, UnitName), Epoch>,
+}
+
+/// How much was done until some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// That moment, counted from the end of the faults.
+    pub(crate) since: Micros,
+    pub(crate) commits: u64,
+    pub(crate) reports: u64,
+    pub(crate) assignments: u64,
+}
+
+/// What a request is to be answered.
+#[derive(Debug)]
+pub(crate) enum Expected {
+    Command {
+        id: CommandId,
+        outcome: Result<(), String>,
+    },
+    /// What the clients' commands added up to when the question was asked, and the last commit before.
+    Query {
+        intent: Intent,
+        after: CommitId,
+    },
+    Machines {
+        machines: Vec<MachineId>,
+        availability: Availability,
+    },
+}
+
+/// What is known of one machine.
+#[derive(Debug, Default)]
+pub(crate) struct MachineBook {
+    /// The stream on which its agent last said Hello.
+    pub(crate) session: Option<ConnectionId>,
+    /// What leaders whom the machine has to obey have told it, in this boot: of each unit, each placement that it was to
+    /// hold, in which term that was said, and whether it was to be loaded only at some time.
+    pub(crate) told_to_hold: BTreeMap<UnitName, BTreeMap<Epoch, Told>>,
+    pub(crate) told_to_remove: BTreeMap<UnitName, (Epoch, Term)>,
+    /// The copies that it has begun to stop.
+    pub(crate) stops: BTreeSet<(UnitName, Epoch)>,
+    /// Until when its lease runs by its own clock: as it was told, and as the leader has promised.
+    pub(crate) granted: Option<Time>,
+    pub(crate) promised: Option<Time>,
+    /// Until when it was given time to restart its agent; over when that says Hello.
+    pub(crate) grace: Option<Time>,
+    /// When the present leader last heard Hello or an answered heartbeat of it, by the leader's clock, and how long the
+    /// leader had been stopped until then; none after the machine was given up.
+    pub(crate) heard: Option<(Time, Micros)>,
+    /// Until when the present leader has granted it time to restart its agent, by the leader's clock and at most.
+    pub(crate) graced: Option<Time>,
+    /// Whether it told the present leader that it shuts down.
+    pub(crate) leaving: bool,
+    /// Whether the present leader knows that its PID 1 is silent for too long.
+    pub(crate) pid1_lost: bool,
+    /// Placements that it has refused since it has a later one.
+    pub(crate) stale: BTreeSet<(UnitName, Epoch)>,
+    /// Up to which epoch the leader has recorded that no copy is left.
+    pub(crate) over: BTreeMap<UnitName, Epoch>,
+    /// What it said in this session that it holds.
+    pub(crate) says: BTreeMap<UnitName, Epoch>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    pub(crate) term: Term,
+    pub(crate) loaded: bool,
+    pub(crate) launched: bool,
+}
+
+/// Why the leader makes a step.
+#[derive(Debug)]
+pub(crate) enum Cause {
+    /// A client's command: new, or a repetition.
+    Command {
+        request: RequestId,
+        id: CommandId,
+        ask: Ask,
+        new: bool,
+    },
+    Agent,
+    Other,
+}
+
+impl Decided {
+    /// The units that are placed on a machine, and those of which a copy is being stopped there.
+    pub(crate) fn on(&self, machine: MachineId, with_ending: bool) -> BTreeSet<&UnitName> {
+        let placed = self.units.iter().filter(|(_, unit)| unit.placements.contains_key(&machine));
+        let ending = self.retired.keys().filter(|(id, _)| with_ending && *id == machine);
+        placed.map(|(name, _)| name).chain(ending.map(|(_, name)| name)).collect()
+    }
+}
+
+impl Book {
+    pub(crate) fn new(machines: usize) -> Self {
+        Self {
+            decided: Decided::default(),
+            intent: Intent::default(),
+            durable_intent: Intent::default(),
+            commands: BTreeSet::new(),
+            durable_commands: BTreeSet::new(),
+            expected: BTreeMap::new(),
+            placed: BTreeSet::new(),
+            retired: BTreeMap::new(),
+            availabilities: BTreeSet::new(),
+            last_epoch: BTreeMap::new(),
+            issued: CommitId(0),
+            durable: CommitId(0),
+            took_over: Time::default(),
+            expects: BTreeSet::new(),
+            restored: false,
+            store_failed: false,
+            machines: (0..machines).map(|_| MachineBook::default()).collect(),
+            idle: None,
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn machine_number(&self, id: MachineId) -> Option<usize> {
+        self.machines.iter().position(|machine| machine.id == id)
+    }
+
+    /// The disk has this now.
+    pub(crate) fn becomes_durable(&mut self, change: &Change) {
+        let book = &mut self.book;
+        match change {
+            Change::PutUnit(name, unit) => {
+                for (machine, epoch) in &unit.placements {
+                    book.placed.insert((name.clone(), *machine, *epoch));
+                }
+            }
+            Change::PutAvailability(machine, availability) => {
+                book.availabilities.insert((*machine, format!("{availability:?}")));
+            }
+            Change::PutRetired(machine, name, epoch) => {
+                let last = book.retired.entry((*machine, name.clone())).or_default();
+                *last = (*last).max(*epoch);
+            }
+            Change::PutCommand(_, command) => {
+                book.durable_commands.insert(command.id);
+                if let Some(client) = self.clients.get(client_of(command.id))
+                    && book.durable_intent.carry_out(&client.order.ask).is_err()
+                {
+                    book.durable_intent.destroy(&client.order.ask);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A backup was restored: all that came after it never was.
+    pub(crate) fn restored(&mut self, intent: Intent, commands: BTreeSet<CommandId>) {
+        let book = &mut self.book;
+        book.restored = true;
+        book.durable_intent = intent;
+        book.durable_commands = commands;
+        book.last_epoch.clear();
+        for machine in &mut book.machines {
+            machine.over.clear();
+            machine.grace = None;
+        }
+        (book.placed, book.retired) = (BTreeSet::new(), self.store.durable.retired.clone());
+        for (name, unit) in &self.store.durable.units {
+            for (machine, epoch) in &unit.placements {
+                self.book.placed.insert((name.clone(), *machine, *epoch));
+            }
+        }
+    }
+
+    /// A leader begins with what the store holds.
+    pub(crate) fn leader_takes_over(&mut self, now: Time) {
+        self.go_back_to_store();
+        let book = &mut self.book;
+        book.expected.clear();
+        (book.issued, book.durable) = (CommitId(0), CommitId(0));
+        book.took_over = now;
+        book.expects = self.store.durable.machines.keys().copied().collect();
+        for machine in &mut book.machines {
+            machine.heard = None;
+            machine.pid1_lost = false;
+            machine.leaving = false;
+            machine.graced = None;
+            machine.stale.clear();
+            machine.says.clear();
+        }
+    }
+
+    /// What was decided and is not durable is lost.
+    fn go_back_to_store(&mut self) {
+        let stored = &self.store.durable;
+        let number = |text: &str| self.palette.number(text).unwrap_or_default();
+        let files = stored.files.iter().map(|(name, text)| (name.clone(), number(text))).collect();
+        let book = &mut self.book;
+        book.decided.units = stored.units.clone();
+        book.decided.machines = stored.machines.clone();
+        book.decided.availability = stored.availability.clone();
+        book.decided.retired = stored.retired.clone();
+        // The files of units that are known no more are gone, and with them what they asked for, although copies of them
+        // may be left.
+        book.decided.files = files;
+        book.intent = book.durable_intent.clone();
+        book.commands = book.durable_commands.clone();
+        book.durable = book.issued;
+        for machine in &mut book.machines {
+            // It may not have become durable.
+            machine.over.clear();
+        }
+    }
+
+    pub(crate) fn boot_ends(&mut self, number: usize) {
+        let book = &mut self.book.machines[number];
+        let (heard, pid1_lost, leaving) = (book.heard, book.pid1_lost, book.leaving);
+        *book = MachineBook { heard, leaving, pid1_lost, ..MachineBook::default() };
+    }
+
+    /// The leader is about to be told this.
+    pub(crate) fn before_step(&mut self, input: &Input) -> Cause {
+        match input {
+            Input::Command(request, command) => self.before_command(*request, command),
+            Input::Query(request, _) => {
+                let expected = Expected::Query { intent: self.book.intent.clone(), after: self.book.issued };
+                self.book.expected.insert(*request, expected);
+                Cause::Other
+            }
+            Input::Agent(connection, message) => self.before_message(*connection, message),
+            Input::Committed(upto) => {
+                self.book.durable = *upto;
+                Cause::Other
+            }
+            Input::CommitFailed { .. } => {
+                self.go_back_to_store();
+                self.book.store_failed = true;
+                let after = self.book.issued;
+                for expected in self.book.expected.values_mut() {
+                    if let Expected::Query { .. } = expected {
+                        *expected = Expected::Query { intent: self.book.intent.clone(), after };
+                    }
+                }
+                Cause::Other
+            }
+            Input::Machines(request, command) => {
+                let machines = command.machines.clone();
+                let expected = Expected::Machines { machines, availability: command.availability };
+                self.book.expected.insert(*request, expected);
+                Cause::Other
+            }
+            Input::Disconnected(_) | Input::TermTaken(_) | Input::Tick | Input::ReleaseBrake(_) => {
+                Cause::Other
+            }
+        }
+    }
+
+    fn before_command(&mut self, request: RequestId, command: &Command) -> Cause {
+        let ask = self.clients[client_of(command.id)].order.ask.clone();
+        let new = !self.book.commands.contains(&command.id);
+        let outcome = if new { self.book.intent.clone().carry_out(&ask) } else { Ok(()) };
+        self.book.expected.insert(request, Expected::Command { id: command.id, outcome });
+        Cause::Command { request, id: command.id, ask, new }
+    }
+
+    fn before_message(&mut self, connection: ConnectionId, message: &FromAgent) -> Cause {
+        let Some(stream) = self.network.stream(connection) else { return Cause::Other };
+        let number = stream.machine;
+        let book = &mut self.book.machines[number];
+        match message {
+            FromAgent::Hello(hello) => {
+                book.says = hello.units.iter().map(|unit| (unit.name.clone(), unit.epoch)).collect();
+            }
+            FromAgent::Heartbeat { pid1_age, .. } => {
+                if *pid1_age > self.settings.systemd_timeout && book.heard.is_some() {
+                    book.pid1_lost = true;
+                }
+            }
+            FromAgent::Report(reports) => {
+                for report in reports {
+                    match &report.change {
+                        ReportedChange::Stale(_) => {
+                            book.stale.insert((report.name.clone(), report.epoch));
+                        }
+                        ReportedChange::Observed(_) => {
+                            book.says.insert(report.name.clone(), report.epoch);
+                        }
+                        ReportedChange::Gone => {}
+                    }
+                }
+            }
+            FromAgent::Goodbye(Goodbye::Shutdown) => book.leaving = book.heard.is_some(),
+            FromAgent::Goodbye(Goodbye::Restart) => {
+                let now = self.scheduler.clock.time(self.queue.now());
+                book.graced = Some(now + self.settings.restart_grace + Duration::from_secs(1));
+            }
+            FromAgent::SnapshotWanted => {}
+        }
+        Cause::Agent
+    }
+
+    /// The leader has made a step, and this is to come of it: whether it has carried out a command.
+    pub(crate) fn judge_step(&mut self, cause: &Cause, effects: &[Effect]) {
+        let batches = || {
+            effects.iter().filter_map(|effect| match effect {
+                Effect::Persist(_, changes) => Some(changes),
+                _ => None,
+            })
+        };
+        let results = || {
+            batches().flatten().filter_map(|change| match change {
+                Change::PutCommand(_, command) => Some(command.id),
+                _ => None,
+            })
+        };
+        if let Cause::Command { request, id, ask, new: true } = cause {
+            if results().any(|result| result == *id) {
+                self.book.commands.insert(*id);
+                if let Err(why) = self.book.intent.carry_out(ask) {
+                    // Of what it does not know, the leader can destroy what is left after a restore.
+                    if !self.book.restored {
+                        self.violate(
+                            "nothing_acknowledged_is_lost",
+                            format!("a command is carried out although {why}"),
+                        );
+                    }
+                    self.book.intent.destroy(ask);
+                    self.book.expected.insert(*request, Expected::Command { id: *id, outcome: Ok(()) });
+                }
+            } else if let Some(Expected::Command { outcome: Ok(()), .. }) = self.book.expected.get(request) {
+                let text = format!("command {} is refused or not recorded: {ask:?}", id.bits());
+                self.violate("nothing_acknowledged_is_lost", text);
+            }
+        } else if let Some(id) = results().next() {
+            self.violate(
+                "nothing_acknowledged_is_lost",
+                format!("command {} is carried out again", id.bits()),
+            );
+        }
+    }
+
+    /// The agent's loop hands it these.
+    pub(crate) fn agent_hears(&mut self, number: usize, inputs: &[agent::Input]) {
+        for input in inputs {
+            if let agent::Input::Leader(message) = input {
+                self.agent_is_told(number, message);
+            }
+        }
+    }
+
+    fn agent_is_told(&mut self, number: usize, message: &ToAgent) {
+        let session = self.book.machines[number].session;
+        let Some(stream) = session.and_then(|connection| self.network.stream(connection)) else { return };
+        if stream.session != Some(message.session) || message.term < self.machines[number].membership.term {
+            return;
+        }
+        let book = &mut self.book.machines[number];
+        match &message.body {
+            LeaderMessage::HeartbeatAck { number: beat } => {
+                let end = stream.heartbeats.get(beat).map(|sent| *sent + self.settings.lease_ttl);
+                book.granted = book.granted.max(end);
+            }
+            LeaderMessage::Assignments(assignments) => {
+                for hold in &assignments.hold {
+                    let told = book.told_to_hold.entry(hold.name.clone()).or_default();
+                    let told = told.entry(hold.epoch).or_insert(Told {
+                        term: message.term,
+                        loaded: false,
+                        launched: false,
+                    });
+                    match hold.target {
+                        Target::Loaded => told.loaded = true,
+                        Target::Launched => told.launched = true,
+                    }
+                }
+                for removal in &assignments.remove {
+                    let told = book.told_to_remove.entry(removal.name.clone()).or_default();
+                    if told.0 < removal.epoch {
+                        *told = (removal.epoch, message.term);
+                    }
+                }
+            }
+            LeaderMessage::Welcome(_) | LeaderMessage::Refused(_) | LeaderMessage::Farewell => {}
+        }
+    }
+
+    /// What the leader promised with this answer, by the machine's clock.
+    pub(crate) fn promises(&mut self, connection: ConnectionId, beat: u64) {
+        let Some(stream) = self.network.stream(connection) else { return };
+        // What is promised to a process that is gone, nobody hears.
+        if !stream.agent_is(self.machines[stream.machine].agents) {
+            return;
+        }
+        let end = stream.heartbeats.get(&beat).map(|sent| *sent + self.settings.lease_ttl);
+        let book = &mut self.book.machines[stream.machine];
+        book.promised = book.promised.max(end);
+    }
+
+    /// What the leader promised to an agent that is restarted.
+    pub(crate) fn promises_grace(&mut self, connection: ConnectionId) {
+        if let Some(stream) = self.network.stream(connection)
+            && let Some(said) = stream.goodbye
+            && stream.agent_is(self.machines[stream.machine].agents)
+        {
+            let book = &mut self.book.machines[stream.machine];
+            book.grace = Some(said + self.settings.restart_grace);
+        }
+    }
+
+    /// How long ago the leader heard from the machine, by its clock, without the time in which it was stopped.
+    pub(crate) fn heard_ago(&self, number: usize) -> Option<Duration> {
+        let (heard, stalled) = self.book.machines[number].heard?;
+        let now = self.queue.now();
+        // Of its clock's drift, and of what it takes for a stall, the leader is given the benefit.
+        let stopped = Duration::from_micros((self.scheduler.stalled(now) - stalled) * 102 / 100);
+        Some(self.scheduler.clock.time(now).since(heard).saturating_sub(stopped))
+    }
+
+    /// Whether the machine has reason to believe that its lease holds.
+    pub(crate) fn lease_holds(&self, number: usize) -> bool {
+        let machine = &self.machines[number];
+        let now = machine.clock.time(self.queue.now());
+        let book = &self.book.machines[number];
+        machine.on && book.promised.max(book.grace).is_some_and(|end| now < end)
+    }
+
+    pub(crate) fn is_answered(&mut self, request: RequestId, result: &CommandResult) {
+        let Some(Expected::Command { id, outcome }) = self.book.expected.remove(&request) else { return };
+        self.judge_answer(id, &outcome, result);
+    }
+}

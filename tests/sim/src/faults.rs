@@ -1,0 +1,423 @@
+//! What goes wrong, and what clients ask for: drawn from the seed before the world begins, as a list from which a
+//! failing history can be shortened.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use muster_core::command::Verb;
+use muster_core::machine::{Availability, Drain};
+
+use crate::palette::{PLAIN, Palette, UNITS};
+use crate::queue::{MILLI, Micros, SECOND};
+use crate::random::Random;
+use crate::systemd::Behaviour;
+
+/// How long things go wrong.
+pub(crate) const FAULTS_LAST: Micros = 120 * SECOND;
+
+/// A history before it happens.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where all else comes from that happens.
+    pub seed: u64,
+    pub(crate) machines: usize,
+    /// Some histories have a backup restored: what was acknowledged since is lost.
+    pub(crate) entries: Vec<Entry>,
+    /// When everything heals.
+    pub(crate) heals: Micros,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// Its number in the plan as it was drawn.
+    pub(crate) number: usize,
+    pub(crate) at: Micros,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Client(Order),
+    Fault(Fault),
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) ask: Ask,
+    /// How many answers are lost on their way.
+    pub(crate) lost_answers: u32,
+    /// After how many attempts it gives up.
+    pub(crate) tries: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Ask {
+    Command { verb: Verb, units: Vec<usize>, content: Option<usize>, replace: bool },
+    Query,
+    Machine { machine: usize, availability: Availability },
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// The scheduler is killed after so many more effects, and started again after this time.
+    CrashScheduler {
+        after: u32,
+        down: Micros,
+    },
+    /// Its process is stopped, and goes on.
+    FreezeScheduler {
+        lasts: Micros,
+    },
+    /// An operator copies the store.
+    BackUp,
+    /// An operator puts the copy back.
+    Restore {
+        down: Micros,
+    },
+    StoreFull {
+        lasts: Micros,
+    },
+    StoreSlow {
+        lasts: Micros,
+    },
+    CrashAgent {
+        machine: usize,
+        after: u32,
+        down: Micros,
+    },
+    /// The agent is told to end, as for an upgrade.
+    RestartAgent {
+        machine: usize,
+        down: Micros,
+    },
+    /// The machine shuts down in order, and boots again.
+    Reboot {
+        machine: usize,
+        down: Micros,
+    },
+    FreezeAgent {
+        machine: usize,
+        lasts: Micros,
+    },
+    /// The machine loses its power, and boots again.
+    PowerLoss {
+        machine: usize,
+        down: Micros,
+    },
+    /// The machine stands still as a whole; its clock goes on.
+    FreezeMachine {
+        machine: usize,
+        lasts: Micros,
+    },
+    /// What one side sends does not arrive at the other.
+    Partition {
+        machine: usize,
+        up: bool,
+        down: bool,
+        lasts: Micros,
+    },
+    SlowLink {
+        machine: usize,
+        delay: Micros,
+        lasts: Micros,
+    },
+    /// The stream breaks; one side learns of it at once, the other when it does.
+    StreamBreaks {
+        machine: usize,
+        agent_first: bool,
+    },
+    /// What next answers the agent is an old leader, which does not know that it was overtaken.
+    OldLeader {
+        machine: usize,
+    },
+    DiskFull {
+        machine: usize,
+        lasts: Micros,
+    },
+    DiskSlow {
+        machine: usize,
+        lasts: Micros,
+    },
+    Pid1Hangs {
+        machine: usize,
+        lasts: Micros,
+    },
+    /// The connection to the bus ends.
+    BusBreaks {
+        machine: usize,
+    },
+    /// Calls are not answered, although they may have their effect.
+    BusFlaky {
+        machine: usize,
+        lasts: Micros,
+    },
+    Reload {
+        machine: usize,
+    },
+    SignalsLost {
+        machine: usize,
+        lasts: Micros,
+    },
+    UnitBehaves {
+        unit: usize,
+        behaviour: Behaviour,
+        lasts: Micros,
+    },
+    UnitExits {
+        machine: usize,
+        unit: usize,
+        restart: bool,
+    },
+    Activate {
+        machine: usize,
+        unit: usize,
+    },
+    ClockJumps {
+        machine: usize,
+        by: Micros,
+    },
+}
+
+impl Fault {
+    /// How long it lasts, where it ends by itself.
+    pub(crate) fn lasts(&self) -> Option<Micros> {
+        match self {
+            Self::FreezeScheduler { lasts }
+            | Self::StoreFull { lasts }
+            | Self::StoreSlow { lasts }
+            | Self::FreezeAgent { lasts, .. }
+            | Self::FreezeMachine { lasts, .. }
+            | Self::Partition { lasts, .. }
+            | Self::SlowLink { lasts, .. }
+            | Self::DiskFull { lasts, .. }
+            | Self::DiskSlow { lasts, .. }
+            | Self::Pid1Hangs { lasts, .. }
+            | Self::BusFlaky { lasts, .. }
+            | Self::SignalsLost { lasts, .. }
+            | Self::UnitBehaves { lasts, .. } => Some(*lasts),
+            _ => None,
+        }
+    }
+}
+
+impl Plan {
+    /// The history of this seed.
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed, "plan");
+        let machines = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 4, 5]);
+        let mut entries = Vec::new();
+        orders(&mut random, machines, &mut entries);
+        faults(&mut random, machines, &mut entries);
+        entries.retain(|entry| entry.at < FAULTS_LAST);
+        entries.sort_by_key(|entry| entry.at);
+        for (number, entry) in entries.iter_mut().enumerate() {
+            entry.number = number;
+        }
+        Self { seed, machines, entries, heals: FAULTS_LAST }
+    }
+
+    /// The same with only some of its entries.
+    pub(crate) fn only(&self, numbers: &[usize], heals: Micros) -> Self {
+        let kept = |entry: &&Entry| numbers.binary_search(&entry.number).is_ok();
+        let entries = self.entries.iter().filter(kept).cloned().collect();
+        Self { seed: self.seed, machines: self.machines, entries, heals }
+    }
+}
+
+fn add(entries: &mut Vec<Entry>, at: Micros, what: What) {
+    entries.push(Entry { number: 0, at, what });
+}
+
+fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    let palette = Palette::new();
+    let contents = palette.contents.len();
+    // Some clusters have units that nothing ties to a machine.
+    let plain = random.chance(300);
+    let content = |random: &mut Random, units: &[usize]| {
+        let drawn = random.below(if plain { PLAIN } else { contents });
+        // No unit is tied to itself.
+        let tied = palette.contents[drawn].options.machine_of.iter().any(|target| units.contains(target));
+        if tied { drawn % PLAIN } else { drawn }
+    };
+    let mut order = |random: &mut Random, at, ask| {
+        let lost_answers = if random.chance(150) { 1 + u32::from(random.chance(300)) } else { 0 };
+        let tries = if random.chance(100) { 1 } else { 20 };
+        add(entries, at, What::Client(Order { ask, lost_answers, tries }));
+    };
+    let many = 5 + random.below(UNITS - 4);
+    let mut unit = 0;
+    while unit < many {
+        let batch = 1 + random.below(6);
+        let units: Vec<usize> = (unit..many.min(unit + batch)).collect();
+        unit += batch;
+        let verb = if random.chance(850) { Verb::Start } else { Verb::Load };
+        let content = Some(content(random, &units));
+        let ask = Ask::Command { verb, units, content, replace: false };
+        let at = random.between(SECOND / 2, 6 * SECOND);
+        order(random, at, ask);
+    }
+    let verbs = [
+        Verb::Submit,
+        Verb::Load,
+        Verb::Start,
+        Verb::Start,
+        Verb::Start,
+        Verb::Start,
+        Verb::Stop,
+        Verb::Unload,
+        Verb::Destroy,
+        Verb::Destroy,
+        Verb::Restart,
+    ];
+    for _ in 0..random.below(60) {
+        let at = random.between(5 * SECOND, FAULTS_LAST - SECOND);
+        let ask = if random.chance(150) {
+            Ask::Query
+        } else if random.chance(120) {
+            let drain =
+                Drain { timeout_ms: random.spread(100, 30_000), max_parallel: *random.pick(&[0, 0, 1, 3]) };
+            let kinds = [
+                Availability::Open,
+                Availability::Open,
+                Availability::Cordoned,
+                Availability::Draining(drain),
+            ];
+            Ask::Machine { machine: random.below(machines), availability: *random.pick(&kinds) }
+        } else {
+            let units =
+                (0..if random.chance(800) { 1 } else { 4 }).map(|_| random.below(many)).collect::<Vec<_>>();
+            let units: Vec<usize> = units.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+            let content = random.chance(800).then(|| content(random, &units));
+            Ask::Command { verb: *random.pick(&verbs), units, content, replace: random.chance(400) }
+        };
+        order(random, at, ask);
+    }
+}
+
+/// How many kinds of faults [`fault`] knows.
+const FAULTS: usize = 27;
+
+fn faults(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    // Not all kinds in each history: what one fault brings about, another may hide.
+    let mut kinds: Vec<usize> = (0..FAULTS).filter(|_| random.chance(400)).collect();
+    if kinds.is_empty() {
+        kinds.push(0);
+    }
+    let most = *random.pick(&[3, 10, 20, 40, 80]);
+    let restores = random.chance(150);
+    for _ in 0..=random.below(most) {
+        let at = random.between(SECOND, FAULTS_LAST - SECOND);
+        let kind = *random.pick(&kinds);
+        let fault = fault(random, machines, kind);
+        if let Fault::Partition { machine, up, down, lasts } = fault
+            && random.chance(200)
+        {
+            // It comes and goes.
+            let period = random.between(SECOND / 2, 4 * SECOND);
+            for beat in 0..random.between(2, 12) {
+                let fault = Fault::Partition { machine, up, down, lasts: lasts.min(period / 2) };
+                add(entries, at + beat * period, What::Fault(fault));
+            }
+        } else {
+            add(entries, at, What::Fault(fault));
+        }
+    }
+    if restores {
+        let backup = random.between(5 * SECOND, 60 * SECOND);
+        add(entries, backup, What::Fault(Fault::BackUp));
+        let at = random.between(backup + SECOND, FAULTS_LAST - SECOND);
+        add(entries, at, What::Fault(Fault::Restore { down: random.spread(100 * MILLI, 10 * SECOND) }));
+    }
+}
+
+fn fault(random: &mut Random, machines: usize, kind: usize) -> Fault {
+    let machine = random.below(machines);
+    let unit = random.below(UNITS);
+    let short = random.spread(50 * MILLI, 4 * SECOND);
+    let lasts = random.spread(200 * MILLI, 30 * SECOND);
+    // The interesting times are those about as long as a lease.
+    let lease = random.between(4_500 * MILLI, 6 * SECOND);
+    let lasts = if random.chance(250) { lease } else { lasts };
+    let after = if random.chance(300) { 0 } else { u32::try_from(random.below(12)).unwrap_or(0) };
+    match kind {
+        0 | 1 => Fault::CrashScheduler { after, down: random.spread(50 * MILLI, 12 * SECOND) },
+        2 => Fault::FreezeScheduler { lasts },
+        3 => Fault::StoreFull { lasts: short },
+        4 => Fault::StoreSlow { lasts },
+        5 | 6 => Fault::CrashAgent { machine, after, down: random.spread(50 * MILLI, 12 * SECOND) },
+        7 => Fault::FreezeAgent { machine, lasts },
+        8 => Fault::PowerLoss { machine, down: random.spread(SECOND, 30 * SECOND) },
+        9 => Fault::FreezeMachine { machine, lasts },
+        10 | 11 => {
+            let (up, down) = *random.pick(&[(true, true), (true, true), (true, false), (false, true)]);
+            Fault::Partition { machine, up, down, lasts }
+        }
+        12 => Fault::SlowLink { machine, delay: random.spread(20 * MILLI, 3 * SECOND), lasts },
+        13 => Fault::StreamBreaks { machine, agent_first: random.chance(500) },
+        14 => Fault::OldLeader { machine },
+        15 => Fault::DiskFull { machine, lasts },
+        16 => Fault::DiskSlow { machine, lasts },
+        17 => Fault::Pid1Hangs { machine, lasts: random.spread(200 * MILLI, 50 * SECOND) },
+        18 => Fault::BusBreaks { machine },
+        19 => Fault::BusFlaky { machine, lasts },
+        20 => Fault::Reload { machine },
+        21 => Fault::SignalsLost { machine, lasts },
+        22 => {
+            let behaviours = [
+                Behaviour::SlowStart,
+                Behaviour::Fails,
+                Behaviour::Hangs,
+                Behaviour::SlowStop,
+                Behaviour::Unstoppable,
+                Behaviour::Crashes,
+            ];
+            Fault::UnitBehaves { unit, behaviour: *random.pick(&behaviours), lasts }
+        }
+        23 if random.chance(500) => Fault::Activate { machine, unit },
+        23 => Fault::UnitExits { machine, unit, restart: random.chance(500) },
+        24 => Fault::RestartAgent { machine, down: random.spread(50 * MILLI, 40 * SECOND) },
+        25 => Fault::Reboot { machine, down: random.spread(SECOND, 30 * SECOND) },
+        _ => Fault::ClockJumps { machine, by: random.spread(100 * MILLI, 20 * SECOND) },
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>4}  {:>10.3} s  ", self.number, seconds(self.at))?;
+        match &self.what {
+            What::Fault(fault) => write!(f, "{fault:?}"),
+            What::Client(order) => write!(f, "client: {order}"),
+        }
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.ask {
+            Ask::Query => write!(f, "query")?,
+            Ask::Machine { machine, availability } => write!(f, "m{machine} {availability:?}")?,
+            Ask::Command { verb, units, content, replace } => {
+                write!(f, "{verb:?} {units:?}")?;
+                if let Some(content) = content {
+                    write!(f, " content {content}")?;
+                }
+                if *replace {
+                    write!(f, " --replace")?;
+                }
+            }
+        }
+        if self.lost_answers > 0 {
+            write!(f, ", loses {} answers", self.lost_answers)?;
+        }
+        if self.tries == 1 {
+            write!(f, ", tries once")?;
+        }
+        Ok(())
+    }
+}
+
+/// Seconds, to be shown.
+pub(crate) fn seconds(at: Micros) -> f64 {
+    std::time::Duration::from_micros(at).as_secs_f64()
+}

@@ -1,0 +1,318 @@
+//! After the faults: everything comes to what was asked for, and then there is silence.
+
+use std::collections::BTreeSet;
+
+use muster_core::command::{CopyRole, Query, QueryAnswer, UnitStatus, Verb};
+use muster_core::machine::{Availability, MachineState};
+use muster_core::state::{DesiredState, Observation, Phase};
+use muster_core::unit::UnitName;
+
+use crate::book::Done;
+use crate::faults::{Ask, Order};
+use crate::fits::{tied, together};
+use crate::queue::{Micros, SECOND};
+use crate::systemd::State;
+use crate::world::{Event, World};
+
+/// Within this time after the last fault all must be well: a lease to notice what is away, the longest backoff of agents
+/// and of reads that replace signals, the longest stop, and the operator, who comes every ten seconds.
+const CONVERGES_WITHIN: Micros = 120 * SECOND;
+/// After this, everything that was on its way has arrived.
+const SETTLES: Micros = 3 * SECOND;
+/// How long the silence lasts.
+const SILENCE: Micros = 10 * SECOND;
+/// How often the operator looks after what nothing but a person decides.
+const OPERATOR: Micros = 10 * SECOND;
+
+impl World {
+    /// Looks whether all is well.
+    pub(crate) fn looks(&mut self) {
+        let since = self.queue.now() - self.plan.heals;
+        if let Some(done) = self.book.idle {
+            if since >= done.since + SETTLES + SILENCE {
+                self.an_idle_cluster_is_silent(done);
+                self.over = true;
+            } else {
+                if since < done.since + SETTLES + SECOND {
+                    self.book.idle = Some(Done { since: done.since, ..self.done() });
+                }
+                self.queue.after(SECOND, Event::Looks);
+            }
+            return;
+        }
+        let differences = self.differences();
+        if differences.is_empty() {
+            self.stats.healed_after = crate::faults::seconds(since);
+            self.note(|| "==== all is well".to_owned());
+            self.book.idle = Some(Done { since, ..self.done() });
+        } else if since > CONVERGES_WITHIN {
+            return self.violate("everything_converges", differences.join("\n  "));
+        } else if since % OPERATOR < SECOND / 2 && since >= OPERATOR {
+            self.operator_decides();
+        }
+        self.queue.after(SECOND / 2, Event::Looks);
+    }
+
+    fn done(&self) -> Done {
+        Done {
+            since: 0,
+            commits: self.stats.commits,
+            reports: self.stats.reports,
+            assignments: self.stats.assignments,
+        }
+    }
+
+    /// An idle cluster writes nothing to its store. / Invariant 8: No storm: nothing is said that is not a heartbeat.
+    fn an_idle_cluster_is_silent(&mut self, before: Done) {
+        let now = Done { since: before.since, ..self.done() };
+        if now != before {
+            self.violate("an_idle_cluster_is_silent", format!("{before:?} became {now:?}"));
+        }
+        let differences = self.differences();
+        if !differences.is_empty() {
+            self.violate("everything_converges", format!("and then: {}", differences.join("\n  ")));
+        }
+    }
+
+    /// Asks the leader itself, behind the back of all others.
+    fn ask(&mut self, query: Query) -> Option<QueryAnswer> {
+        self.answer = None;
+        self.leader_is_asked(query);
+        self.answer.take()
+    }
+
+    fn statuses(&mut self) -> Option<Vec<UnitStatus>> {
+        match self.ask(Query::Units { names: None, content: true, reasons: false })? {
+            QueryAnswer::Units(units) => Some(units),
+            QueryAnswer::Machines(_) => None,
+        }
+    }
+
+    /// Invariant 4: Everything converges. When faults end, within a stated bound every launched unit that fits somewhere is active
+    /// exactly once, every unit that should be gone is gone.
+    fn differences(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (number, client) in self.clients.iter().enumerate() {
+            if !client.done {
+                found.push(format!("client {number} waits for an answer"));
+            }
+        }
+        if self.scheduler.process.is_none() || !self.store.is_idle() {
+            found.push("the scheduler or its store is not at rest".to_owned());
+            return found;
+        }
+        let timer = self.scheduler.process.as_ref().map(|process| process.leader.differences());
+        found.extend(timer.into_iter().flatten());
+        let Some(QueryAnswer::Machines(cluster)) = self.ask(Query::Machines) else {
+            found.push("the leader does not answer at once".to_owned());
+            return found;
+        };
+        for status in &cluster.machines {
+            if status.availability != Availability::Open || status.leaving {
+                found.push(format!("{} is {:?}", status.id.short(), status.availability));
+            }
+            if status.state != MachineState::Up {
+                found.push(format!("{} is {}", status.id.short(), status.state));
+            }
+        }
+        for number in (0..self.machines.len()).filter(|number| !self.is_connected(*number)) {
+            found.push(format!("m{number} is not connected"));
+        }
+        if cluster.machines.len() < self.machines.len() {
+            found.push("a machine is missing".to_owned());
+        }
+        self.memory_equals_store(&mut found);
+        self.copies_are_right(&mut found);
+        self.what_fits_is_placed(&mut found);
+        found
+    }
+
+    /// What a client sees of a unit is how it is.
+    fn is_seen_as_wanted(status: &UnitStatus) -> bool {
+        let current = status.copies.iter().filter(|copy| copy.role == CopyRole::Current);
+        let mut seen = current.map(|copy| copy.observation.as_ref());
+        match status.desired {
+            DesiredState::Inactive => seen.next().is_none(),
+            DesiredState::Loaded => {
+                seen.all(|seen| matches!(seen, Some(Observation::Held { phase: Phase::Loaded, .. })))
+            }
+            DesiredState::Launched => seen.all(|seen| match seen {
+                Some(Observation::Held { phase: Phase::Launched, state: Some(state) }) => {
+                    state.active == "active"
+                }
+                _ => false,
+            }),
+        }
+    }
+
+    /// The leader's memory is the state, the store is its log.
+    fn memory_equals_store(&mut self, found: &mut Vec<String>) {
+        let Some(statuses) = self.statuses() else {
+            found.push("the leader does not answer at once".to_owned());
+            return;
+        };
+        let durable = &self.store.durable;
+        for status in statuses.iter().filter(|status| status.known) {
+            let stored = durable.units.get(&status.name);
+            let current = status.copies.iter().filter(|copy| copy.role == CopyRole::Current);
+            let placements: Vec<_> = current.map(|copy| (copy.machine, copy.epoch)).collect();
+            let same = stored.is_some_and(|unit| {
+                let stored: Vec<_> =
+                    unit.placements.iter().map(|(machine, epoch)| (*machine, *epoch)).collect();
+                unit.desired == status.desired && stored == placements
+            });
+            if !Self::is_seen_as_wanted(status) {
+                found.push(format!("{} is {}, and seen as {:?}", status.name, status.desired, status.copies));
+            }
+            if !same || durable.files.get(&status.name) != status.content.as_ref() {
+                found.push(format!("{}: memory is not as the store", status.name));
+            }
+        }
+        let known = statuses.iter().filter(|status| status.known).count();
+        if known != durable.units.len() || durable.files.len() != known {
+            found.push("memory and store have different units".to_owned());
+        }
+        for ((machine, name), epoch) in &durable.retired {
+            found.push(format!("{name} ({epoch}) on {} is not known to be gone", machine.short()));
+        }
+        for status in
+            statuses.iter().filter(|status| status.copies.iter().any(|c| c.role == CopyRole::Orphaned))
+        {
+            found.push(format!("{} is an orphan", status.name));
+        }
+        for (name, unit) in &durable.units {
+            let wanted = self.palette.unit(name).and_then(|unit| self.book.durable_intent.units.get(&unit));
+            if wanted.map(|(_, desired)| *desired) != Some(unit.desired) {
+                found.push(format!("{name} is {} and should be {wanted:?}", unit.desired));
+            }
+        }
+        if durable.units.len() != self.book.durable_intent.units.len() {
+            found.push("units are lost".to_owned());
+        }
+    }
+
+    /// Every copy runs from the files of its placement, where it should, and no other copy is anywhere.
+    fn copies_are_right(&self, found: &mut Vec<String>) {
+        for (number, machine) in self.machines.iter().enumerate() {
+            let names: BTreeSet<&UnitName> =
+                machine.files.keys().chain(machine.systemd.units.keys()).collect();
+            for name in names {
+                let placed =
+                    self.store.durable.units.get(name).and_then(|unit| unit.placements.get(&machine.id));
+                let file = machine.files.get(name).map(|file| file.version);
+                if placed.copied() != file.map(|version| version.epoch) {
+                    found.push(format!(
+                        "m{number} has files of {name} {file:?}, and it is placed there as {placed:?}"
+                    ));
+                }
+                let runs = machine.systemd.is_running(name);
+                if runs && machine.systemd.runs(name) != file {
+                    found.push(format!("m{number} runs {name} from {:?}", machine.systemd.runs(name)));
+                }
+            }
+        }
+        for (name, unit) in &self.store.durable.units {
+            for (id, epoch) in &unit.placements {
+                let Some(number) = self.machine_number(*id) else { continue };
+                let machine = &self.machines[number];
+                let active = machine.systemd.units.get(name).map(|unit| unit.active);
+                let there = machine.files.get(name).is_some_and(|file| {
+                    file.version.epoch == *epoch
+                        && self.palette.content(file.version.hash).map(|content| &content.text)
+                            == self.store.durable.files.get(name)
+                });
+                if !there {
+                    found.push(format!("m{number} does not have {name} as {epoch}"));
+                }
+                if unit.desired == DesiredState::Launched && active != Some(State::Running) {
+                    found.push(format!("{name} should be active on m{number} and is {active:?}"));
+                }
+            }
+        }
+    }
+
+    /// What waits does not fit anywhere.
+    fn what_fits_is_placed(&self, found: &mut Vec<String>) {
+        let (palette, decided) = (&self.palette, &self.book.decided);
+        for (name, unit) in &decided.units {
+            if unit.desired == DesiredState::Inactive {
+                if !unit.placements.is_empty() {
+                    found.push(format!("{name} is inactive and placed"));
+                }
+                continue;
+            }
+            let Some(options) = decided.files.get(name).map(|file| &palette.contents[*file].options) else {
+                continue;
+            };
+            let machines = 0..self.machines.len();
+            let alone = BTreeSet::from([name.clone()]);
+            if options.global {
+                for number in machines {
+                    let there = unit.placements.contains_key(&self.machines[number].id);
+                    if !there && together(palette, decided, &alone, number).is_none() {
+                        found.push(format!("{name} is global and missing on m{number}"));
+                    }
+                }
+            } else if unit.placements.is_empty() {
+                // With all that waits and is tied to it, as one.
+                let waits = |name: &UnitName| {
+                    decided.units.get(name).is_some_and(|unit| {
+                        unit.placements.is_empty() && unit.desired != DesiredState::Inactive
+                    })
+                };
+                let group: BTreeSet<UnitName> =
+                    tied(palette, decided, alone).into_iter().filter(waits).collect();
+                for number in machines {
+                    if together(palette, decided, &group, number).is_none() {
+                        found.push(format!("{name} waits and would fit on m{number}"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What nothing but a person decides today: a unit that could not be started is started again, an orphan is
+    /// destroyed.
+    fn operator_decides(&mut self) {
+        let orders: Vec<Order> = self
+            .statuses()
+            .into_iter()
+            .flatten()
+            .filter_map(|status| {
+                let unit = self.palette.unit(&status.name)?;
+                let verb = remedy(&status)?;
+                let ask = Ask::Command { verb, units: vec![unit], content: None, replace: false };
+                Some(Order { ask, lost_answers: 0, tries: 20 })
+            })
+            .collect();
+        let closed = self.store.durable.availability.keys().filter_map(|id| self.machine_number(*id));
+        let opens = closed.map(|machine| Ask::Machine { machine, availability: Availability::Open });
+        let opens = opens.map(|ask| Order { ask, lost_answers: 0, tries: 20 });
+        let orders: Vec<Order> = opens.chain(orders).collect();
+        for order in orders {
+            self.note(|| format!("==== operator: {order}"));
+            self.new_client(order);
+        }
+    }
+}
+
+/// What an operator does about a unit.
+fn remedy(status: &UnitStatus) -> Option<Verb> {
+    if status.copies.iter().any(|copy| copy.role == CopyRole::Orphaned) {
+        return Some(Verb::Destroy);
+    }
+    let current = status.copies.iter().filter(|copy| copy.role == CopyRole::Current);
+    let failed = current.filter_map(|copy| copy.observation.as_ref()).any(|observation| match observation {
+        Observation::Refused(_) | Observation::Held { phase: Phase::StartFailed(_), .. } => true,
+        Observation::Held { phase: Phase::Launched, state: Some(state) } => {
+            matches!(&*state.active, "inactive" | "failed")
+        }
+        Observation::Held { .. } => false,
+    });
+    match status.desired {
+        DesiredState::Launched if failed => Some(Verb::Restart),
+        // It cannot be loaded again where it is but by being placed again.
+        DesiredState::Loaded if failed => Some(Verb::Unload),
+        _ => None,
+    }
+}

@@ -1,0 +1,575 @@
+//! What must hold at every moment. Each function stands below the words of the design that it checks.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use muster_core::agent;
+use muster_core::command::{CommandError, CommandResult, QueryAnswer};
+use muster_core::ids::{CommandId, Epoch, MachineId, Term};
+use muster_core::leader::{Change, Effect, RequestId};
+use muster_core::machine::Availability;
+use muster_core::message::{Assignments, FromAgent, LeaderMessage, Refused};
+use muster_core::time::Time;
+use muster_core::unit::UnitName;
+
+use crate::book::{Cause, Expected};
+use crate::fits::{misfit, tied};
+use crate::intent::Intent;
+use crate::queue::Micros;
+use crate::world::World;
+
+/// What a placement was before a batch, and after it.
+type Before = std::collections::BTreeMap<UnitName, Vec<(MachineId, Epoch)>>;
+
+impl World {
+    /// One batch of the leader's: taken down, and judged as a whole.
+    pub(crate) fn judge_batch(&mut self, cause: &Cause, changes: &[Change]) {
+        let mut before = Before::new();
+        let mut refiled = BTreeSet::new();
+        let mut ended = Vec::new();
+        for change in changes {
+            match change {
+                Change::PutUnit(name, unit) => {
+                    let was = self.book.decided.units.insert(name.clone(), unit.clone());
+                    let placements = was.map(|was| was.placements.into_iter().collect()).unwrap_or_default();
+                    before.entry(name.clone()).or_insert(placements);
+                }
+                Change::PutFile(name, text) => {
+                    let number = self.palette.number(text).unwrap_or(usize::MAX);
+                    self.book.decided.files.insert(name.clone(), number);
+                    refiled.insert(name.clone());
+                }
+                Change::DeleteUnit(name) => {
+                    if let Some(was) = self.book.decided.units.remove(name) {
+                        before.entry(name.clone()).or_insert(was.placements.into_iter().collect());
+                    }
+                }
+                Change::PutMachine(id, record) => {
+                    self.book.decided.machines.insert(*id, record.clone());
+                }
+                Change::PutRetired(machine, name, epoch) => {
+                    self.book.decided.retired.insert((*machine, name.clone()), *epoch);
+                    if let Some(number) = self.machine_number(*machine) {
+                        self.book.machines[number].over.remove(name);
+                    }
+                }
+                Change::DeleteRetired(machine, name) => {
+                    if let Some(epoch) = self.book.decided.retired.remove(&(*machine, name.clone())) {
+                        ended.push((*machine, name.clone(), epoch));
+                    }
+                }
+                Change::PutAvailability(machine, availability) => {
+                    self.book.decided.availability.insert(*machine, *availability);
+                }
+                Change::PutCommand(..) | Change::DeleteCommand(_) => {}
+            }
+        }
+        self.intent_is_what_clients_asked_for(cause, &before, &refiled);
+        self.what_is_over_is_gone(&ended);
+        self.one_current_copy(&before);
+        self.epochs_never_repeat(&before);
+        self.control_plane_is_not_the_workload(cause, &before);
+        self.a_new_leader_waits_for_reports(&before);
+        self.constraints_hold(cause, &before, &refiled);
+    }
+
+    /// Invariant 1: Nothing acknowledged is lost. What a client was told is done survives every crash.
+    ///
+    /// Here: the leader records what the clients' commands add up to, and nothing else.
+    fn intent_is_what_clients_asked_for(
+        &mut self,
+        cause: &Cause,
+        before: &Before,
+        refiled: &BTreeSet<UnitName>,
+    ) {
+        let mut names: BTreeSet<&UnitName> = before.keys().chain(refiled).collect();
+        let named: Vec<UnitName> = match cause {
+            Cause::Command { ask: crate::faults::Ask::Command { units, .. }, new: true, .. } => {
+                units.iter().map(|unit| self.palette.names[*unit].clone()).collect()
+            }
+            _ => Vec::new(),
+        };
+        names.extend(&named);
+        for name in names {
+            let wanted = self.palette.unit(name).and_then(|unit| self.book.intent.units.get(&unit)).copied();
+            let stored = self.book.decided.units.get(name).map(|unit| unit.desired);
+            let file = self.book.decided.files.get(name).copied();
+            if stored != wanted.map(|(_, desired)| desired)
+                || wanted.is_some_and(|(content, _)| file != Some(content))
+            {
+                let text =
+                    format!("{name}: is recorded as {stored:?} of file {file:?}, and was to be {wanted:?}");
+                return self.violate("nothing_acknowledged_is_lost", text);
+            }
+        }
+    }
+
+    /// Invariant 1: Nothing acknowledged is lost. / Write before act: the client's answer leaves after the commit that holds it.
+    pub(crate) fn judge_answer(
+        &mut self,
+        id: CommandId,
+        expected: &Result<(), String>,
+        result: &CommandResult,
+    ) {
+        match (result, expected) {
+            (Ok(_), _) if !self.book.durable_commands.contains(&id) => {
+                self.violate(
+                    "nothing_acknowledged_is_lost",
+                    format!("command {} is acknowledged before it is durable", id.bits()),
+                );
+            }
+            (Ok(_), Err(why)) => {
+                self.violate(
+                    "nothing_acknowledged_is_lost",
+                    format!("command {} is acknowledged although {why}", id.bits()),
+                );
+            }
+            (Err(CommandError::Units(errors)), Ok(())) => {
+                self.violate(
+                    "nothing_acknowledged_is_lost",
+                    format!("command {} is refused: {errors:?}", id.bits()),
+                );
+            }
+            (Ok(_), Ok(())) | (Err(_), _) => {}
+        }
+    }
+
+    /// Invariant 1: Nothing acknowledged is lost: the same for what is decided of machines.
+    fn judge_machines(&mut self, request: RequestId) {
+        let Some(Expected::Machines { machines, availability }) = self.book.expected.remove(&request) else {
+            return;
+        };
+        for machine in machines {
+            let durable = self.book.availabilities.contains(&(machine, format!("{availability:?}")));
+            if !durable && availability != Availability::Open {
+                let text = format!("{machine} is acknowledged as {availability:?} before that is durable");
+                return self.violate("nothing_acknowledged_is_lost", text);
+            }
+        }
+    }
+
+    /// Write before act: the answers to reads that saw an uncommitted change leave after its commit, too.
+    pub(crate) fn judge_query(&mut self, request: RequestId, answer: &QueryAnswer) {
+        let Some(Expected::Query { intent, after }) = self.book.expected.remove(&request) else { return };
+        if self.book.durable < after {
+            return self.violate("write_before_act", "a client is told what is not durable".to_owned());
+        }
+        let QueryAnswer::Units(units) = answer else { return };
+        let mut told = Intent::default();
+        for status in units.iter().filter(|status| status.known) {
+            let content = status.content.as_ref().and_then(|text| self.palette.number(text));
+            if let (Some(unit), Some(content)) = (self.palette.unit(&status.name), content) {
+                told.units.insert(unit, (content, status.desired));
+            }
+        }
+        if told != intent {
+            self.violate(
+                "nothing_acknowledged_is_lost",
+                format!("a client is told {told:?}, and it is {intent:?}"),
+            );
+        }
+    }
+
+    /// Invariant 3: One current copy. Any other unit has at most one current placement.
+    fn one_current_copy(&mut self, before: &Before) {
+        for name in before.keys() {
+            let Some(unit) = self.book.decided.units.get(name) else { continue };
+            let global = self
+                .book
+                .decided
+                .files
+                .get(name)
+                .is_some_and(|file| self.palette.contents[*file].options.global);
+            if unit.placements.len() > 1 && !global {
+                let text = format!("{name} is placed on {} machines", unit.placements.len());
+                return self.violate("one_current_copy", text);
+            }
+        }
+    }
+
+    /// Every placement carries an epoch, larger than that of every earlier placement of that unit.
+    fn epochs_never_repeat(&mut self, before: &Before) {
+        let term = self.scheduler.process.as_ref().map(|process| process.term).unwrap_or_default();
+        let knows_better = self.book.restored || self.book.store_failed;
+        for (name, placements) in before {
+            let Some(unit) = self.book.decided.units.get(name).cloned() else { continue };
+            let last = self.book.last_epoch.get(name).copied().unwrap_or_default();
+            let mut latest = last;
+            for (machine, epoch) in &unit.placements {
+                if placements.contains(&(*machine, *epoch)) {
+                    continue;
+                }
+                let said = self
+                    .machine_number(*machine)
+                    .and_then(|number| self.book.machines[number].says.get(name));
+                let taken_over = knows_better && said == Some(epoch);
+                if !taken_over && (*epoch <= last || epoch.term != term) {
+                    let text = format!("{name}: epoch {epoch} in term {term} follows {last}");
+                    return self.violate("epochs_never_repeat", text);
+                }
+                latest = latest.max(*epoch);
+            }
+            self.book.last_epoch.insert(name.clone(), latest);
+        }
+    }
+
+    /// Invariant 6: The control plane is not the workload. Crash, restart, upgrade or failover of schedulers and agents never
+    /// stops, restarts or moves a healthy unit on a machine whose lease is valid. / Invariant 8: No storm. The work that a failure
+    /// causes is bounded by what failed.
+    ///
+    /// Here: what the leader decides. Each end of a placement has a reason of its own: a client who named the unit (or
+    /// one that it is tied to), a machine that is lost, a machine that has refused this very placement.
+    fn control_plane_is_not_the_workload(&mut self, cause: &Cause, before: &Before) {
+        let asked_for = match cause {
+            Cause::Command { ask: crate::faults::Ask::Command { units, .. }, .. } => {
+                let named = units.iter().map(|unit| self.palette.names[*unit].clone()).collect();
+                tied(&self.palette, &self.book.decided, named)
+            }
+            _ => BTreeSet::new(),
+        };
+        for (name, placements) in before.iter().filter(|(name, _)| !asked_for.contains(*name)) {
+            for (machine, epoch) in placements {
+                let Some(number) = self.machine_number(*machine) else { continue };
+                let unit = self.book.decided.units.get(name);
+                let now = unit.and_then(|unit| unit.placements.get(machine)).copied();
+                if now == Some(*epoch) {
+                    continue;
+                }
+                let book = &self.book.machines[number];
+                let drained =
+                    matches!(self.book.decided.availability.get(machine), Some(Availability::Draining(_)));
+                let lost = !self.lease_holds(number) || book.pid1_lost || book.leaving || drained;
+                let refused = book.stale.contains(&(name.clone(), *epoch));
+                // After the store has lost decisions, a machine that holds a later copy has the current one.
+                let overtaken = (self.book.restored || self.book.store_failed)
+                    && self
+                        .book
+                        .machines
+                        .iter()
+                        .any(|book| book.says.get(name).is_some_and(|said| said > epoch));
+                if !(overtaken || (now.is_some() && refused) || (now.is_none() && lost)) {
+                    let text = format!(
+                        "{name}: its placement {epoch} on m{number} ends ({now:?} follows), for no reason ({cause:?})"
+                    );
+                    return self.violate("control_plane_is_not_the_workload", text);
+                }
+            }
+        }
+    }
+
+    /// A new leader places nothing away from a machine until that machine has had a full lease to report in: until then
+    /// a later copy may be anywhere, and nothing new is placed.
+    fn a_new_leader_waits_for_reports(&mut self, before: &Before) {
+        let lease = self.settings.lease_ttl + self.settings.clock_margin;
+        let now = self.scheduler.clock.time(self.queue.now());
+        if now.since(self.book.took_over) >= lease {
+            return;
+        }
+        let silent = self.machines.iter().enumerate().find(|(number, machine)| {
+            let book = &self.book.machines[*number];
+            self.book.expects.contains(&machine.id) && book.heard.is_none() && !book.pid1_lost
+        });
+        let Some((number, _)) = silent else { return };
+        for (name, placements) in before {
+            let Some(unit) = self.book.decided.units.get(name) else { continue };
+            let new = unit.placements.iter().find(|(machine, epoch)| {
+                let said = self.machine_number(**machine).and_then(|n| self.book.machines[n].says.get(name));
+                placements.iter().all(|(was, _)| was != *machine) && said != Some(*epoch)
+            });
+            if let Some((machine, epoch)) = new {
+                let text = format!("{name} is placed on {machine} ({epoch}) before m{number} has reported");
+                return self.violate("a_new_leader_waits_for_reports", text);
+            }
+        }
+    }
+
+    /// Invariant 7: Constraints hold for every placement at the moment it is decided.
+    fn constraints_hold(&mut self, cause: &Cause, before: &Before, refiled: &BTreeSet<UnitName>) {
+        let lease = self.settings.lease_ttl + self.settings.clock_margin;
+        for (name, placements) in before {
+            let Some(unit) = self.book.decided.units.get(name) else { continue };
+            for (machine, epoch) in &unit.placements {
+                let Some(number) = self.machine_number(*machine) else { continue };
+                let book = &self.book.machines[number];
+                let new = placements.iter().all(|(was, _)| was != machine);
+                let said = book.says.get(name) == Some(epoch);
+                if said && (self.book.restored || self.book.store_failed) || !(new || refiled.contains(name))
+                {
+                    continue;
+                }
+                // What stays need not make room for what ends beside it.
+                if let Some(why) = misfit(&self.palette, &self.book.decided, name, number, new) {
+                    let text = format!("{name} is placed on m{number} although {why} ({cause:?})");
+                    return self.violate("constraints_hold", text);
+                }
+                let open =
+                    matches!(self.book.decided.availability.get(machine), None | Some(Availability::Open));
+                if new && (self.heard_ago(number).is_none_or(|ago| ago >= lease) || book.leaving || !open) {
+                    let text = format!("{name} is placed on m{number}, which takes nothing new");
+                    return self.violate("constraints_hold", text);
+                }
+            }
+        }
+    }
+
+    /// Invariant 3: Older copies stop: the record that one is to be stopped is forgotten only when it is gone.
+    fn what_is_over_is_gone(&mut self, ended: &[(MachineId, UnitName, Epoch)]) {
+        for (id, name, epoch) in ended {
+            let Some(number) = self.machine_number(*id) else { continue };
+            // A later copy there has taken its place.
+            if self.book.decided.units.get(name).is_some_and(|unit| unit.placements.contains_key(id)) {
+                continue;
+            }
+            let machine = &self.machines[number];
+            let files = machine.files.get(name).is_some_and(|file| file.version.epoch <= *epoch);
+            let runs = machine.systemd.runs(name).is_some_and(|version| version.epoch <= *epoch);
+            if machine.on && (files || runs) {
+                let text = format!("{name}: {epoch} on m{number} is recorded as gone, and is there");
+                return self.violate("what_is_over_is_gone", text);
+            }
+            self.book.machines[number].over.insert(name.clone(), *epoch);
+        }
+    }
+
+    /// One effect of the leader's, at the moment when it is carried out.
+    pub(crate) fn judge_effect(&mut self, now: Time, cause: &Cause, effect: &Effect) {
+        match effect {
+            Effect::Persist(commit, changes) => {
+                self.book.issued = *commit;
+                self.judge_batch(cause, changes);
+            }
+            Effect::AnswerCommand(request, result) => self.is_answered(*request, result),
+            Effect::AnswerMachines(request, Ok(())) => self.judge_machines(*request),
+            Effect::AnswerQuery(request, answer) => self.judge_query(*request, answer),
+            Effect::Send(connection, message) => {
+                let Some(stream) = self.network.stream(*connection) else { return };
+                let number = stream.machine;
+                self.old_leaders_are_harmless(message.term);
+                match &message.body {
+                    LeaderMessage::Welcome(_) => {
+                        let stalled = self.scheduler.stalled(self.queue.now());
+                        let book = &mut self.book.machines[number];
+                        (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
+                        (book.grace, book.graced) = (None, None);
+                    }
+                    LeaderMessage::Farewell => self.promises_grace(*connection),
+                    LeaderMessage::HeartbeatAck { number: beat } => {
+                        self.nothing_revives_a_lease(now, number);
+                        self.promises(*connection, *beat);
+                    }
+                    LeaderMessage::Refused(Refused::LeaseEnded) => {
+                        self.the_agent_knows_first(number);
+                        self.stalls_are_counted_against_nobody(number);
+                        self.book.machines[number].heard = None;
+                    }
+                    LeaderMessage::Assignments(assignments) => self.write_before_act(number, assignments),
+                    LeaderMessage::Refused(_) => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Invariant 5: Old leaders are harmless. Nothing is written or done in a term that has been overtaken.
+    fn old_leaders_are_harmless(&mut self, term: Term) {
+        // What waited for a commit while this leader took a higher term is said in the one before.
+        let own = self.scheduler.process.as_ref().is_some_and(|process| process.terms.contains(&term));
+        if !own || term > self.store.term {
+            let text = format!("something is said in term {term}, which is not this leader's");
+            self.violate("old_leaders_are_harmless", text);
+        }
+    }
+
+    /// Write before act: the agent's assignment leaves after the commit that holds it.
+    fn write_before_act(&mut self, number: usize, assignments: &Assignments) {
+        let id = self.machines[number].id;
+        for hold in &assignments.hold {
+            if !self.book.placed.contains(&(hold.name.clone(), id, hold.epoch)) {
+                let text = format!(
+                    "m{number} is told to hold {} as {}, which is not durable",
+                    hold.name, hold.epoch
+                );
+                return self.violate("write_before_act", text);
+            }
+        }
+        for removal in &assignments.remove {
+            let retired = self.book.retired.get(&(id, removal.name.clone()));
+            if retired.is_none_or(|epoch| *epoch < removal.epoch) {
+                let text = format!(
+                    "m{number} is told to remove {} up to {}, which is not durable",
+                    removal.name, removal.epoch
+                );
+                return self.violate("write_before_act", text);
+            }
+        }
+    }
+
+    /// Once the leader has decided that a lease ended, nothing revives it: the machine says Hello anew.
+    fn nothing_revives_a_lease(&mut self, now: Time, number: usize) {
+        let lease = self.settings.lease_ttl + self.settings.clock_margin;
+        let book = &self.book.machines[number];
+        let graced = book.heard.is_some() && book.graced.is_some_and(|end| now < end);
+        if !graced && self.heard_ago(number).is_none_or(|ago| ago >= lease) {
+            let text = format!("a heartbeat of m{number} is answered after its lease ended");
+            return self.violate("nothing_revives_a_lease", text);
+        }
+        let stalled = self.scheduler.stalled(self.queue.now());
+        self.book.machines[number].heard = Some((now, stalled));
+    }
+
+    /// The agent always knows first that its lease is over.
+    pub(crate) fn the_agent_knows_first(&mut self, number: usize) {
+        if self.lease_holds(number) && !self.book.machines[number].pid1_lost {
+            let text = format!("m{number} is given up while its agent may rely on its lease");
+            self.violate("the_agent_knows_first", text);
+        }
+    }
+
+    /// The leader doubts itself first: it subtracts its own stalls.
+    ///
+    /// It sees them by looking at its clock every quarter of a second, and may take each for that much shorter.
+    fn stalls_are_counted_against_nobody(&mut self, number: usize) {
+        let least = self.settings.lease_ttl.saturating_sub(Duration::from_secs(1));
+        if !self.book.machines[number].pid1_lost && self.heard_ago(number).is_some_and(|ago| ago < least) {
+            let text = format!("m{number} is given up for a time in which the leader was stopped");
+            self.violate("stalls_are_counted_against_nobody", text);
+        }
+    }
+
+    /// Older than `systemd_timeout`: it is lost. (A daemon-reload of a large machine takes 8 s and is no death.)
+    fn pid1_is_given_up(&mut self, number: usize, age: Duration) {
+        let machine = &self.machines[number];
+        let silent = self.queue.now() - machine.pid1_heard + machine.jumped;
+        // Clocks drift, and what it said last may have waited for the agent.
+        let least = Micros::try_from(age.as_micros()).unwrap_or(Micros::MAX) / 100 * 98;
+        if silent < least {
+            let text =
+                format!("PID 1 of m{number} counts as silent for {age:?}, and was heard {silent} µs ago");
+            self.violate("the_agent_knows_first", text);
+        }
+    }
+
+    pub(crate) fn after_step(&mut self) {
+        let Some(process) = &self.scheduler.process else { return };
+        // Re-deriving everything costs as much as all else together.
+        if self.stats.steps.is_multiple_of(16) || self.healed {
+            let differences = process.leader.differences();
+            if !differences.is_empty() {
+                self.violate("indexes_are_right", differences.join("; "));
+            }
+        }
+    }
+
+    /// One effect of an agent's, at the moment when it is carried out.
+    pub(crate) fn judge_agent(&mut self, number: usize, effect: &agent::Effect) {
+        match effect {
+            agent::Effect::Start(name) => self.starts_what_it_was_told(number, name),
+            agent::Effect::Stop(name) => self.stops_nothing_healthy(number, name),
+            agent::Effect::Remove(names) => {
+                names.iter().for_each(|name| self.stops_nothing_healthy(number, name));
+            }
+            agent::Effect::Write(writes) => {
+                writes
+                    .iter()
+                    .for_each(|write| self.writes_what_it_was_told(number, &write.name, write.epoch));
+            }
+            agent::Effect::Send(FromAgent::Heartbeat { pid1_age, .. })
+                if *pid1_age > self.settings.systemd_timeout =>
+            {
+                self.pid1_is_given_up(number, *pid1_age);
+            }
+            agent::Effect::SaveMembership(membership)
+                if membership.term < self.machines[number].membership.term =>
+            {
+                let text = format!("m{number} goes back to term {}", membership.term);
+                self.violate("old_leaders_are_harmless", text);
+            }
+            _ => {}
+        }
+    }
+
+    /// Invariant 5: Old leaders are harmless. An agent obeys no term older than the newest it has seen, and writes that down before
+    /// it obeys. / It applies nothing with a lower epoch than it holds or has stopped.
+    fn writes_what_it_was_told(&mut self, number: usize, name: &UnitName, epoch: Epoch) {
+        let machine = &self.machines[number];
+        let book = &self.book.machines[number];
+        let told = book.told_to_hold.get(name).and_then(|told| told.get(&epoch));
+        let has = machine.files.get(name).map(|file| file.version.epoch);
+        let problem = match told {
+            None => "nobody told it to",
+            Some(told) if told.term > machine.membership.term => "its term is not written down",
+            Some(_) if has.is_some_and(|has| has > epoch) => "it has a later copy",
+            Some(_) if book.over.get(name).is_some_and(|over| epoch <= *over) => {
+                "its end is recorded, and that nothing is left of it"
+            }
+            Some(_) => return,
+        };
+        let text = format!("m{number} writes {name} as {epoch}: {problem}");
+        self.violate("old_leaders_are_harmless", text);
+    }
+
+    /// What the machine starts, it was told to start.
+    fn starts_what_it_was_told(&mut self, number: usize, name: &UnitName) {
+        let machine = &self.machines[number];
+        let files = machine.files.get(name).map(|file| file.version.epoch);
+        let told = self.book.machines[number].told_to_hold.get(name);
+        if !files
+            .is_some_and(|epoch| told.and_then(|told| told.get(&epoch)).is_some_and(|told| told.launched))
+        {
+            let text = format!("m{number} starts {name} from files of {files:?}, which nobody told it to");
+            self.violate("old_leaders_are_harmless", text);
+        }
+    }
+
+    /// Invariant 6: The control plane is not the workload.
+    ///
+    /// Here: what the agent stops. It was told to hold a later placement, or this one loaded only, or to remove it; or
+    /// what runs is not what the files say.
+    fn stops_nothing_healthy(&mut self, number: usize, name: &UnitName) {
+        let machine = &self.machines[number];
+        let book = &mut self.book.machines[number];
+        let obeyed = machine.membership.term;
+        let held = machine.files.get(name).map(|file| file.version.epoch);
+        let Some(held) = held else {
+            // What was begun is carried to its end.
+            if !book.stops.iter().any(|(stopped, _)| stopped == name) && machine.systemd.is_running(name) {
+                self.violate(
+                    "control_plane_is_not_the_workload",
+                    format!("m{number} stops {name}, which is not its own"),
+                );
+            }
+            return;
+        };
+        let told = book.told_to_hold.get(name);
+        let later = told.is_some_and(|told| {
+            told.iter()
+                .any(|(epoch, told)| told.term <= obeyed && (*epoch > held || *epoch == held && told.loaded))
+        });
+        let removed =
+            book.told_to_remove.get(name).is_some_and(|(epoch, term)| *epoch >= held && *term <= obeyed);
+        let unsettled = machine
+            .ledger
+            .as_ref()
+            .and_then(|ledger| ledger.units.get(name))
+            .is_none_or(|unit| !unit.settled);
+        let other = machine.systemd.runs(name).is_none_or(|version| version.epoch != held)
+            || machine.systemd.units.get(name).is_some_and(|unit| unit.foreign);
+        let begun = book.stops.contains(&(name.clone(), held));
+        if !(later || removed || unsettled || other || begun) {
+            let text = format!("m{number} stops {name} ({held}), which is wanted as it is");
+            return self.violate("control_plane_is_not_the_workload", text);
+        }
+        book.stops.insert((name.clone(), held));
+    }
+
+    /// The agent counts its lease from the moment it sent the heartbeat that was answered.
+    pub(crate) fn judge_lease(&mut self, number: usize) {
+        let Some(agent) = &self.machines[number].agent else { return };
+        let end = agent.agent.lease_end();
+        let granted = self.book.machines[number].granted;
+        if end > granted {
+            let text = format!("m{number} takes its lease to end at {end:?}, and was granted {granted:?}");
+            self.violate("the_agent_knows_first", text);
+        }
+    }
+}

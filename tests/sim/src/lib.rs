@@ -1,0 +1,82 @@
+//! The deterministic simulation: the real leader and the real agents, in a simulated world.
+//!
+//! Network, clocks, store, disks, PID 1 and clients are simulated, in one thread, with one queue of events, from one
+//! seed. What goes wrong is drawn before the world begins, as a list ([`Plan`]) that can be shortened. At every step the
+//! invariants of the design are checked; after two minutes of faults everything heals, and must come to what the clients
+//! asked for.
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | `invariants`, `healing` | what must hold at every step, and in the end |
+//! | `book`, `intent`, `fits` | the simulation's own account of what was decided, asked for and would fit |
+//! | `faults`, `palette` | what goes wrong, what clients ask for, and the units that they ask it of |
+//! | `world`, `queue`, `random` | what happens when |
+//! | `scheduler`, `store`, `machine`, `systemd`, `network`, `client` | the parts of the world |
+//! | `shrink` | makes a failing history short |
+
+mod book;
+mod client;
+mod faults;
+mod fits;
+mod healing;
+mod intent;
+mod invariants;
+mod machine;
+mod network;
+mod palette;
+mod queue;
+mod random;
+mod scheduler;
+mod shrink;
+mod store;
+mod systemd;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use faults::Plan;
+pub use shrink::shrink;
+pub use world::{Stats, Violation};
+
+/// What came of a history.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was found to be wrong first.
+    pub violation: Option<Violation>,
+    /// What it was like.
+    pub stats: Stats,
+    /// What happened, line by line, where that was asked for.
+    pub log: Vec<String>,
+}
+
+/// Lets a history happen.
+pub fn run(plan: &Plan, log: bool) -> Outcome {
+    let mut world = world::World::new(plan.clone(), log);
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    if let Err(panic) = outcome {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        world.violate("nothing_panics", text.unwrap_or_default());
+    }
+    Outcome { violation: world.violation, stats: world.stats, log: world.log.unwrap_or_default() }
+}
+
+impl Plan {
+    /// What goes wrong and what clients ask for, line by line.
+    pub fn lines(&self) -> Vec<String> {
+        self.entries.iter().map(ToString::to_string).collect()
+    }
+
+    /// The numbers of its entries in the plan of its seed.
+    pub fn numbers(&self) -> Vec<usize> {
+        self.entries.iter().map(|entry| entry.number).collect()
+    }
+
+    /// The same history with only these of its entries.
+    #[must_use]
+    pub fn with_only(&self, numbers: &[usize]) -> Self {
+        let mut numbers = numbers.to_vec();
+        numbers.sort_unstable();
+        self.only(&numbers, self.heals)
+    }
+}

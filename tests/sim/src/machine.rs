@@ -1,0 +1,651 @@
+//! A machine: its agent's process, which is the real agent with the loop around it, its PID 1 and its disks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_core::agent::{Agent, CallError, Effect, Identity, Input, Ledger, Membership, Verb, Written};
+use muster_core::ids::{AgentKey, BootId, MachineId};
+use muster_core::machine::Capacity;
+use muster_core::message::{FromAgent, Goodbye};
+use muster_core::unit::{Bytes, MilliCpu};
+
+use crate::palette::{CPU, MEMORY, machine_id, role};
+use crate::queue::{Clock, MILLI, Micros, SECOND};
+use crate::random::Random;
+use crate::systemd::{self, Files, Later, Out, Systemd};
+use crate::world::{Event, World};
+
+/// How long an agent that is told to end, and a machine that shuts down, wait for the leader's farewell.
+const RESTART_WAITS: Micros = 2 * SECOND;
+const SHUTDOWN_WAITS: Micros = 20 * SECOND;
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) id: MachineId,
+    number: usize,
+    pub(crate) clock: Clock,
+    pub(crate) on: bool,
+    /// Counts the boots.
+    pub(crate) boot: u64,
+    /// How many faults have stopped the whole machine, and what waits for it to go on.
+    pub(crate) frozen: u32,
+    waiting: Vec<Event>,
+    pub(crate) agent: Option<AgentProcess>,
+    /// Counts the agent's processes.
+    pub(crate) agents: u64,
+    /// In `/run`.
+    pub(crate) ledger: Option<Ledger>,
+    pub(crate) files: Files,
+    /// On disk.
+    pub(crate) membership: Membership,
+    pub(crate) disk_full: u32,
+    pub(crate) disk_slow: u32,
+    pub(crate) systemd: Systemd,
+    /// How many things keep PID 1 from doing anything else, and what waits for it.
+    pub(crate) pid1_busy: u32,
+    pid1_waiting: Vec<Event>,
+    /// When PID 1 last gave the agent a sign of life.
+    pub(crate) pid1_heard: Micros,
+    /// By how much the machine's clock has jumped since.
+    pub(crate) jumped: Micros,
+    pub(crate) bus_flaky: u32,
+    /// What next answers the agent is an old leader.
+    pub(crate) old_leader_next: bool,
+    /// The first moment at which the next signal can arrive.
+    signalled: Micros,
+    random: Random,
+}
+
+#[derive(Debug)]
+pub(crate) struct AgentProcess {
+    pub(crate) agent: Agent,
+    inbox: Vec<Input>,
+    turning: bool,
+    timer: Option<Micros>,
+    pub(crate) frozen: u32,
+    /// It is killed after so many effects, and stays down for so long.
+    pub(crate) dies: Option<(u32, Micros)>,
+    /// It has said goodbye, and is gone for this long once it may go.
+    pub(crate) leaves: Option<(Goodbye, Micros)>,
+    pub(crate) connecting: Option<u64>,
+    /// Which connection to the bus it has.
+    bus: Option<u64>,
+    buses: u64,
+    /// What was asked of PID 1 and is not answered.
+    calls: BTreeMap<u64, Effect>,
+    /// Those of them that have written files, which the agent will be told.
+    written: BTreeSet<u64>,
+    last_call: u64,
+}
+
+impl Machine {
+    pub(crate) fn new(seed: u64, number: usize, clock: Clock) -> Self {
+        let dice = |purpose: &str| Random::new(seed, &format!("{purpose} {number}"));
+        Self {
+            id: machine_id(number),
+            number,
+            clock,
+            on: false,
+            boot: 0,
+            frozen: 0,
+            waiting: Vec::new(),
+            agent: None,
+            agents: 0,
+            ledger: None,
+            files: Files::new(),
+            membership: Membership::default(),
+            disk_full: 0,
+            disk_slow: 0,
+            systemd: Systemd::new(dice("systemd")),
+            pid1_busy: 0,
+            pid1_waiting: Vec::new(),
+            pid1_heard: 0,
+            jumped: 0,
+            bus_flaky: 0,
+            old_leader_next: false,
+            signalled: 0,
+            random: dice("machine"),
+        }
+    }
+
+    /// The agent's process, if it is still that one.
+    pub(crate) fn agent_if(&mut self, process: u64) -> Option<&mut AgentProcess> {
+        self.agent.as_mut().filter(|_| self.agents == process)
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            machine: self.id,
+            address: format!("198.18.0.{}", self.number + 1),
+            labels: [("role".to_owned(), role(self.number).to_owned())].into(),
+            capacity: Capacity { cpu: MilliCpu(CPU), memory: Bytes(MEMORY) },
+            version: "simulated".to_owned(),
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn power_on(&mut self, number: usize) {
+        let now = self.queue.now();
+        let machine = &mut self.machines[number];
+        if machine.on {
+            return;
+        }
+        machine.on = true;
+        machine.boot += 1;
+        let boots_for = machine.random.between(100 * MILLI, 2 * SECOND);
+        machine.clock = Clock::new(now, boots_for, machine.clock.drift());
+        let (boot, heard) = (machine.boot, now);
+        (machine.pid1_heard, machine.jumped) = (heard, 0);
+        self.note(|| format!("m{number}: boots, for the {boot}. time"));
+        self.look_at_link(number);
+        self.queue.after(boots_for, Event::AgentStarts(number, boot));
+    }
+
+    pub(crate) fn power_off(&mut self, number: usize, down: Micros) {
+        let machine = &mut self.machines[number];
+        if !machine.on {
+            return;
+        }
+        machine.on = false;
+        machine.agent = None;
+        machine.agents += 1;
+        machine.ledger = None;
+        machine.files.clear();
+        machine.systemd.units.clear();
+        (machine.frozen, machine.pid1_busy) = (0, 0);
+        machine.waiting.clear();
+        machine.pid1_waiting.clear();
+        self.note(|| format!("m{number}: loses its power"));
+        self.power_is_lost(number);
+        self.boot_ends(number);
+        self.look_at_link(number);
+        self.queue.after(down, Event::PowerOn(number));
+    }
+
+    pub(crate) fn start_agent(&mut self, number: usize, boot: u64) {
+        let now = self.queue.now();
+        let machine = &mut self.machines[number];
+        if !machine.on || machine.boot != boot || machine.agent.is_some() {
+            return;
+        }
+        machine.agents += 1;
+        let boot = BootId::new((u128::from(boot) << 64) | number as u128);
+        let key = AgentKey::new((u128::from(machine.random.bits()) << 64) | number as u128);
+        let kept = machine.ledger.take().filter(|ledger| ledger.boot == boot);
+        let mut ledger = kept.unwrap_or_else(|| Ledger::new(boot, key));
+        ledger.units.retain(|name, _| machine.files.contains_key(name));
+        // Nothing was started from files of which there is no record.
+        machine.files.retain(|name, _| ledger.units.contains_key(name));
+        machine.ledger = Some(ledger.clone());
+        let time = machine.clock.time(now);
+        let agent = Agent::new(machine.identity(), machine.membership, ledger, machine.random.bits(), time);
+        machine.agent = Some(AgentProcess {
+            agent,
+            inbox: Vec::new(),
+            turning: false,
+            timer: None,
+            frozen: 0,
+            dies: None,
+            leaves: None,
+            connecting: None,
+            bus: None,
+            buses: 0,
+            calls: BTreeMap::new(),
+            written: BTreeSet::new(),
+            last_call: 0,
+        });
+        let wait = machine.random.spread(5 * MILLI, 300 * MILLI);
+        let process = machine.agents;
+        self.note(|| format!("m{number}: agent starts"));
+        self.queue.after(wait, Event::BusUp(number, process));
+        self.set_agent_timer(number);
+    }
+
+    /// The agent's process is killed between two effects, and started again later.
+    pub(crate) fn kill_agent(&mut self, number: usize, down: Micros) {
+        let machine = &mut self.machines[number];
+        let Some(process) = machine.agent.take() else { return };
+        // Of the files that it was writing, the first ones are there.
+        for (id, call) in process.calls {
+            if let Effect::Write(writes) = call
+                && !process.written.contains(&id)
+                && machine.disk_full == 0
+                && machine.random.chance(500)
+            {
+                let some = machine.random.below(writes.len() + 1);
+                for write in writes.iter().take(some) {
+                    systemd::write(&mut machine.files, &machine.systemd, self.queue.now(), write);
+                }
+            }
+        }
+        let boot = machine.boot;
+        self.note(|| format!("m{number}: agent is killed"));
+        self.agent_closes(number);
+        self.machines[number].agents += 1;
+        self.look_at_link(number);
+        self.queue.after(down, Event::AgentStarts(number, boot));
+    }
+
+    /// The agent is told to end, or its machine shuts down: it says goodbye first.
+    pub(crate) fn leaves(&mut self, number: usize, goodbye: Goodbye, down: Micros) {
+        let machine = &mut self.machines[number];
+        let process = machine.agents;
+        if let Some(agent) = machine.agent.as_mut().filter(|agent| agent.leaves.is_none()) {
+            agent.leaves = Some((goodbye, down));
+            let most = if goodbye == Goodbye::Restart { RESTART_WAITS } else { SHUTDOWN_WAITS };
+            self.queue.after(most, Event::Leaves(number, process));
+            self.tell_agent(number, Input::Goodbye(goodbye));
+        }
+    }
+
+    /// The leader has said farewell, or nobody waits for it any longer.
+    pub(crate) fn has_left(&mut self, number: usize, process: u64) {
+        let healed = self.healed;
+        let Some(agent) = self.machines[number].agent_if(process).filter(|agent| agent.frozen == 0 || healed)
+        else {
+            return;
+        };
+        let ledger = agent.agent.ledger();
+        match agent.leaves.take() {
+            Some((Goodbye::Restart, down)) => {
+                self.machines[number].ledger = Some(ledger);
+                self.kill_agent(number, down);
+            }
+            Some((Goodbye::Shutdown, down)) => self.power_off(number, down),
+            None => {}
+        }
+    }
+
+    pub(crate) fn bus_up(&mut self, number: usize, process: u64) {
+        let Some(agent) = self.machines[number].agent_if(process) else { return };
+        if agent.bus.is_none() {
+            agent.buses += 1;
+            agent.bus = Some(agent.buses);
+            self.pid1_is_heard(number);
+            self.tell_agent(number, Input::SystemdUp);
+        }
+    }
+
+    /// The agent's connection to the bus ends: what was asked may have its effect all the same.
+    pub(crate) fn bus_breaks(&mut self, number: usize) {
+        let Some(agent) = &mut self.machines[number].agent else { return };
+        if agent.bus.take().is_none() {
+            return;
+        }
+        let (written, calls): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut agent.calls).into_iter().partition(|(id, _)| agent.written.contains(id));
+        agent.calls = written;
+        let process = self.machines[number].agents;
+        for call in calls.into_values() {
+            if let Some(input) = unanswered(&call) {
+                self.tell_agent(number, input);
+            }
+        }
+        self.tell_agent(number, Input::SystemdDown);
+        self.queue.after(SECOND, Event::BusUp(number, process));
+    }
+
+    fn pid1_is_heard(&mut self, number: usize) {
+        let machine = &mut self.machines[number];
+        (machine.pid1_heard, machine.jumped) = (self.queue.now(), 0);
+    }
+
+    pub(crate) fn tell_agent(&mut self, number: usize, input: Input) {
+        let process = self.machines[number].agents;
+        let Some(agent) = &mut self.machines[number].agent else { return };
+        agent.inbox.push(input);
+        if !std::mem::replace(&mut agent.turning, true) {
+            let wait = self.machines[number].random.between(20, MILLI / 2);
+            self.queue.after(wait, Event::AgentTurn(number, process));
+        }
+    }
+
+    /// The agent's loop goes round once.
+    pub(crate) fn agent_turn(&mut self, number: usize, process: u64) {
+        let now = self.queue.now();
+        let machine = &mut self.machines[number];
+        let time = machine.clock.time(now);
+        let Some(agent) = machine.agent_if(process).filter(|agent| agent.frozen == 0) else { return };
+        agent.turning = false;
+        let mut inputs = std::mem::take(&mut agent.inbox);
+        if inputs.is_empty() {
+            inputs.push(Input::Tick);
+        }
+        self.stats.steps += 1;
+        self.agent_hears(number, &inputs);
+        self.note_inputs(number, &inputs);
+        let Some(agent) = self.machines[number].agent_if(process) else { return };
+        let effects = agent.agent.step(time, inputs);
+        for effect in effects {
+            let Some(agent) = self.machines[number].agent_if(process) else { return };
+            match &mut agent.dies {
+                Some((0, down)) => {
+                    let down = *down;
+                    return self.kill_agent(number, down);
+                }
+                Some((effects, _)) => *effects -= 1,
+                None => {}
+            }
+            self.judge_agent(number, &effect);
+            self.carry_out_agents(number, process, effect);
+        }
+        self.judge_lease(number);
+        self.set_agent_timer(number);
+    }
+
+    fn set_agent_timer(&mut self, number: usize) {
+        let machine = &mut self.machines[number];
+        let (clock, process) = (machine.clock, machine.agents);
+        let Some(agent) = &mut machine.agent else { return };
+        let Some(at) = agent.agent.next_timer().map(|at| clock.moment(at)) else { return };
+        // The real loop's timer has milliseconds.
+        let at = at.max(self.queue.now() + 50);
+        if agent.timer.is_none_or(|timer| at < timer) {
+            agent.timer = Some(at);
+            self.queue.at(at, Event::AgentTimer(number, process));
+        }
+    }
+
+    pub(crate) fn agent_timer(&mut self, number: usize, process: u64) {
+        let now = self.queue.now();
+        let machine = &mut self.machines[number];
+        let time = machine.clock.time(now);
+        let Some(agent) = machine.agent_if(process) else { return };
+        if agent.timer.is_none_or(|timer| timer > now) {
+            return;
+        }
+        agent.timer = None;
+        if agent.frozen > 0 {
+            // It has a turn when it goes on.
+            return;
+        }
+        if agent.agent.next_timer().is_some_and(|at| at <= time) {
+            self.agent_turn(number, process);
+        } else {
+            self.set_agent_timer(number);
+        }
+    }
+
+    /// The agent's process goes on, if nothing else keeps it.
+    pub(crate) fn agent_thaws(&mut self, number: usize) {
+        let process = self.machines[number].agents;
+        if self.machines[number].agent.as_ref().is_some_and(|agent| agent.frozen == 0) {
+            self.queue.after(0, Event::AgentTurn(number, process));
+        }
+        self.look_at_link(number);
+    }
+
+    /// The machine goes on, if nothing else keeps it.
+    pub(crate) fn machine_thaws(&mut self, number: usize) {
+        if self.machines[number].frozen > 0 {
+            return;
+        }
+        for event in std::mem::take(&mut self.machines[number].waiting) {
+            self.queue.after(0, event);
+        }
+        self.look_at_link(number);
+    }
+
+    /// Whether the machine stands still; then the event waits.
+    pub(crate) fn waits(&mut self, number: usize, event: Event) -> Option<Event> {
+        if self.machines[number].frozen > 0 {
+            self.machines[number].waiting.push(event);
+            return None;
+        }
+        Some(event)
+    }
+
+    /// PID 1 goes on, if nothing else keeps it busy.
+    pub(crate) fn pid1_goes_on(&mut self, number: usize, boot: u64) {
+        let machine = &mut self.machines[number];
+        if machine.boot != boot {
+            return;
+        }
+        machine.pid1_busy = machine.pid1_busy.saturating_sub(1);
+        if machine.pid1_busy == 0 {
+            for event in std::mem::take(&mut machine.pid1_waiting) {
+                self.queue.after(0, event);
+            }
+        }
+    }
+
+    fn carry_out_agents(&mut self, number: usize, process: u64, effect: Effect) {
+        let now = self.queue.now();
+        let time = self.machines[number].clock.time(now);
+        let machine = &mut self.machines[number];
+        match effect {
+            Effect::Farewell => self.queue.after(0, Event::Leaves(number, process)),
+            Effect::SaveLedger(ledger) => machine.ledger = Some(*ledger),
+            Effect::SaveMembership(membership) => {
+                let wait = match machine.disk_slow {
+                    0 => machine.random.spread(MILLI, 50 * MILLI),
+                    _ => machine.random.spread(100 * MILLI, 5 * SECOND),
+                };
+                self.queue.after(wait, Event::MembershipSaved(number, process, membership));
+            }
+            Effect::Connect(connection) => self.connect(number, connection),
+            Effect::Disconnect(_) => self.agent_closes(number),
+            Effect::Send(message) => {
+                if !matches!(message, FromAgent::Heartbeat { .. }) {
+                    self.stats.reports += 1;
+                    self.note(|| format!("m{number}: says {message:?}"));
+                }
+                self.send_up(number, time, message);
+            }
+            Effect::Remove(names) => {
+                self.note(|| format!("m{number}: removes {names:?}"));
+                let machine = &mut self.machines[number];
+                let mut outcomes = Vec::with_capacity(names.len());
+                for name in names {
+                    if machine.disk_full > 0 && machine.random.chance(300) {
+                        outcomes.push((name, Err("input/output error".to_owned())));
+                    } else {
+                        machine.files.remove(&name);
+                        outcomes.push((name, Ok(())));
+                    }
+                }
+                self.tell_agent(number, Input::Removed(outcomes));
+            }
+            Effect::Event(event) => self.note(|| format!("m{number}: {event:?}")),
+            Effect::Ping
+            | Effect::Write(_)
+            | Effect::ResetFailed(_)
+            | Effect::Stop(_)
+            | Effect::Start(_)
+            | Effect::Check(_)
+            | Effect::Explain(_)
+            | Effect::Read(_)
+            | Effect::Reload => {
+                if !matches!(effect, Effect::Ping | Effect::Read(_)) {
+                    self.note(|| format!("m{number}: asks {effect:?}"));
+                }
+                let machine = &mut self.machines[number];
+                let wait = machine.random.spread(100, 5 * MILLI);
+                let Some(agent) = &mut machine.agent else { return };
+                if agent.bus.is_none() {
+                    if let Some(input) = unanswered(&effect) {
+                        self.tell_agent(number, input);
+                    }
+                    return;
+                }
+                agent.last_call += 1;
+                let call = agent.last_call;
+                agent.calls.insert(call, effect.clone());
+                self.queue.after(wait, Event::Call(number, machine.boot, process, call, effect));
+            }
+        }
+    }
+
+    pub(crate) fn membership_saved(&mut self, number: usize, process: u64, membership: Membership) {
+        let machine = &mut self.machines[number];
+        let full = machine.disk_full > 0;
+        let alive = machine.agents == process;
+        // Of an agent that was killed meanwhile, it may be on disk or not.
+        if !full && (alive || machine.random.chance(500)) {
+            machine.membership = membership;
+        }
+        if alive {
+            let outcome = if full { Err("no space left on device".to_owned()) } else { Ok(()) };
+            self.tell_agent(number, Input::MembershipSaved(outcome));
+        }
+    }
+
+    /// A call reaches PID 1.
+    pub(crate) fn call(&mut self, number: usize, boot: u64, process: u64, id: u64, call: Effect) {
+        let now = self.queue.now();
+        let machine = &mut self.machines[number];
+        if machine.boot != boot || !machine.on {
+            return;
+        }
+        if machine.pid1_busy > 0 {
+            machine.pid1_waiting.push(Event::Call(number, boot, process, id, call));
+            return;
+        }
+        let asked = machine.agent_if(process).is_some_and(|agent| agent.calls.contains_key(&id));
+        if !asked && (matches!(call, Effect::Write(_)) || machine.random.chance(500)) {
+            return;
+        }
+        let lost = machine.bus_flaky > 0 && machine.random.chance(300);
+        if lost && machine.random.chance(500) {
+            let wait = machine.random.between(SECOND, 3 * SECOND);
+            return self.answer_later(number, process, id, wait, unanswered(&call));
+        }
+        let mut out = Out::default();
+        let answer = if let Effect::Write(writes) = &call {
+            let mut outcomes = Vec::with_capacity(writes.len());
+            for write in writes {
+                let outcome = if machine.disk_full > 0 {
+                    Written::Failed("no space left on device".to_owned())
+                } else {
+                    systemd::write(&mut machine.files, &machine.systemd, now, write)
+                };
+                outcomes.push((write.name.clone(), outcome));
+            }
+            if let Some(agent) = machine.agent_if(process) {
+                agent.written.insert(id);
+            }
+            Some(Input::Written(outcomes))
+        } else {
+            machine.systemd.call(&machine.files, now, &call, &mut out)
+        };
+        let (wait, answer) = if lost {
+            // It had its effect.
+            (
+                machine.random.between(SECOND, 3 * SECOND),
+                if matches!(call, Effect::Write(_)) { answer } else { unanswered(&call) },
+            )
+        } else if matches!(call, Effect::Write(_)) && machine.disk_slow > 0 {
+            (machine.random.spread(50 * MILLI, 3 * SECOND), answer)
+        } else {
+            (out.busy + machine.random.spread(100, 3 * MILLI), answer)
+        };
+        self.answer_later(number, process, id, wait, answer);
+        self.pid1_did(number, out);
+    }
+
+    fn answer_later(&mut self, number: usize, process: u64, id: u64, wait: Micros, answer: Option<Input>) {
+        match answer {
+            Some(answer) => self.queue.after(wait, Event::Answer(number, process, id, answer)),
+            None => {
+                if let Some(agent) = self.machines[number].agent_if(process) {
+                    agent.calls.remove(&id);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn answered(&mut self, number: usize, process: u64, id: u64, answer: Input) {
+        let Some(agent) = self.machines[number].agent_if(process) else { return };
+        agent.written.remove(&id);
+        if agent.calls.remove(&id).is_some() {
+            if !is_unanswered(&answer) {
+                self.pid1_is_heard(number);
+            }
+            self.tell_agent(number, answer);
+        }
+    }
+
+    /// PID 1 does something by itself.
+    pub(crate) fn later(&mut self, number: usize, boot: u64, later: Later) {
+        let machine = &mut self.machines[number];
+        if machine.boot != boot || !machine.on {
+            return;
+        }
+        if machine.pid1_busy > 0 {
+            machine.pid1_waiting.push(Event::Later(number, boot, later));
+            return;
+        }
+        let mut out = Out::default();
+        machine.systemd.happens(later, &mut out);
+        self.pid1_did(number, out);
+    }
+
+    /// What comes of something that PID 1 did.
+    pub(crate) fn pid1_did(&mut self, number: usize, out: Out) {
+        let machine = &mut self.machines[number];
+        let boot = machine.boot;
+        for (wait, later) in out.later {
+            self.queue.after(wait, Event::Later(number, boot, later));
+        }
+        if out.busy > 0 {
+            machine.pid1_busy += 1;
+            self.queue.after(out.busy, Event::Pid1Free(number, boot));
+        }
+        let process = machine.agents;
+        if let Some(bus) = machine.agent.as_ref().and_then(|agent| agent.bus)
+            && !out.signals.is_empty()
+        {
+            let wait = machine.random.spread(100, 5 * MILLI);
+            machine.signalled = machine.signalled.max(self.queue.now() + wait);
+            let at = machine.signalled;
+            // The end of a reload is signalled when it has ended.
+            let mut after = 0;
+            for signal in out.signals {
+                if matches!(signal, Input::Reloading(false)) {
+                    after = out.busy;
+                }
+                self.queue.at(at + after, Event::Signal(number, process, bus, signal));
+            }
+            self.machines[number].signalled += after;
+        }
+    }
+
+    pub(crate) fn signal(&mut self, number: usize, process: u64, bus: u64, signal: Input) {
+        if self.machines[number].agent_if(process).is_some_and(|agent| agent.bus == Some(bus)) {
+            self.pid1_is_heard(number);
+            self.tell_agent(number, signal);
+        }
+    }
+}
+
+/// What the agent is told when there is no answer.
+fn unanswered(call: &Effect) -> Option<Input> {
+    let error = || CallError::Unanswered("no answer".to_owned());
+    Some(match call {
+        Effect::Start(name) => Input::Answered(name.clone(), Verb::Start, Err(error())),
+        Effect::Stop(name) => Input::Answered(name.clone(), Verb::Stop, Err(error())),
+        Effect::Check(name) => Input::Checked(name.clone(), None),
+        Effect::Explain(name) => Input::Explained(name.clone(), None),
+        Effect::Read(names) => Input::Read(names.iter().map(|name| (name.clone(), None)).collect()),
+        Effect::Reload => Input::Reloaded(Err("no answer".to_owned())),
+        Effect::Ping => Input::Pong(false),
+        Effect::Write(writes) => {
+            Input::Written(writes.iter().map(|write| (write.name.clone(), Written::Unanswered)).collect())
+        }
+        _ => return None,
+    })
+}
+
+/// Whether this is no sign of life of PID 1.
+fn is_unanswered(input: &Input) -> bool {
+    match input {
+        Input::Answered(_, _, answer) => matches!(answer, Err(CallError::Unanswered(_))),
+        Input::Checked(_, answer) => answer.is_none(),
+        Input::Explained(_, answer) => answer.is_none(),
+        Input::Read(units) => units.iter().all(|(_, seen)| seen.is_none()),
+        Input::Reloaded(outcome) => outcome.is_err(),
+        Input::Pong(answered) => !answered,
+        Input::Written(_) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,166 @@
+//! `muster-sim`: runs the simulation, from one seed or from many.
+
+use std::num::NonZeroU64;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use muster_sim::{Outcome, Plan, run, shrink};
+
+/// Simulates clusters under faults, and checks the invariants of the design at every step.
+///
+/// The exit status is 0 only if nothing was found to be wrong.
+#[derive(Debug, Parser)]
+#[command(name = "muster-sim", version, max_term_width = 100)]
+struct Cli {
+    /// How many seeds to run
+    #[arg(long, value_name = "N", default_value = "1000", conflicts_with = "seed")]
+    seeds: NonZeroU64,
+    /// The first of them
+    #[arg(long, value_name = "S", default_value_t = 1, conflicts_with = "seed")]
+    first: u64,
+    /// Go on after a seed that failed
+    #[arg(long, conflicts_with = "seed")]
+    keep_going: bool,
+    /// Replay this seed, and print its history
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Of that seed's history only the entries with these numbers
+    #[arg(long, value_name = "NUMBER", requires = "seed", value_delimiter = ',')]
+    only: Option<Vec<usize>>,
+    /// Print only what was planned and what was wrong, not all that happened
+    #[arg(long, requires = "seed")]
+    brief: bool,
+}
+
+/// A seed that failed.
+struct Failure {
+    seed: u64,
+    outcome: Outcome,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.seed.is_none() {
+        // The simulation finds a panic, and tells its seed.
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    let well = match cli.seed {
+        Some(seed) => replay(seed, cli.only.as_deref(), cli.brief),
+        None => many(&cli),
+    };
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn replay(seed: u64, only: Option<&[usize]>, brief: bool) -> bool {
+    let mut plan = Plan::new(seed);
+    if let Some(numbers) = only {
+        plan = plan.with_only(numbers);
+    }
+    let outcome = run(&plan, true);
+    if brief {
+        plan.lines().iter().for_each(|line| println!("{line}"));
+    } else {
+        outcome.log.iter().for_each(|line| println!("{line}"));
+    }
+    tell(&outcome)
+}
+
+fn tell(outcome: &Outcome) -> bool {
+    match &outcome.violation {
+        Some(violation) => {
+            println!(
+                "{} is violated after {:.6} s:\n  {}",
+                violation.invariant, violation.at, violation.text
+            );
+        }
+        None => println!("nothing is wrong: {:?}", outcome.stats),
+    }
+    outcome.violation.is_none()
+}
+
+fn many(cli: &Cli) -> bool {
+    let seeds = cli.seeds.get();
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let failures: Mutex<Vec<Failure>> = Mutex::new(Vec::new());
+    let progress = ProgressBar::new(seeds);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left {msg}")
+    {
+        progress.set_style(style);
+    }
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let began = Instant::now();
+    let (mut simulated, mut steps, mut run_seeds, mut slowest, mut alone) = (0.0, 0, 0, 0.0_f64, 0.0);
+    thread::scope(|scope| {
+        let work = || {
+            let (mut seconds, mut steps, mut count, mut slowest, mut busy) = (0.0, 0, 0, 0.0_f64, 0.0);
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= seeds || stop.load(Ordering::Relaxed) {
+                    return (seconds, steps, count, slowest, busy);
+                }
+                let seed = cli.first + number;
+                let begun = Instant::now();
+                let outcome = run(&Plan::new(seed), false);
+                busy += begun.elapsed().as_secs_f64();
+                seconds += outcome.stats.seconds;
+                steps += outcome.stats.steps;
+                slowest = slowest.max(outcome.stats.healed_after);
+                count += 1;
+                progress.inc(1);
+                if let Some(violation) = &outcome.violation {
+                    progress
+                        .println(format!("seed {seed}: {} at {:.3} s", violation.invariant, violation.at));
+                    if progress.is_hidden() {
+                        println!("seed {seed}: {} at {:.3} s", violation.invariant, violation.at);
+                    }
+                    stop.store(!cli.keep_going, Ordering::Relaxed);
+                    if let Ok(mut failures) = failures.lock() {
+                        failures.push(Failure { seed, outcome });
+                    }
+                }
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            if let Ok((seconds, more, count, slow, busy)) = worker.join() {
+                simulated += seconds;
+                steps += more;
+                run_seeds += count;
+                slowest = slowest.max(slow);
+                alone += busy;
+            }
+        }
+    });
+    progress.finish_and_clear();
+    println!(
+        "{run_seeds} seeds from {}: {simulated:.0} simulated seconds and {steps} steps in {:.1} s on {threads} cores: \
+         {:.0} simulated seconds per second and core; at most {slowest:.1} s until all was well",
+        cli.first,
+        began.elapsed().as_secs_f64(),
+        simulated / alone
+    );
+    let mut failures = failures.into_inner().unwrap_or_default();
+    failures.sort_by_key(|failure| failure.seed);
+    if let Some(failure) = failures.first() {
+        print_shortest(failure);
+    }
+    failures.is_empty()
+}
+
+/// The shortest history found that fails like this seed.
+fn print_shortest(failure: &Failure) {
+    let Some(violation) = &failure.outcome.violation else { return };
+    println!("\nseed {} violates {}: {}", failure.seed, violation.invariant, violation.text);
+    let (plan, outcome) = shrink(&Plan::new(failure.seed), violation.invariant);
+    println!("\nThe shortest history found that does:");
+    plan.lines().iter().for_each(|line| println!("{line}"));
+    tell(&outcome);
+    let numbers: Vec<String> = plan.numbers().iter().map(ToString::to_string).collect();
+    println!("Replay it with --seed {} --only {}", failure.seed, numbers.join(","));
+}

@@ -1,0 +1,152 @@
+//! The units of the simulated cluster: their files, and what these ask for.
+
+use std::sync::Arc;
+
+use muster_core::ids::MachineId;
+use muster_core::unit::{ContentHash, UnitName};
+
+/// How many units there are.
+pub(crate) const UNITS: usize = 30;
+
+/// What each machine can give.
+pub(crate) const CPU: u64 = 4_000;
+pub(crate) const MEMORY: u64 = 1 << 30;
+
+/// What a file asks for, written down beside it, so that nothing of what is checked is needed to read it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Patterns of names: of the characters `?` and `*` besides ordinary ones.
+    pub(crate) conflicts: &'static [&'static str],
+    pub(crate) machine_of: &'static [usize],
+    pub(crate) global: bool,
+    /// The number of the machine.
+    pub(crate) machine: Option<usize>,
+    pub(crate) role: Option<&'static str>,
+    pub(crate) cpu: u64,
+    pub(crate) memory: u64,
+}
+
+/// A unit file.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    pub(crate) text: Arc<str>,
+    pub(crate) hash: ContentHash,
+    pub(crate) options: Options,
+}
+
+/// All unit files and all names.
+#[derive(Debug)]
+pub(crate) struct Palette {
+    pub(crate) names: Vec<UnitName>,
+    pub(crate) contents: Vec<Content>,
+}
+
+/// How many kinds of files there are: see [`options`].
+const KINDS: usize = 14;
+/// Files that differ in nothing that the leader cares about.
+const VARIANTS: usize = 3;
+/// How many of the files ask for nothing; they come first.
+pub(crate) const PLAIN: usize = 4 * VARIANTS;
+
+fn options(kind: usize) -> Options {
+    let none = Options::default();
+    match kind {
+        0..=3 => none,
+        4 => Options { conflicts: &["u01.*"], ..none },
+        5 => Options { conflicts: &["u0?.service", "u2*"], ..none },
+        6 => Options { machine_of: &[0], ..none },
+        7 => Options { machine_of: &[3], ..none },
+        8 => Options { global: true, ..none },
+        9 => Options { global: true, conflicts: &["u02.service"], ..none },
+        10 => Options { machine: Some(0), ..none },
+        11 => Options { role: Some("db"), ..none },
+        12 => Options { cpu: 1_500, ..none },
+        _ => Options { memory: 300 << 20, machine_of: &[0, 1], ..none },
+    }
+}
+
+fn text(kind: usize, variant: usize, options: &Options) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!("[Service]\nExecStart=/bin/sleep {kind}{variant}000\n[X-Fleet]\n");
+    // Writing to a String cannot fail.
+    for pattern in options.conflicts {
+        let _ = writeln!(text, "Conflicts={pattern}");
+    }
+    for target in options.machine_of {
+        let _ = writeln!(text, "MachineOf={}", unit_name(*target));
+    }
+    if options.global {
+        text.push_str("Global=true\n");
+    }
+    if let Some(machine) = options.machine {
+        let _ = writeln!(text, "MachineID={}", machine_id(machine));
+    }
+    if let Some(role) = options.role {
+        let _ = writeln!(text, "MachineMetadata=role={role}");
+    }
+    text.push_str("[X-Muster]\n");
+    if options.cpu > 0 {
+        let _ = writeln!(text, "CPU={}.{:03}", options.cpu / 1_000, options.cpu % 1_000);
+    }
+    if options.memory > 0 {
+        let _ = writeln!(text, "Memory={}", options.memory);
+    }
+    if kind == 3 || kind == 12 {
+        text.push_str("Priority=10\n");
+    }
+    text
+}
+
+fn unit_name(number: usize) -> String {
+    format!("u{number:02}.service")
+}
+
+/// The id of the machine with this number.
+pub(crate) fn machine_id(number: usize) -> MachineId {
+    MachineId::new((number as u128 + 1) << 96)
+}
+
+/// The label of the machine with this number.
+pub(crate) fn role(number: usize) -> &'static str {
+    if number.is_multiple_of(2) { "web" } else { "db" }
+}
+
+impl Palette {
+    pub(crate) fn new() -> Self {
+        let names = (0..UNITS).filter_map(|number| UnitName::parse(&unit_name(number)).ok()).collect();
+        let content = |number: usize| {
+            let (kind, variant) = (number / VARIANTS, number % VARIANTS);
+            let options = options(kind);
+            let text: Arc<str> = text(kind, variant, &options).into();
+            Content { hash: ContentHash::of(text.as_bytes()), text, options }
+        };
+        Self { names, contents: (0..KINDS * VARIANTS).map(content).collect() }
+    }
+
+    /// The number of the file with this content.
+    pub(crate) fn content(&self, hash: ContentHash) -> Option<&Content> {
+        self.contents.iter().find(|content| content.hash == hash)
+    }
+
+    pub(crate) fn number(&self, text: &str) -> Option<usize> {
+        self.contents.iter().position(|content| &*content.text == text)
+    }
+
+    pub(crate) fn unit(&self, name: &UnitName) -> Option<usize> {
+        self.names.iter().position(|known| known == name)
+    }
+}
+
+/// Whether a pattern means this name.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    fn tail(pattern: &[u8], name: &[u8]) -> bool {
+        match (pattern, name) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => (0..=name.len()).any(|skip| tail(rest, &name[skip..])),
+            ([b'?', rest @ ..], [_, more @ ..]) => tail(rest, more),
+            ([first, rest @ ..], [other, more @ ..]) => first == other && tail(rest, more),
+            _ => false,
+        }
+    }
+    tail(pattern.as_bytes(), name.as_bytes())
+}

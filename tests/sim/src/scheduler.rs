@@ -1,0 +1,238 @@
+//! The scheduler's process: the real leader, and the loop around it.
+
+use std::collections::VecDeque;
+
+use muster_core::command::Query;
+use muster_core::ids::Term;
+use muster_core::leader::{Effect, Input, Leader, RequestId};
+
+use crate::queue::{Clock, MILLI, Micros};
+use crate::world::{Event, World};
+
+/// The request of whoever looks whether all is well.
+const OURS: RequestId = RequestId(u64::MAX);
+
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    pub(crate) clock: Clock,
+    pub(crate) process: Option<Process>,
+    /// Counts the processes; what belongs to an earlier one is nobody's.
+    pub(crate) incarnation: u64,
+    /// How many faults have stopped the process.
+    pub(crate) frozen: u32,
+    frozen_since: Micros,
+    /// For how long it was, in all.
+    stalled: Micros,
+    /// What waits for it to go on.
+    pub(crate) store_waits: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) leader: Leader,
+    pub(crate) term: Term,
+    /// All that it has taken.
+    pub(crate) terms: Vec<Term>,
+    inbox: VecDeque<Input>,
+    turning: bool,
+    timer: Option<Micros>,
+    /// It is killed after so many effects, and stays down for so long.
+    pub(crate) dies: Option<(u32, Micros)>,
+}
+
+impl Scheduler {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            process: None,
+            incarnation: 0,
+            frozen: 0,
+            frozen_since: 0,
+            stalled: 0,
+            store_waits: false,
+        }
+    }
+}
+
+impl Scheduler {
+    /// How long processes of it have been stopped until now, in all.
+    pub(crate) fn stalled(&self, now: Micros) -> Micros {
+        self.stalled + if self.frozen > 0 { now - self.frozen_since } else { 0 }
+    }
+}
+
+impl World {
+    /// The process is stopped.
+    pub(crate) fn scheduler_freezes(&mut self) {
+        if self.scheduler.frozen == 0 {
+            self.scheduler.frozen_since = self.queue.now();
+        }
+        self.scheduler.frozen += 1;
+        self.look_at_links();
+    }
+
+    /// One fault less stops the process.
+    pub(crate) fn scheduler_thaws_once(&mut self) {
+        self.scheduler.stalled = self.scheduler.stalled(self.queue.now());
+        self.scheduler.frozen_since = self.queue.now();
+        self.scheduler.frozen = self.scheduler.frozen.saturating_sub(1);
+        self.scheduler_thaws();
+    }
+
+    pub(crate) fn start_scheduler(&mut self) {
+        if self.scheduler.process.is_some() {
+            return;
+        }
+        self.scheduler.incarnation += 1;
+        let term = self.store.take_term(Term(0));
+        let now = self.scheduler.clock.time(self.queue.now());
+        let durable = self.store.durable.clone();
+        self.note(|| format!("scheduler: starts in term {term} with {} units", durable.units.len()));
+        self.leader_takes_over(now);
+        let leader = Leader::new(self.settings.clone(), term, durable, now);
+        let inbox = VecDeque::new();
+        self.scheduler.process =
+            Some(Process { leader, term, terms: vec![term], inbox, turning: false, timer: None, dies: None });
+        self.set_leader_timer();
+    }
+
+    /// The process is killed between two effects, and started again later.
+    pub(crate) fn kill_scheduler(&mut self, down: Micros) {
+        if self.scheduler.process.take().is_none() {
+            return;
+        }
+        self.note(|| "scheduler: is killed".to_owned());
+        self.store_dies();
+        self.scheduler.incarnation += 1;
+        self.scheduler.stalled = self.scheduler.stalled(self.queue.now());
+        (self.scheduler.store_waits, self.scheduler.frozen) = (false, 0);
+        self.scheduler_is_gone();
+        self.clients_lose_scheduler();
+        self.queue.after(down, Event::SchedulerStarts);
+    }
+
+    pub(crate) fn tell_leader(&mut self, input: Input) {
+        let Some(process) = &mut self.scheduler.process else { return };
+        process.inbox.push_back(input);
+        if !std::mem::replace(&mut process.turning, true) {
+            let wait = self.random.between(20, MILLI / 2);
+            self.queue.after(wait, Event::LeaderTurn(self.scheduler.incarnation));
+        }
+    }
+
+    /// The loop goes round once.
+    pub(crate) fn leader_turn(&mut self, incarnation: u64) {
+        if self.scheduler.incarnation != incarnation || self.scheduler.frozen > 0 {
+            return;
+        }
+        let Some(process) = &mut self.scheduler.process else { return };
+        process.turning = false;
+        let now = self.scheduler.clock.time(self.queue.now());
+        let inputs = std::mem::take(&mut process.inbox);
+        let due = process.leader.next_timer() <= now;
+        if inputs.is_empty() && due {
+            self.leader_step(Input::Tick);
+        }
+        for input in inputs {
+            if matches!(input, Input::CommitFailed { .. }) {
+                self.store_resumes();
+            }
+            self.leader_step(input);
+            if self.scheduler.incarnation != incarnation || self.violation.is_some() {
+                return;
+            }
+        }
+        self.set_leader_timer();
+    }
+
+    /// Asks the leader something; the answer is in `answer` if it came at once.
+    pub(crate) fn leader_is_asked(&mut self, query: Query) {
+        self.leader_step(Input::Query(OURS, query));
+        self.set_leader_timer();
+    }
+
+    fn set_leader_timer(&mut self) {
+        let Some(process) = &mut self.scheduler.process else { return };
+        let at = self.scheduler.clock.moment(process.leader.next_timer());
+        if process.timer.is_none_or(|timer| at < timer) {
+            process.timer = Some(at);
+            self.queue.at(at, Event::LeaderTimer(self.scheduler.incarnation));
+        }
+    }
+
+    pub(crate) fn leader_timer(&mut self, incarnation: u64) {
+        if self.scheduler.incarnation != incarnation {
+            return;
+        }
+        let now = self.queue.now();
+        let Some(process) = &mut self.scheduler.process else { return };
+        // Another one may have been set since for an earlier moment.
+        if process.timer.is_some_and(|timer| timer <= now) {
+            process.timer = None;
+            self.leader_turn(incarnation);
+        }
+    }
+
+    /// The process goes on, if nothing else keeps it.
+    pub(crate) fn scheduler_thaws(&mut self) {
+        if self.scheduler.frozen > 0 {
+            return;
+        }
+        if std::mem::take(&mut self.scheduler.store_waits) {
+            self.queue.after(0, Event::StoreDone(self.scheduler.incarnation));
+        }
+        self.queue.after(0, Event::LeaderTurn(self.scheduler.incarnation));
+        for machine in 0..self.machines.len() {
+            self.look_at_link(machine);
+        }
+    }
+
+    fn leader_step(&mut self, input: Input) {
+        let now = self.scheduler.clock.time(self.queue.now());
+        self.stats.steps += 1;
+        let cause = self.before_step(&input);
+        let Some(process) = &mut self.scheduler.process else { return };
+        if let Input::TermTaken(term) = input {
+            process.term = term;
+            process.terms.push(term);
+        }
+        let effects = process.leader.step(now, input);
+        self.judge_step(&cause, &effects);
+        for effect in effects {
+            let Some(process) = &mut self.scheduler.process else { return };
+            match &mut process.dies {
+                Some((0, down)) => {
+                    let down = *down;
+                    return self.kill_scheduler(down);
+                }
+                Some((effects, _)) => *effects -= 1,
+                None => {}
+            }
+            self.judge_effect(now, &cause, &effect);
+            self.carry_out_leaders(effect);
+        }
+        self.after_step();
+    }
+
+    fn carry_out_leaders(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(commit, changes) => {
+                self.stats.commits += 1;
+                self.note(|| format!("leader: persist {} {changes:?}", commit.0));
+                self.commit(commit, changes);
+            }
+            Effect::TakeTerm { above } => self.take_term(above),
+            Effect::Send(connection, message) => {
+                self.note_message(connection, &message);
+                self.send_down(connection, message);
+            }
+            Effect::Close(connection) => self.scheduler_closes(connection),
+            Effect::AnswerCommand(request, result) => self.answer_command(request, &result),
+            Effect::AnswerQuery(OURS, answer) => self.answer = Some(answer),
+            Effect::AnswerQuery(request, _) => self.answer_query(request),
+            Effect::AnswerMachines(request, result) => self.answer_machines(request, &result),
+            Effect::UnitsChanged(_) | Effect::AnswerRelease(..) => {}
+            Effect::Event(event) => self.note(|| format!("leader: {event:?}")),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The scheduler's store: commits that take their time and share it, a disk that is full, a process that dies.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use muster_core::ids::{ClusterId, CommandId, CommitId, Term};
+use muster_core::leader::{Change, Durable, Input};
+
+use crate::intent::Intent;
+use crate::queue::{MILLI, SECOND};
+use crate::random::Random;
+use crate::world::{Event, World};
+
+/// What the committer's thread is given.
+#[derive(Debug)]
+enum Job {
+    Commit(CommitId, Vec<Change>),
+    TakeTerm(Term),
+    Resume,
+}
+
+/// What is on disk, and the thread that writes to it.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) durable: Durable,
+    pub(crate) term: Term,
+    queue: VecDeque<Job>,
+    /// What the disk is busy with: several batches, or a term.
+    working: Vec<Job>,
+    /// Whether what is given builds on a batch that failed.
+    failed: bool,
+    /// How many faults make the disk full, and slow.
+    pub(crate) full: u32,
+    pub(crate) slow: u32,
+    backup: Option<Backup>,
+    random: Random,
+}
+
+/// A copy of the store, and what the clients could know of it.
+#[derive(Debug)]
+struct Backup {
+    durable: Durable,
+    term: Term,
+    intent: Intent,
+    commands: BTreeSet<CommandId>,
+}
+
+impl Store {
+    pub(crate) fn new(random: Random) -> Self {
+        Self {
+            durable: Durable::new(ClusterId::new(7)),
+            term: Term(0),
+            queue: VecDeque::new(),
+            working: Vec::new(),
+            failed: false,
+            full: 0,
+            slow: 0,
+            backup: None,
+            random,
+        }
+    }
+
+    /// A term above all before it, durable at once.
+    pub(crate) fn take_term(&mut self, above: Term) -> Term {
+        self.term = self.term.max(above).next();
+        self.term
+    }
+
+    /// Whether nothing is on its way to the disk.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.working.is_empty() && self.queue.is_empty()
+    }
+}
+
+impl World {
+    pub(crate) fn commit(&mut self, commit: CommitId, changes: Vec<Change>) {
+        self.store.queue.push_back(Job::Commit(commit, changes));
+        self.store_works();
+    }
+
+    pub(crate) fn take_term(&mut self, above: Term) {
+        self.store.queue.push_back(Job::TakeTerm(above));
+        self.store_works();
+    }
+
+    pub(crate) fn store_resumes(&mut self) {
+        self.store.queue.push_back(Job::Resume);
+        self.store_works();
+    }
+
+    /// Gives the disk its next work, when it is idle.
+    fn store_works(&mut self) {
+        let store = &mut self.store;
+        while store.working.is_empty() {
+            match store.queue.pop_front() {
+                None => return,
+                Some(Job::Resume) => store.failed = false,
+                Some(Job::Commit(..)) if store.failed => {}
+                Some(job) => {
+                    let commit = matches!(job, Job::Commit(..));
+                    store.working.push(job);
+                    // All batches that wait share one flush.
+                    while commit && matches!(store.queue.front(), Some(Job::Commit(..))) {
+                        store.working.extend(store.queue.pop_front());
+                    }
+                }
+            }
+        }
+        let wait = match store.slow {
+            0 => store.random.spread(MILLI / 2, 20 * MILLI),
+            _ => store.random.spread(50 * MILLI, 3 * SECOND),
+        };
+        self.queue.after(wait, Event::StoreDone(self.scheduler.incarnation));
+    }
+
+    /// The disk has done what it was busy with.
+    pub(crate) fn store_done(&mut self, incarnation: u64) {
+        if self.scheduler.incarnation != incarnation {
+            return;
+        }
+        if self.scheduler.frozen > 0 {
+            self.scheduler.store_waits = true;
+            return;
+        }
+        let working = std::mem::take(&mut self.store.working);
+        if self.store.full > 0 && matches!(working.first(), Some(Job::Commit(..))) {
+            self.store.failed = true;
+            let reason = "no space left on device".to_owned();
+            self.note(|| "store: no space left on device".to_owned());
+            let durable = Box::new(self.store.durable.clone());
+            self.tell_leader(Input::CommitFailed { reason, durable });
+        } else if let Some(input) = self.write_to_disk(working) {
+            self.tell_leader(input);
+        }
+        self.store_works();
+    }
+
+    fn write_to_disk(&mut self, working: Vec<Job>) -> Option<Input> {
+        let mut input = None;
+        for job in working {
+            match job {
+                Job::Commit(commit, changes) => {
+                    for change in changes {
+                        self.becomes_durable(&change);
+                        self.store.durable.apply(change);
+                    }
+                    input = Some(Input::Committed(commit));
+                }
+                Job::TakeTerm(above) => input = Some(Input::TermTaken(self.store.take_term(above))),
+                Job::Resume => {}
+            }
+        }
+        input
+    }
+
+    /// The process died: what the disk was busy with is written or not; what waited is lost.
+    pub(crate) fn store_dies(&mut self) {
+        let working = std::mem::take(&mut self.store.working);
+        self.store.queue.clear();
+        self.store.failed = false;
+        let full = self.store.full > 0 && matches!(working.first(), Some(Job::Commit(..)));
+        if !full && !working.is_empty() {
+            let written = self.store.random.chance(500);
+            self.note(|| {
+                format!("store: what it was busy with is {}", if written { "durable" } else { "lost" })
+            });
+            if written {
+                self.write_to_disk(working);
+            }
+        }
+    }
+
+    pub(crate) fn back_up(&mut self) {
+        self.store.backup = Some(Backup {
+            durable: self.store.durable.clone(),
+            term: self.store.term,
+            intent: self.book.durable_intent.clone(),
+            commands: self.book.durable_commands.clone(),
+        });
+    }
+
+    /// Puts the copy in the place of the store, which nobody uses at the moment. What was acknowledged since is lost,
+    /// as the operator knows.
+    pub(crate) fn restore(&mut self) {
+        let Some(backup) = self.store.backup.take() else { return };
+        self.store.durable = backup.durable;
+        self.store.term = backup.term;
+        self.restored(backup.intent, backup.commands);
+    }
+}

@@ -1,0 +1,444 @@
+//! A machine's PID 1, with the quirks of the real one that an agent has to live with.
+//!
+//! It is asked for one thing at a time, in the order in which calls arrive, and does nothing else while it hangs or
+//! reloads: the world holds its calls and its own events back meanwhile.
+
+use std::collections::BTreeMap;
+
+use muster_core::agent::{CallError, Checked, Effect, Input, Seen, Verb, Write, Written};
+use muster_core::ids::Epoch;
+use muster_core::state::UnitState;
+use muster_core::unit::{ContentHash, UnitName};
+
+use crate::queue::{MILLI, Micros, SECOND};
+use crate::random::Random;
+
+/// The files of a unit, as Muster writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) epoch: Epoch,
+    pub(crate) hash: ContentHash,
+}
+
+/// The unit files on a machine. They are gone after a reboot.
+pub(crate) type Files = BTreeMap<UnitName, File>;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct File {
+    pub(crate) version: Version,
+    /// When it was written: what has just come into a directory, systemd may not see yet.
+    written: Micros,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Inactive,
+    Activating,
+    Running,
+    Deactivating,
+    Failed,
+}
+
+/// How a unit takes being started and stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Behaviour {
+    /// Starts take some seconds.
+    SlowStart,
+    /// Starts fail.
+    Fails,
+    /// Starts hang until systemd gives up.
+    Hangs,
+    /// Stops take some seconds.
+    SlowStop,
+    /// Stops are ignored until systemd kills what is left.
+    Unstoppable,
+    /// It fails soon after each start, and systemd restarts it.
+    Crashes,
+}
+
+/// A unit that PID 1 has loaded.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    /// The files that it was loaded from, if there are any.
+    content: Option<Version>,
+    pub(crate) active: State,
+    /// The files that what runs was started from.
+    pub(crate) runs: Option<Version>,
+    job: Option<(u32, Verb)>,
+    /// Whether another unit refers to it, so that it stays loaded when it is inactive.
+    referenced: bool,
+    /// Whether it is between two attempts to start by itself; counts them.
+    restarts: u32,
+    /// Whether something else than the agent has started it.
+    pub(crate) foreign: bool,
+}
+
+/// What PID 1 does later by itself.
+#[derive(Clone, Debug)]
+pub(crate) enum Later {
+    JobEnds(UnitName, u32),
+    /// `Restart=`: the unit failed and is started again.
+    Restarts(UnitName, u32),
+    Crashes(UnitName, u32),
+}
+
+/// What comes out of PID 1 when something goes in.
+#[derive(Debug, Default)]
+pub(crate) struct Out {
+    /// Signals to whoever has subscribed, in this order.
+    pub(crate) signals: Vec<Input>,
+    pub(crate) later: Vec<(Micros, Later)>,
+    /// It is busy for this long.
+    pub(crate) busy: Micros,
+}
+
+#[derive(Debug)]
+pub(crate) struct Systemd {
+    pub(crate) units: BTreeMap<UnitName, Loaded>,
+    jobs: u32,
+    random: Random,
+    pub(crate) behaviours: BTreeMap<UnitName, Behaviour>,
+    /// How many faults lose the ends of jobs.
+    pub(crate) loses_signals: u32,
+}
+
+impl Loaded {
+    pub(crate) fn is_running(&self) -> bool {
+        !matches!(self.active, State::Inactive | State::Failed)
+    }
+}
+
+impl Systemd {
+    pub(crate) fn new(random: Random) -> Self {
+        Self { units: BTreeMap::new(), jobs: 0, random, behaviours: BTreeMap::new(), loses_signals: 0 }
+    }
+
+    /// Whether anything of the unit runs or is about to.
+    pub(crate) fn is_running(&self, name: &UnitName) -> bool {
+        self.units.get(name).is_some_and(|unit| unit.is_running() || unit.job.is_some())
+    }
+
+    /// Which files the unit's processes were started from.
+    pub(crate) fn runs(&self, name: &UnitName) -> Option<Version> {
+        self.units.get(name)?.runs
+    }
+
+    /// Everything ends as it should from now on.
+    pub(crate) fn heal(&mut self, out: &mut Out) {
+        self.behaviours.clear();
+        self.loses_signals = 0;
+        // What hangs, ends soon.
+        for (name, unit) in &self.units {
+            out.later.extend(unit.job.map(|(job, _)| (SECOND, Later::JobEnds(name.clone(), job))));
+        }
+    }
+
+    fn load(&mut self, files: &Files, name: &UnitName) -> Option<&mut Loaded> {
+        if !self.units.contains_key(name) {
+            let content = Some(files.get(name)?.version);
+            let referenced = self.random.chance(200);
+            let unit = Loaded {
+                content,
+                active: State::Inactive,
+                runs: None,
+                job: None,
+                referenced,
+                restarts: 0,
+                foreign: false,
+            };
+            self.units.insert(name.clone(), unit);
+        }
+        self.units.get_mut(name)
+    }
+
+    /// systemd forgets what is inactive and nobody refers to.
+    fn collect(&mut self, name: &UnitName) {
+        let idle = |unit: &Loaded| !unit.referenced && unit.job.is_none() && unit.active == State::Inactive;
+        if self.units.get(name).is_some_and(idle) {
+            self.units.remove(name);
+        }
+    }
+
+    fn set(&mut self, name: &UnitName, active: State, out: &mut Out) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        unit.active = active;
+        match active {
+            // A start that fails or is taken back leaves nothing behind; a restart runs what is loaded then.
+            State::Inactive | State::Failed => unit.runs = None,
+            State::Activating => unit.runs = unit.content,
+            State::Running | State::Deactivating => {}
+        }
+        let job = unit.job.is_some();
+        let state = state(active);
+        out.signals.push(Input::Changed { unit: name.clone(), active: state.active, sub: state.sub, job });
+    }
+
+    /// A job ended: its end may be lost on the way, above all when a reload comes in between.
+    fn job_removed(&mut self, name: &UnitName, job: u32, result: &str, out: &mut Out) {
+        if self.loses_signals == 0 || self.random.chance(500) {
+            out.signals.push(Input::JobRemoved(name.clone(), job, result.to_owned()));
+        }
+    }
+
+    fn begin(
+        &mut self,
+        files: &Files,
+        now: Micros,
+        name: &UnitName,
+        verb: Verb,
+        out: &mut Out,
+    ) -> Result<u32, CallError> {
+        // systemd looks for new files only where it sees that a directory has changed, and its clock is coarse.
+        let seen =
+            files.get(name).is_some_and(|file| now > file.written + 4 * MILLI) || !self.random.chance(100);
+        if !self.units.contains_key(name) && (!seen || self.load(files, name).is_none()) {
+            return Err(CallError::NotLoaded);
+        }
+        let Some(unit) = self.units.get_mut(name) else { return Err(CallError::NotLoaded) };
+        let no_file = unit.content.is_none();
+        if no_file && (verb == Verb::Start || !unit.is_running()) {
+            return Err(CallError::NotLoaded);
+        }
+        if let Some((job, pending)) = unit.job {
+            if pending == verb {
+                return Ok(job);
+            }
+            unit.job = None;
+            self.job_removed(name, job, "canceled", out);
+        }
+        self.jobs += 1;
+        let job = self.jobs;
+        let behaviour = self.behaviours.get(name).copied();
+        let quick = self.random.spread(MILLI, 100 * MILLI);
+        let slow = self.random.between(SECOND, 12 * SECOND);
+        let Some(unit) = self.units.get_mut(name) else { return Err(CallError::NotLoaded) };
+        unit.job = Some((job, verb));
+        unit.restarts += 1;
+        let (next, wait) = match (verb, unit.active, behaviour) {
+            (Verb::Start, State::Running, _) | (Verb::Stop, State::Inactive | State::Failed, _) => {
+                (None, MILLI)
+            }
+            (Verb::Start, _, Some(Behaviour::SlowStart)) => (Some(State::Activating), slow),
+            (Verb::Start, _, Some(Behaviour::Hangs)) => (Some(State::Activating), 45 * SECOND),
+            (Verb::Start, ..) => (Some(State::Activating), quick),
+            (Verb::Stop, _, Some(Behaviour::SlowStop)) => (Some(State::Deactivating), slow),
+            (Verb::Stop, _, Some(Behaviour::Unstoppable)) => (Some(State::Deactivating), 45 * SECOND),
+            (Verb::Stop, ..) => (Some(State::Deactivating), quick),
+        };
+        if let Some(next) = next {
+            self.set(name, next, out);
+        }
+        out.later.push((wait, Later::JobEnds(name.clone(), job)));
+        Ok(job)
+    }
+
+    /// Something that was to happen later happens now.
+    pub(crate) fn happens(&mut self, later: Later, out: &mut Out) {
+        match later {
+            Later::JobEnds(name, job) => self.end_job(&name, job, out),
+            Later::Restarts(name, count) => {
+                let waits = |unit: &Loaded| unit.restarts == count && unit.active == State::Activating;
+                if self.units.get(&name).is_some_and(waits) {
+                    self.set(&name, State::Activating, out);
+                    self.set(&name, State::Running, out);
+                    self.crash_later(&name, out);
+                }
+            }
+            Later::Crashes(name, count) => {
+                let runs = |unit: &Loaded| unit.restarts == count && unit.active == State::Running;
+                if self.units.get(&name).is_some_and(runs) {
+                    self.exit(&name, true, out);
+                }
+            }
+        }
+    }
+
+    fn end_job(&mut self, name: &UnitName, job: u32, out: &mut Out) {
+        let Some(unit) = self.units.get_mut(name).filter(|unit| unit.job.is_some_and(|(id, _)| id == job))
+        else {
+            return;
+        };
+        let Some((_, verb)) = unit.job else { return };
+        let was = unit.active;
+        let early = self.random.chance(300);
+        if !early && let Some(unit) = self.units.get_mut(name) {
+            // The signal of the state already says that the job is over.
+            unit.job = None;
+        }
+        let result = match (verb, was, self.behaviours.get(name)) {
+            (Verb::Start, State::Running, _) | (Verb::Stop, State::Inactive | State::Failed, _) => "done",
+            (Verb::Start, _, Some(Behaviour::Fails)) => {
+                self.set(name, State::Failed, out);
+                "failed"
+            }
+            (Verb::Start, _, Some(Behaviour::Hangs)) => {
+                self.set(name, State::Failed, out);
+                "timeout"
+            }
+            (Verb::Start, ..) => {
+                self.set(name, State::Running, out);
+                self.crash_later(name, out);
+                "done"
+            }
+            (Verb::Stop, _, behaviour) => {
+                let killed = behaviour == Some(&Behaviour::Unstoppable);
+                self.set(name, if killed { State::Failed } else { State::Inactive }, out);
+                "done"
+            }
+        };
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.job = None;
+        }
+        self.job_removed(name, job, result, out);
+        if early && let Some(unit) = self.units.get(name) {
+            let state = state(unit.active);
+            out.signals.push(Input::Changed {
+                unit: name.clone(),
+                active: state.active,
+                sub: state.sub,
+                job: false,
+            });
+        }
+        self.collect(name);
+    }
+
+    fn crash_later(&mut self, name: &UnitName, out: &mut Out) {
+        if self.behaviours.get(name) == Some(&Behaviour::Crashes)
+            && let Some(unit) = self.units.get(name)
+        {
+            let wait = self.random.between(300 * MILLI, 3 * SECOND);
+            out.later.push((wait, Later::Crashes(name.clone(), unit.restarts)));
+        }
+    }
+
+    /// The unit's main process ends by itself.
+    pub(crate) fn exit(&mut self, name: &UnitName, restart: bool, out: &mut Out) {
+        let Some(unit) =
+            self.units.get(name).filter(|unit| unit.active == State::Running && unit.job.is_none())
+        else {
+            return;
+        };
+        let count = unit.restarts;
+        if restart && unit.content.is_some() {
+            self.set(name, State::Activating, out);
+            out.later.push((self.random.between(100 * MILLI, SECOND), Later::Restarts(name.clone(), count)));
+        } else {
+            let failed = self.random.chance(500);
+            self.set(name, if failed { State::Failed } else { State::Inactive }, out);
+            self.collect(name);
+        }
+    }
+
+    /// Something else on the machine starts the unit, as its socket would.
+    pub(crate) fn activate(&mut self, files: &Files, now: Micros, name: &UnitName, out: &mut Out) {
+        let idle = |unit: &mut Loaded| !unit.is_running() && unit.job.is_none();
+        // What is loaded still and has no files any more is not what this is about.
+        if files.contains_key(name) && self.load(files, name).is_some_and(idle) {
+            // The job is nobody's that is listened to, and its end is signalled all the same.
+            let _ = self.begin(files, now, name, Verb::Start, out);
+            if let Some(unit) = self.units.get_mut(name) {
+                unit.foreign = true;
+            }
+        }
+        self.collect(name);
+    }
+
+    pub(crate) fn reload(&mut self, files: &Files, out: &mut Out) {
+        out.signals.push(Input::Reloading(true));
+        // All units and jobs are removed and added again.
+        for (name, unit) in &mut self.units {
+            let (unit_name, active, sub) = (name.clone(), "inactive".to_owned(), "dead".to_owned());
+            out.signals.push(Input::Changed { unit: unit_name, active, sub, job: false });
+            unit.content = files.get(name).map(|file| file.version);
+            unit.referenced &= unit.content.is_some();
+        }
+        for name in self.units.keys().cloned().collect::<Vec<_>>() {
+            self.collect(&name);
+        }
+        out.signals.push(Input::Reloading(false));
+        out.busy = self.random.spread(50 * MILLI, SECOND);
+    }
+
+    /// Carries out a call, and gives its answer.
+    pub(crate) fn call(&mut self, files: &Files, now: Micros, call: &Effect, out: &mut Out) -> Option<Input> {
+        match call {
+            Effect::Start(name) => {
+                if let Some(unit) = self.units.get_mut(name) {
+                    unit.foreign = false;
+                }
+                let answer = self.begin(files, now, name, Verb::Start, out);
+                Some(Input::Answered(name.clone(), Verb::Start, answer))
+            }
+            Effect::Stop(name) => {
+                let answer = self.begin(files, now, name, Verb::Stop, out);
+                Some(Input::Answered(name.clone(), Verb::Stop, answer))
+            }
+            Effect::ResetFailed(name) => {
+                if self.units.get(name).is_some_and(|unit| unit.active == State::Failed) {
+                    self.set(name, State::Inactive, out);
+                    self.collect(name);
+                }
+                None
+            }
+            Effect::Check(name) => {
+                let version = files.get(name).map(|file| file.version);
+                let unit = self.load(files, name);
+                let outdated = unit.as_ref().is_some_and(|unit| unit.content != version);
+                let active = unit.is_some_and(|unit| unit.is_running());
+                self.collect(name);
+                Some(Input::Checked(name.clone(), Some(Checked { outdated, active })))
+            }
+            Effect::Explain(name) => {
+                Some(Input::Explained(name.clone(), Some("exit-code, status 1".to_owned())))
+            }
+            Effect::Read(names) => Some(Input::Read(
+                names.iter().map(|name| (name.clone(), Some(self.seen(files, name)))).collect(),
+            )),
+            Effect::Reload => {
+                self.reload(files, out);
+                Some(Input::Reloaded(Ok(())))
+            }
+            Effect::Ping => Some(Input::Pong(true)),
+            _ => None,
+        }
+    }
+
+    fn seen(&mut self, files: &Files, name: &UnitName) -> Seen {
+        let seen = match self.load(files, name) {
+            None => {
+                let load = "not-found".to_owned();
+                Seen { state: UnitState { load, ..state(State::Inactive) }, job: false, load_error: None }
+            }
+            Some(unit) => Seen { state: state(unit.active), job: unit.job.is_some(), load_error: None },
+        };
+        self.collect(name);
+        seen
+    }
+
+    /// Whether a unit of that name is loaded, from files of Muster's that were there before.
+    pub(crate) fn knows(&self, name: &UnitName) -> bool {
+        self.units.contains_key(name)
+    }
+}
+
+/// Writes a unit's files, as the agent's shell does.
+pub(crate) fn write(files: &mut Files, systemd: &Systemd, now: Micros, write: &Write) -> Written {
+    let known = systemd.knows(&write.name);
+    if write.content.is_none() && files.get(&write.name).is_none_or(|file| file.version.hash != write.hash) {
+        return Written::Failed("it does not have the content that the scheduler expects there".to_owned());
+    }
+    let version = Version { epoch: write.epoch, hash: write.hash };
+    files.insert(write.name.clone(), File { version, written: now });
+    Written::Done { known: known || !write.fresh }
+}
+
+fn state(active: State) -> UnitState {
+    let (active, sub) = match active {
+        State::Inactive => ("inactive", "dead"),
+        State::Activating => ("activating", "start"),
+        State::Running => ("active", "running"),
+        State::Deactivating => ("deactivating", "stop-sigterm"),
+        State::Failed => ("failed", "failed"),
+    };
+    UnitState { load: "loaded".to_owned(), active: active.to_owned(), sub: sub.to_owned() }
+}

@@ -1,0 +1,67 @@
+//! Some seeds of the simulation, and those that once found something.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use muster_sim::{Plan, run};
+
+/// What was found to be wrong with this history, if anything.
+fn wrong(plan: &Plan) -> Option<String> {
+    let violation = run(plan, false).violation?;
+    let numbers: Vec<String> = plan.numbers().iter().map(ToString::to_string).collect();
+    Some(format!(
+        "seed {} violates {}: {}\n(make sim SEED={} ONLY={})",
+        plan.seed,
+        violation.invariant,
+        violation.text,
+        plan.seed,
+        numbers.join(",")
+    ))
+}
+
+#[test]
+fn nothing_is_wrong() {
+    const SEEDS: u64 = 100;
+    let next = AtomicU64::new(1);
+    let work = || {
+        let mut found = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed > SEEDS {
+                return found;
+            }
+            found.extend(wrong(&Plan::new(seed)));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let found: Vec<String> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("no worker panics")).collect()
+    });
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// Each line of `seeds.txt`: a seed, the numbers of the entries of its plan that matter, and what was wrong.
+#[test]
+fn what_was_found_is_found_no_more() {
+    let mut found = Vec::new();
+    for line in include_str!("../seeds.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let mut words = line.splitn(3, ' ');
+        let seed = words.next().and_then(|seed| seed.parse().ok()).expect("a line begins with a seed");
+        let numbers = words.next().expect("after the seed stand the numbers of entries");
+        let numbers: Vec<usize> =
+            numbers.split(',').map(|number| number.parse().expect("a number of an entry")).collect();
+        let what = words.next().expect("a line says what was wrong");
+        found.extend(wrong(&Plan::new(seed).with_only(&numbers)).map(|found| format!("{what}: {found}")));
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a_seed_is_replayed_exactly() {
+    let plan = Plan::new(7);
+    let (first, second) = (run(&plan, true), run(&plan, true));
+    assert!(first.log.len() > 100, "something happens");
+    assert_eq!(first.log, second.log);
+}
