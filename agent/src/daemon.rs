@@ -208,6 +208,7 @@ impl Daemon {
             Event::Stale(unit, newest) => warn!(%unit, %newest, "an old assignment is not applied"),
             Event::UnitRefused(unit, reason) => warn!(%unit, reason, "refused a unit"),
             Event::StartFailed(unit, reason) => warn!(%unit, reason, "start failed"),
+            Event::Failed(unit, reason) => warn!(%unit, reason, "systemd has given up a unit"),
             Event::StopFailed(unit, reason) => warn!(%unit, reason, "stop failed; trying again"),
             Event::RemoveFailed(unit, reason) => warn!(%unit, reason, "cannot remove files; trying again"),
             Event::ReloadFailed(reason) => warn!(reason, "cannot reload systemd; trying again"),

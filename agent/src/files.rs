@@ -196,6 +196,7 @@ mod tests {
         Write {
             name: "a.service".parse().unwrap(),
             epoch: Epoch { term: Term(1), counter },
+            exclusive: None,
             hash: ContentHash::of(FILE.as_bytes()),
             content: content.map(Into::into),
             fresh: false,

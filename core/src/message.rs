@@ -129,8 +129,11 @@ pub enum LeaderMessage {
     },
     /// What the machine should hold.
     Assignments(Assignments),
-    /// The agent may go: its lease is longer, or its units are active elsewhere as far as they can be.
-    Farewell,
+    /// The agent may go: its units are active elsewhere as far as they can be, or its lease is longer.
+    Farewell {
+        /// How long the machine's lease runs, from the moment that the goodbye was sent, where that was for a restart.
+        lease: Option<Duration>,
+    },
     /// The session ends, for this reason; the agent keeps what it holds and says Hello again later.
     Refused(Refused),
 }
@@ -198,6 +201,8 @@ pub struct Assignment {
     pub content: Option<Arc<str>>,
     /// What to do with it.
     pub target: Target,
+    /// Whether the copy is exclusive: then it must have ended this long after the machine's lease has, whoever is alive.
+    pub exclusive: Option<Duration>,
 }
 
 /// One unit that a machine should stop and remove.

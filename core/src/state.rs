@@ -48,6 +48,22 @@ pub struct UnitState {
     pub sub: String,
 }
 
+/// Why systemd gave a unit up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// systemd's `Result` (`systemd.exec(5)`): `exit-code`, `oom-kill`, `resources` …; empty where it is not known.
+    pub result: String,
+    /// The same and more in words for a reader.
+    pub reason: String,
+}
+
+impl Failure {
+    /// One of which systemd gives no result, since nothing of the unit ran.
+    pub fn without_result(reason: impl Into<String>) -> Self {
+        Self { result: String::new(), reason: reason.into() }
+    }
+}
+
 /// How far an agent is with a unit that it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -58,8 +74,10 @@ pub enum Phase {
     Starting,
     /// The start ended well. Whether the unit is still active is systemd's to say.
     Launched,
-    /// The start failed, for this reason (systemd's words).
-    StartFailed(String),
+    /// The start failed.
+    StartFailed(Failure),
+    /// The start ended well, and systemd has given the unit up since.
+    Failed(Failure),
     /// A stop was asked for and has not ended.
     Stopping,
 }

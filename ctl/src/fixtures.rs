@@ -3,7 +3,7 @@
 use muster_core::command::{ClusterStatus, CopyRole, CopyStatus, MachineStatus, UnitStatus, Waiting};
 use muster_core::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, Term};
 use muster_core::machine::{Availability, Capacity, MachineRecord, MachineState};
-use muster_core::state::{DesiredState, Observation, Phase, UnitState};
+use muster_core::state::{DesiredState, Failure, Observation, Phase, UnitState};
 use muster_core::unit::{Bytes, ContentHash, MilliCpu, UnitName};
 
 use crate::output::Machines;
@@ -106,9 +106,13 @@ pub fn running(name: &str) -> UnitStatus {
     )
 }
 
+pub fn failure(reason: &str) -> Failure {
+    Failure { result: "exit-code".to_owned(), reason: reason.to_owned() }
+}
+
 /// One of each sort of unit.
 pub fn zoo() -> Vec<UnitStatus> {
-    let start_failed = Phase::StartFailed("Job for broken.service failed: exit-code".to_owned());
+    let start_failed = Phase::StartFailed(failure("Job for broken.service failed: exit-code"));
     let mut everywhere = with_copy(
         running("everywhere.service"),
         2,

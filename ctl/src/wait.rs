@@ -191,8 +191,11 @@ fn on_machine(goal: &Goal, name: &UnitName, copy: &CopyStatus, machines: &Machin
     };
     match (goal.desired(), phase) {
         (DesiredState::Launched, Phase::Launched) => Progress::Done(format!("Unit {name} launched on {on}")),
-        (DesiredState::Launched, Phase::StartFailed(reason)) => {
-            Progress::Failed(format!("{name} did not start on {on}: {}", harmless(reason)))
+        (DesiredState::Launched, Phase::StartFailed(failure)) => {
+            Progress::Failed(format!("{name} did not start on {on}: {}", harmless(&failure.reason)))
+        }
+        (DesiredState::Launched, Phase::Failed(failure)) => {
+            Progress::Failed(format!("{name} was started on {on} and failed: {}", harmless(&failure.reason)))
         }
         (DesiredState::Launched, Phase::Loaded | Phase::Starting) => {
             Progress::Waiting(format!("starting on {on}"))
@@ -207,7 +210,9 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-    use crate::fixtures::{cluster, held, machines, running, unit, unit_name, with_copy, with_waiting, zoo};
+    use crate::fixtures::{
+        cluster, failure, held, machines, running, unit, unit_name, with_copy, with_waiting, zoo,
+    };
 
     fn judged(goal: &Goal, status: &UnitStatus) -> Progress {
         judge(goal, &status.name, Some(status), &machines())
@@ -250,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_global_unit_is_waited_for_on_each_machine() {
-        let failed = || Some(Phase::StartFailed("exit-code".to_owned()));
+        let failed = || Some(Phase::StartFailed(failure("exit-code")));
         let launched = || Some(Phase::Launched);
         let cases = [
             vec![],

@@ -181,6 +181,7 @@ impl From<Assignment> for v1::Assignment {
             hash: hash_bytes(&assignment.hash),
             content: assignment.content.map(content_bytes),
             target: v1::Target::from(assignment.target).into(),
+            exclusive_us: assignment.exclusive.map(micros),
         }
     }
 }
@@ -195,6 +196,7 @@ impl TryFrom<v1::Assignment> for Assignment {
             hash: hash("hash", &assignment.hash)?,
             content: assignment.content.map(|bytes| content("content", &bytes)).transpose()?,
             target: value("target", assignment.target)?,
+            exclusive: assignment.exclusive_us.map(Duration::from_micros),
         })
     }
 }

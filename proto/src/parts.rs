@@ -1,6 +1,8 @@
 //! Long lists are cut into messages of about a mebibyte, so that none is refused for its size and no heartbeat waits
 //! long behind one.
 
+use std::time::Duration;
+
 use muster_core::command::UnitStatus;
 use muster_core::ids::{Revision, SessionNumber, Term};
 use muster_core::message::{Assignments, FromAgent, LeaderMessage, ToAgent};
@@ -129,7 +131,9 @@ pub fn split_to_agent(said: ToAgent) -> Vec<v1::LeaderMessage> {
             split_assignments(assignments).into_iter().map(Body::Assignments).collect()
         }
         LeaderMessage::Refused(refused) => vec![Body::Refused(refused.into())],
-        LeaderMessage::Farewell => vec![Body::Farewell(v1::Farewell {})],
+        LeaderMessage::Farewell { lease } => {
+            vec![Body::Farewell(v1::Farewell { lease_us: lease.map(micros) })]
+        }
     };
     bodies.into_iter().map(|body| v1::LeaderMessage { term, session, body: Some(body) }).collect()
 }
@@ -177,7 +181,9 @@ impl ToAgentParts {
                 None => return Ok(None),
             },
             Body::Refused(refused) => LeaderMessage::Refused(message("refused", Some(refused))?),
-            Body::Farewell(v1::Farewell {}) => LeaderMessage::Farewell,
+            Body::Farewell(v1::Farewell { lease_us }) => {
+                LeaderMessage::Farewell { lease: lease_us.map(Duration::from_micros) }
+            }
         };
         Ok(Some(ToAgent { term: Term(part.term), session: SessionNumber(part.session), body }))
     }

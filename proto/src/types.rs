@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use muster_core::ids::{Epoch, Term};
 use muster_core::machine::Capacity;
-use muster_core::state::{Observation, Phase, UnitState};
+use muster_core::state::{Failure, Observation, Phase, UnitState};
 use muster_core::unit::{Bytes as MemoryBytes, ContentHash, MilliCpu, UnitName};
 use prost::bytes::Bytes;
 
@@ -168,19 +168,32 @@ impl From<v1::UnitState> for UnitState {
     }
 }
 
+impl From<Failure> for v1::Failure {
+    fn from(Failure { result, reason }: Failure) -> Self {
+        Self { result, reason }
+    }
+}
+
+impl From<v1::Failure> for Failure {
+    fn from(v1::Failure { result, reason }: v1::Failure) -> Self {
+        Self { result, reason }
+    }
+}
+
 impl From<Observation> for v1::Observation {
     fn from(observation: Observation) -> Self {
         use v1::observation::Kind;
         let kind = match observation {
             Observation::Held { phase, state } => {
-                let (phase, start_error) = match phase {
-                    Phase::Loaded => (v1::Phase::Loaded, String::new()),
-                    Phase::Starting => (v1::Phase::Starting, String::new()),
-                    Phase::Launched => (v1::Phase::Launched, String::new()),
-                    Phase::StartFailed(error) => (v1::Phase::StartFailed, error),
-                    Phase::Stopping => (v1::Phase::Stopping, String::new()),
+                let (phase, failure) = match phase {
+                    Phase::Loaded => (v1::Phase::Loaded, None),
+                    Phase::Starting => (v1::Phase::Starting, None),
+                    Phase::Launched => (v1::Phase::Launched, None),
+                    Phase::StartFailed(failure) => (v1::Phase::StartFailed, Some(failure.into())),
+                    Phase::Failed(failure) => (v1::Phase::Failed, Some(failure.into())),
+                    Phase::Stopping => (v1::Phase::Stopping, None),
                 };
-                Kind::Held(v1::Held { phase: phase.into(), start_error, state: state.map(Into::into) })
+                Kind::Held(v1::Held { phase: phase.into(), failure, state: state.map(Into::into) })
             }
             Observation::Refused(reason) => Kind::Refused(reason),
         };
@@ -194,14 +207,15 @@ impl TryFrom<v1::Observation> for Observation {
     fn try_from(observation: v1::Observation) -> Result<Self, ConvertError> {
         use v1::observation::Kind;
         Ok(match required("kind", observation.kind)? {
-            Kind::Held(v1::Held { phase, start_error, state }) => {
+            Kind::Held(v1::Held { phase, failure, state }) => {
                 let unknown = || ConvertError::new("held.phase", Problem::Enumeration(phase));
                 let phase = match v1::Phase::try_from(phase).map_err(|_| unknown())? {
                     v1::Phase::Unspecified => return Err(unknown()),
                     v1::Phase::Loaded => Phase::Loaded,
                     v1::Phase::Starting => Phase::Starting,
                     v1::Phase::Launched => Phase::Launched,
-                    v1::Phase::StartFailed => Phase::StartFailed(start_error),
+                    v1::Phase::StartFailed => Phase::StartFailed(failure.unwrap_or_default().into()),
+                    v1::Phase::Failed => Phase::Failed(failure.unwrap_or_default().into()),
                     v1::Phase::Stopping => Phase::Stopping,
                 };
                 Self::Held { phase, state: state.map(Into::into) }

@@ -16,7 +16,7 @@ use muster_core::message::{
     Assignment, Assignments, FromAgent, Goodbye, HeldUnit, Hello, LeaderMessage, Refused, Removal,
     ReportedChange, ToAgent, UnitReport, Welcome,
 };
-use muster_core::state::{DesiredState, Observation, Phase, Target, UnitState};
+use muster_core::state::{DesiredState, Failure, Observation, Phase, Target, UnitState};
 use muster_core::unit::{Bytes, ContentHash, MilliCpu, UnitName};
 use muster_proto::{
     CommandRequestError, FromAgentParts, MAX_PART_UNITS, PART_BYTES, ToAgentParts, command_response,
@@ -61,13 +61,18 @@ fn capacity() -> impl Strategy<Value = Capacity> {
         .prop_map(|(cpu, memory)| Capacity { cpu: MilliCpu(cpu), memory: Bytes(memory) })
 }
 
+fn failure() -> impl Strategy<Value = Failure> {
+    (".{0,5}", ".{0,9}").prop_map(|(result, reason)| Failure { result, reason })
+}
+
 fn observation() -> impl Strategy<Value = Observation> {
     let phase = prop_oneof![
         Just(Phase::Loaded),
         Just(Phase::Starting),
         Just(Phase::Launched),
         Just(Phase::Stopping),
-        ".{0,9}".prop_map(Phase::StartFailed),
+        failure().prop_map(Phase::StartFailed),
+        failure().prop_map(Phase::Failed),
     ];
     let state =
         (".{0,5}", ".{0,5}", ".{0,5}").prop_map(|(load, active, sub)| UnitState { load, active, sub });
@@ -135,8 +140,9 @@ fn from_agent() -> impl Strategy<Value = FromAgent> {
 prop_compose! {
     fn assignment()(
         name in unit_name(), epoch in epoch(), hash in hash(), content in option::of(content()), target in target(),
+        exclusive in option::of(duration()),
     ) -> Assignment {
-        Assignment { name, epoch, hash, content, target }
+        Assignment { name, epoch, hash, content, target, exclusive }
     }
 }
 
@@ -172,7 +178,7 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
         any::<u64>().prop_map(|term| LeaderMessage::Refused(Refused::HigherTermSeen(Term(term)))),
         Just(LeaderMessage::Refused(Refused::LeaseEnded)),
         Just(LeaderMessage::Refused(Refused::Replaced)),
-        Just(LeaderMessage::Farewell),
+        option::of(duration()).prop_map(|lease| LeaderMessage::Farewell { lease }),
         duration().prop_map(|age| LeaderMessage::Refused(Refused::SystemdSilent(age))),
     ];
     (any::<u64>(), any::<u64>(), body).prop_map(|(term, session, body)| ToAgent {
@@ -384,6 +390,7 @@ fn large_assignments() -> ToAgent {
         hash: ContentHash::of(text.as_bytes()),
         content: Some(text.clone()),
         target: Target::Launched,
+        exclusive: None,
     };
     let remove = |number| Removal { name: name(number), epoch: Epoch::default() };
     let assignments = Assignments {

@@ -1,7 +1,7 @@
 //! What is asked of systemd, and what its answers mean.
 
 use muster_core::agent::{CallError, Checked, Input, Seen, Verb, Write, Written};
-use muster_core::state::UnitState;
+use muster_core::state::{Failure, UnitState};
 use muster_core::unit::{UnitName, UnitType};
 use zbus::{Connection, OwnedVariant, Variant, fdo};
 
@@ -105,7 +105,7 @@ impl Caller {
     }
 
     /// Why a unit failed, in systemd's words.
-    async fn explain(&self, name: &UnitName) -> zbus::Result<Option<String>> {
+    async fn explain(&self, name: &UnitName) -> zbus::Result<Option<Failure>> {
         let interface = match name.unit_type() {
             UnitType::Device | UnitType::Slice | UnitType::Target => return Ok(None),
             kind => format!("{NAME}.{}", kind.section()),
@@ -114,15 +114,19 @@ impl Caller {
         match name.unit_type() {
             UnitType::Service => {}
             // It was refused before anything could fail.
-            UnitType::Socket if result == "success" => return self.running_behind(name).await,
-            _ => return Ok(Some(result)),
+            UnitType::Socket if result == "success" => {
+                let reason = self.running_behind(name).await?;
+                return Ok(reason.map(|reason| Failure { result: String::new(), reason }));
+            }
+            _ => return Ok(Some(Failure { reason: result.clone(), result })),
         }
         let status = i32::try_from(self.get(name, &interface, "ExecMainStatus").await?)?;
-        Ok(Some(match (result.as_str(), status) {
+        let reason = match (result.as_str(), status) {
             ("exit-code", 1..) => format!("{result}, status {status}"),
             ("signal" | "core-dump", 1..) => format!("{result}, signal {status}"),
-            _ => result,
-        }))
+            _ => result.clone(),
+        };
+        Ok(Some(Failure { result, reason }))
     }
 
     /// Which service keeps a socket from being listened on: systemd refuses that while what it activates is running.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, SessionNumber, Term};
 use crate::machine::{Capacity, Labels};
 use crate::message::{FromAgent, Goodbye, Refused, ToAgent};
-use crate::state::{Phase, Target, UnitState};
+use crate::state::{Failure, Phase, Target, UnitState};
 use crate::unit::{ContentHash, UnitName};
 
 /// How the agent presents its machine, apart from what is in its [`Ledger`] and [`Membership`].
@@ -75,6 +75,9 @@ pub struct Held {
     pub phase: Phase,
     /// Whether it is certain that what runs of it was started from these files, not from older ones.
     pub settled: bool,
+    /// Whether it is exclusive: then how long it may take to stop after the lease has ended.
+    #[serde(default)]
+    pub exclusive: Option<Duration>,
 }
 
 /// A call that makes systemd do something with a unit.
@@ -179,7 +182,7 @@ pub enum Input {
     /// [`Effect::Check`] is answered; `None` when nothing could be found out.
     Checked(UnitName, Option<Checked>),
     /// [`Effect::Explain`] is answered: what systemd says of the unit's failure, if anything.
-    Explained(UnitName, Option<String>),
+    Explained(UnitName, Option<Failure>),
     /// [`Effect::Ping`] is answered, or (`false`) was not.
     Pong(bool),
     /// A moment that [`Agent::next_timer`](super::Agent::next_timer) named has come.
@@ -193,6 +196,8 @@ pub struct Write {
     pub name: UnitName,
     /// Its placement, for its drop-in (see [`drop_in`](super::drop_in)).
     pub epoch: Epoch,
+    /// Whether it is exclusive, for its drop-in as well.
+    pub exclusive: Option<Duration>,
     /// The hash of its content.
     pub hash: ContentHash,
     /// Its content; `None` where the file is already there and stays.
@@ -279,6 +284,8 @@ pub enum Event {
     UnitRefused(UnitName, String),
     /// A unit's start failed.
     StartFailed(UnitName, String),
+    /// systemd gave up a unit that had been started.
+    Failed(UnitName, String),
     /// A unit could not be stopped; it is tried again.
     StopFailed(UnitName, String),
     /// A unit's files could not be removed; it is tried again.

@@ -307,7 +307,7 @@ impl Session {
                 }
                 None
             }
-            LeaderMessage::Farewell => {
+            LeaderMessage::Farewell { lease: _ } => {
                 effects.push(Effect::Farewell);
                 None
             }

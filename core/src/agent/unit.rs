@@ -26,6 +26,7 @@ pub(super) struct Wanted {
     /// Dropped once it is written.
     pub content: Option<Arc<str>>,
     pub target: Target,
+    pub exclusive: Option<Duration>,
 }
 
 /// What PID 1 knows of the files that were written last.
@@ -43,11 +44,20 @@ pub(super) enum Files {
     Current,
 }
 
+/// The copy whose files are being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Writing {
+    pub epoch: Epoch,
+    pub hash: ContentHash,
+    pub target: Target,
+    pub exclusive: Option<Duration>,
+}
+
 /// What is under way. One thing at a time, so that every answer has one question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Doing {
     Nothing,
-    Writing(Epoch, ContentHash, Target),
+    Writing(Writing),
     Removing,
     /// The files are removed; is it really inactive?
     Confirming,
@@ -59,8 +69,8 @@ pub(super) enum Doing {
     Calling(Verb, Option<(u32, String)>),
     /// A job is pending. Its number is not known after a restart of the agent.
     Job(Verb, Option<u32>),
-    /// The start job ended with this result; why?
-    Explaining(String),
+    /// The start job ended with this result, or (none) systemd gave the unit up; why?
+    Explaining(Option<String>),
     /// A start was asked for and the call came to no answer: what is read next tells whether it had any effect.
     UnsureStart,
     /// Something came to nothing. The unit is read after a while, and then looked at again.
@@ -84,6 +94,8 @@ pub(super) enum Action {
     Verify,
     Start,
     Stop,
+    /// systemd gave it up: find out why.
+    Explain,
     /// It was to be stopped, and was.
     Settle,
     Remove,
@@ -187,11 +199,16 @@ impl Unit {
     /// What is to be done when the files of the wanted copy are in place.
     fn next_of_current(&self, target: Target, phase: &Phase) -> Action {
         match (phase, target) {
-            (Phase::Stopping, _)
-            | (Phase::Starting | Phase::Launched | Phase::StartFailed(_), Target::Loaded) => {
-                self.once_stopped(Action::Settle)
-            }
-            (Phase::Starting | Phase::Launched | Phase::StartFailed(_), Target::Launched) => Action::Nothing,
+            (Phase::Stopping, _) => self.once_stopped(Action::Settle),
+            (
+                Phase::Starting | Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_),
+                Target::Loaded,
+            ) => self.once_stopped(Action::Settle),
+            (Phase::Launched, Target::Launched) if self.is_failed() && !self.job => Action::Explain,
+            (
+                Phase::Starting | Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_),
+                Target::Launched,
+            ) => Action::Nothing,
             (Phase::Loaded, target) => match (self.files, target) {
                 (Files::Replaced, _) => Action::Check,
                 // The reload covers many units and is not this one's own.
@@ -241,7 +258,7 @@ impl Unit {
             None => None,
         };
         let writing = match self.doing {
-            Doing::Writing(epoch, ..) => Some(epoch),
+            Doing::Writing(Writing { epoch, .. }) => Some(epoch),
             _ => None,
         };
         wanted.max(writing).max(self.held.as_ref().map(|held| held.epoch))
@@ -251,7 +268,7 @@ impl Unit {
     pub fn may_be(&self, epoch: Epoch, hash: ContentHash) -> bool {
         let other = |e: Epoch, h: ContentHash| e == epoch && h != hash;
         let held = self.held.as_ref().is_some_and(|held| other(held.epoch, held.hash));
-        let writing = matches!(self.doing, Doing::Writing(e, h, _) if other(e, h));
+        let writing = matches!(self.doing, Doing::Writing(w) if other(w.epoch, w.hash));
         let wanted = matches!(&self.want, Some(Want::Hold(wanted)) if other(wanted.epoch, wanted.hash));
         !(held || writing || wanted)
     }

@@ -500,6 +500,7 @@ impl Leader {
                     hash: unit.hash,
                     content: (!has_content).then(|| Arc::clone(&unit.content)),
                     target: unit.target(),
+                    exclusive: unit.options.exclusive,
                     name,
                 });
             } else if let Some(epoch) = self.retired.get(&(id, name.clone()))

@@ -246,7 +246,7 @@ impl Leader {
         };
         let (connection, number) = (session.connection, session.number);
         // What was decided on its units may not be durable yet.
-        let message = self.message(number, LeaderMessage::Farewell);
+        let message = self.message(number, LeaderMessage::Farewell { lease: None });
         self.hold(Effect::Send(connection, message));
     }
 }

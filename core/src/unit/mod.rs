@@ -20,8 +20,8 @@ mod tests;
 pub use file::{ContentHash, ContentHashError, Entry, MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError};
 pub use glob::{Glob, GlobError};
 pub use name::{MAX_UNIT_NAME_BYTES, UnitName, UnitNameError, UnitType};
-pub use options::{MachineIdMatch, Options, Parsed};
-pub use quantity::{Bytes, MilliCpu, QuantityError};
+pub use options::{MachineIdMatch, Options, Parsed, Reschedule};
+pub use quantity::{Bytes, MilliCpu, QuantityError, time_span};
 
 /// Something in a unit file that systemd ignores or that is likely not meant: the file is accepted all the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

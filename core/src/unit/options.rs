@@ -6,12 +6,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use super::file::Item;
 use super::specifier::{SpecifierError, expand_with};
 use super::{
-    Bytes, Entry, Glob, MilliCpu, OptionError, QuantityError, UnitFile, UnitName, WHITESPACE, Warning,
-    did_you_mean, keys, nearest, quantity,
+    Bytes, Entry, Glob, MilliCpu, OptionError, QuantityError, UnitFile, UnitName, UnitType, WHITESPACE,
+    Warning, did_you_mean, keys, nearest, quantity,
 };
 
 /// A machine as `MachineID=` names it: by its whole id or exactly the first eight digits of it.
@@ -67,7 +68,44 @@ pub struct Options {
     pub cpu: Option<MilliCpu>,
     /// `Memory=`, or `MemoryMax=` or `MemoryMin=` of the unit itself: what is set aside for it.
     pub memory: Option<Bytes>,
+    /// `Exclusive=`: at most one copy runs in the whole cluster at any moment. Here: how long a copy may take to stop after
+    /// the lease of its machine has ended (`ExclusiveStopSec=`), in whole seconds from 1 to 300.
+    pub exclusive: Option<Duration>,
+    /// `OnReboot=keep`: it stays with its machine through a reboot.
+    pub keep_on_reboot: bool,
+    /// `Requires=` in `[X-Muster]`: units that must be active, on any machine, before it is started.
+    pub requires: BTreeSet<UnitName>,
+    /// `After=` in `[X-Muster]`: units whose start is waited for, where they are to be started as well.
+    pub after: BTreeSet<UnitName>,
+    /// What happens when systemd gives it up.
+    pub reschedule: Reschedule,
+    /// Whether it runs to its end and then is done: a service with `Type=oneshot` and without `RemainAfterExit=`.
+    pub ends: bool,
+    /// The units that it activates, if it is a socket, a timer or a path.
+    pub triggers: BTreeSet<UnitName>,
 }
+
+/// What happens to a unit that systemd gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reschedule {
+    /// `RescheduleAttempts=`: how often it is started anew within the interval, from 0 to 1000.
+    pub attempts: u32,
+    /// `RescheduleDelay=`: how long is waited before the first time, from 0 to a day; it doubles each time.
+    pub delay: Duration,
+    /// `RescheduleInterval=`: after this time a failure does not count any more, from a second to 30 days.
+    pub interval: Duration,
+}
+
+impl Default for Reschedule {
+    /// So that a unit has been tried on several machines before somebody has been called, and a machine that restarts
+    /// what the unit needs has had the time to.
+    fn default() -> Self {
+        Self { attempts: 3, delay: Duration::from_secs(5), interval: Duration::from_secs(600) }
+    }
+}
+
+/// `ExclusiveStopSec=` where it is left out.
+const EXCLUSIVE_STOP: Duration = Duration::from_secs(10);
 
 /// A unit file that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +138,8 @@ impl Options {
             name,
             settings: Vec::new(),
             reset_at: [0; KEYS.len()],
-            resources: Resources::default(),
+            own: Own::default(),
+            exclusive: (false, None),
             errors: Vec::new(),
             warnings: Vec::new(),
         };
@@ -163,10 +202,18 @@ enum Key {
     Priority,
     Cpu,
     Memory,
+    Exclusive,
+    ExclusiveStopSec,
+    OnReboot,
+    Requires,
+    After,
+    RescheduleAttempts,
+    RescheduleDelay,
+    RescheduleInterval,
 }
 
 /// Every option that works, and whether `[X-Fleet]` has it too.
-const KEYS: [(&str, Key, bool); 8] = [
+const KEYS: [(&str, Key, bool); 16] = [
     ("MachineID", Key::MachineId, true),
     ("MachineOf", Key::MachineOf, true),
     ("MachineMetadata", Key::MachineMetadata, true),
@@ -175,6 +222,14 @@ const KEYS: [(&str, Key, bool); 8] = [
     ("Priority", Key::Priority, false),
     ("CPU", Key::Cpu, false),
     ("Memory", Key::Memory, false),
+    ("Exclusive", Key::Exclusive, false),
+    ("ExclusiveStopSec", Key::ExclusiveStopSec, false),
+    ("OnReboot", Key::OnReboot, false),
+    ("Requires", Key::Requires, false),
+    ("After", Key::After, false),
+    ("RescheduleAttempts", Key::RescheduleAttempts, false),
+    ("RescheduleDelay", Key::RescheduleDelay, false),
+    ("RescheduleInterval", Key::RescheduleInterval, false),
 ];
 
 /// fleet's older names, in `[X-Fleet]` only.
@@ -187,24 +242,8 @@ const LEGACY_KEYS: [(&str, Key); 5] = [
 ];
 
 /// Options whose effect does not exist yet. Taking them and doing nothing would be a lie.
-const UNSUPPORTED: [&str; 16] = [
-    "After",
-    "Config",
-    "Exclusive",
-    "ExclusiveStopSec",
-    "OnReboot",
-    "Prefer",
-    "Replaces",
-    "Replicas",
-    "Requires",
-    "RescheduleAttempts",
-    "RescheduleDelay",
-    "RescheduleInterval",
-    "Secret",
-    "Spread",
-    "UpdateMinActive",
-    "UpdateParallelism",
-];
+const UNSUPPORTED: [&str; 8] =
+    ["Config", "Prefer", "Replaces", "Replicas", "Secret", "Spread", "UpdateMinActive", "UpdateParallelism"];
 
 /// One assignment to an option that works.
 struct Setting<'a> {
@@ -231,9 +270,13 @@ impl Setting<'_> {
     }
 }
 
-/// What the unit's own section says about the resources that it needs.
+/// What the unit's own section says that concerns its placement.
 #[derive(Default)]
-struct Resources {
+struct Own {
+    oneshot: bool,
+    remains: bool,
+    /// `Unit=` of a timer or a path, `Service=` of a socket.
+    activates: Option<UnitName>,
     cpu_quota: Option<MilliCpu>,
     memory_max: Option<Bytes>,
     memory_min: Option<Bytes>,
@@ -244,7 +287,9 @@ struct Reader<'a> {
     settings: Vec<Setting<'a>>,
     /// For each option, how many settings there were when `[X-Muster]` last took it back.
     reset_at: [usize; KEYS.len()],
-    resources: Resources,
+    own: Own,
+    /// `Exclusive=` and `ExclusiveStopSec=`.
+    exclusive: (bool, Option<Duration>),
     errors: Vec<OptionError>,
     warnings: Vec<Warning>,
 }
@@ -313,7 +358,7 @@ impl<'a> Reader<'a> {
         } else if self.is_read_by_systemd(&entry.section) {
             self.check_systemd_key(&entry);
             if entry.section == self.name.unit_type().section() {
-                self.resource(&entry);
+                self.own_setting(&entry);
             }
         }
     }
@@ -378,14 +423,27 @@ impl<'a> Reader<'a> {
         self.warnings.push(Warning { line: Some(entry.line), message: clip(message) });
     }
 
-    /// Reads a resource setting as systemd does: the last valid one counts, an empty one takes it back.
-    fn resource(&mut self, entry: &Entry<'_>) {
+    /// Reads a setting of the unit itself as systemd does: the last valid one counts, an empty one takes it back.
+    fn own_setting(&mut self, entry: &Entry<'_>) {
         let value: &str = &entry.value;
         let ok = match &*entry.key {
+            "Type" => {
+                self.own.oneshot = value == "oneshot";
+                true
+            }
+            "RemainAfterExit" => {
+                self.own.remains = parse_bool(value).unwrap_or(self.own.remains);
+                true
+            }
+            "Unit" | "Service" => {
+                let named = expand(value, self.name, false).ok().flatten();
+                self.own.activates = named.and_then(|named| UnitName::parse(&named).ok());
+                true
+            }
             "CPUQuota" => {
                 let quota = quantity::cpu_quota(value);
                 if quota.is_some() || value.is_empty() {
-                    self.resources.cpu_quota = quota;
+                    self.own.cpu_quota = quota;
                 }
                 quota.is_some() || value.is_empty()
             }
@@ -394,9 +452,9 @@ impl<'a> Reader<'a> {
                 // Without a figure in bytes there is nothing to set aside.
                 let unknown = value.is_empty() || value == "infinity" || value.ends_with(['%', '‰', '‱']);
                 let field = if entry.key == "MemoryMax" {
-                    &mut self.resources.memory_max
+                    &mut self.own.memory_max
                 } else {
-                    &mut self.resources.memory_min
+                    &mut self.own.memory_min
                 };
                 if bytes.is_ok() || unknown {
                     *field = bytes.clone().ok();
@@ -446,10 +504,25 @@ impl<'a> Reader<'a> {
             }
         }
         options.global = global.is_some_and(|(_, global)| global);
+        if let (true, stop) = std::mem::take(&mut self.exclusive) {
+            options.exclusive = Some(stop.unwrap_or(EXCLUSIVE_STOP));
+        }
         self.check_combinations(&options, &settings);
-        options.cpu = options.cpu.or(self.resources.cpu_quota);
-        options.memory = options.memory.or(self.resources.memory_max).or(self.resources.memory_min);
+        options.cpu = options.cpu.or(self.own.cpu_quota);
+        options.memory = options.memory.or(self.own.memory_max).or(self.own.memory_min);
+        options.ends = self.name.unit_type() == UnitType::Service && self.own.oneshot && !self.own.remains;
+        options.triggers = self.triggers();
         options
+    }
+
+    /// What the unit activates: what it names, else the service of the same name (`systemd.socket(5)`, `systemd.timer(5)`,
+    /// `systemd.path(5)`). A socket with `Accept=yes` activates instances that Muster does not start.
+    fn triggers(&mut self) -> BTreeSet<UnitName> {
+        if !matches!(self.name.unit_type(), UnitType::Socket | UnitType::Timer | UnitType::Path) {
+            return BTreeSet::new();
+        }
+        let same = || UnitName::parse(&format!("{}.service", self.name.stem())).ok();
+        self.own.activates.take().or_else(same).into_iter().collect()
     }
 
     /// The values of one assignment, with specifiers replaced and without those that only an instance can have.
@@ -460,7 +533,9 @@ impl<'a> Reader<'a> {
             return Vec::new();
         };
         let parts: Vec<&str> = match setting.key {
-            Key::Conflicts => quoted.iter().flat_map(|value| value.split_whitespace()).collect(),
+            Key::Conflicts | Key::Requires | Key::After => {
+                quoted.iter().flat_map(|value| value.split_whitespace()).collect()
+            }
             _ => quoted,
         };
         let mut values = Vec::new();
@@ -531,6 +606,40 @@ impl<'a> Reader<'a> {
                 options.cpu = Some(cpu);
             }
             Key::Memory => options.memory = Some(parse_memory(value)?),
+            // How long it may take to stop stays when it was said before.
+            Key::Exclusive => self.exclusive.0 = parse_bool(value)?,
+            Key::ExclusiveStopSec => {
+                let span = span_between(value, Duration::from_secs(1), Duration::from_secs(300))?;
+                // PID 1 and its helpers count whole seconds.
+                self.exclusive.1 =
+                    Some(Duration::from_secs(span.as_secs() + u64::from(span.subsec_nanos() > 0)));
+            }
+            Key::OnReboot => {
+                options.keep_on_reboot = match value {
+                    "keep" => true,
+                    "move" => false,
+                    _ => return Err(format!("{value:?} is neither move nor keep")),
+                };
+            }
+            Key::Requires => {
+                options.requires.insert(parse_dependency(value, self.name)?);
+            }
+            Key::After => {
+                options.after.insert(parse_dependency(value, self.name)?);
+            }
+            Key::RescheduleAttempts => {
+                options.reschedule.attempts = value
+                    .parse()
+                    .ok()
+                    .filter(|attempts| *attempts <= 1000)
+                    .ok_or_else(|| format!("{value:?} is no whole number from 0 to 1000"))?;
+            }
+            Key::RescheduleDelay => {
+                options.reschedule.delay = span_between(value, Duration::ZERO, DAY)?;
+            }
+            Key::RescheduleInterval => {
+                options.reschedule.interval = span_between(value, Duration::from_secs(1), DAY * 30)?;
+            }
         }
         Ok(())
     }
@@ -560,6 +669,19 @@ impl<'a> Reader<'a> {
             && first(Key::MachineOf).is_some()
         {
             refuse(global, "Global cannot be used with Peers (MachineOf=)".to_owned());
+        }
+        if let (Some(global), Some(_)) = (global, options.exclusive) {
+            refuse(global, "Global cannot be used with Exclusive: it would run on every machine".to_owned());
+        }
+        if let (None, Some(stop)) = (options.exclusive, first(Key::ExclusiveStopSec)) {
+            refuse(stop, "ExclusiveStopSec has no effect without Exclusive=yes".to_owned());
+        }
+        for key in [Key::RescheduleAttempts, Key::RescheduleDelay, Key::RescheduleInterval] {
+            if let (Some(_), Some(reschedule)) = (global, first(key)) {
+                let what =
+                    format!("{} cannot be used with Global: there is nowhere else to go", reschedule.name);
+                refuse(reschedule, what);
+            }
         }
         for peer in &options.machine_of {
             let conflict = options.conflicts.iter().find(|conflict| conflict.matches(peer.as_str()));
@@ -646,6 +768,28 @@ fn parse_peer(value: &str, name: &UnitName) -> Result<UnitName, String> {
         return Err(format!("{peer} is a template, which is never placed; name an instance of it"));
     }
     Ok(peer)
+}
+
+fn parse_dependency(value: &str, name: &UnitName) -> Result<UnitName, String> {
+    let other = UnitName::parse(value).map_err(|error| format!("{value:?}: {error}"))?;
+    if other == *name {
+        return Err("a unit cannot wait for itself".to_owned());
+    }
+    if other.is_template() {
+        return Err(format!("{other} is a template, which is never started; name an instance of it"));
+    }
+    Ok(other)
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn span_between(value: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let span = quantity::time_span(value)
+        .ok_or_else(|| format!("{value:?} is no time span; write seconds (10) or units (500ms, 2min 30s)"))?;
+    if span < least || span > most {
+        return Err(format!("{value:?} is not between {} s and {} s", least.as_secs(), most.as_secs()));
+    }
+    Ok(span)
 }
 
 fn parse_label(text: &str) -> Result<(&str, &str), String> {

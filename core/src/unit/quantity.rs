@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -194,4 +195,52 @@ impl Decimal {
 
 fn take_digits(text: &str) -> (&str, &str) {
     text.split_at(text.bytes().take_while(u8::is_ascii_digit).count())
+}
+
+/// Reads a time span as `systemd.time(7)` has them: seconds without a unit, or numbers with units one after another.
+/// None for anything else, and for `infinity`.
+pub fn time_span(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, u64); 26] = [
+        ("us", 1),
+        ("usec", 1),
+        ("µs", 1),
+        ("ms", 1_000),
+        ("msec", 1_000),
+        ("s", 1_000_000),
+        ("sec", 1_000_000),
+        ("second", 1_000_000),
+        ("seconds", 1_000_000),
+        ("", 1_000_000),
+        ("m", 60_000_000),
+        ("min", 60_000_000),
+        ("minute", 60_000_000),
+        ("minutes", 60_000_000),
+        ("h", 3_600_000_000),
+        ("hr", 3_600_000_000),
+        ("hour", 3_600_000_000),
+        ("hours", 3_600_000_000),
+        ("d", 86_400_000_000),
+        ("day", 86_400_000_000),
+        ("days", 86_400_000_000),
+        ("w", 604_800_000_000),
+        ("week", 604_800_000_000),
+        ("weeks", 604_800_000_000),
+        ("M", 2_629_800_000_000),
+        ("y", 31_557_600_000_000),
+    ];
+    let mut rest = text.trim_matches(WHITESPACE);
+    let mut micros: u64 = 0;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let (number, after) = Decimal::take(rest)?;
+        let after = after.trim_start_matches(WHITESPACE);
+        let letters = after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        micros = micros.checked_add(number.times(*scale)?.0)?;
+        rest = after.trim_start_matches(WHITESPACE);
+    }
+    Some(Duration::from_micros(micros))
 }

@@ -183,6 +183,7 @@ pub fn phase_name(observation: &Observation) -> &'static str {
             Phase::Starting => "starting",
             Phase::Launched => "launched",
             Phase::StartFailed(_) => "start-failed",
+            Phase::Failed(_) => "failed",
             Phase::Stopping => "stopping",
         },
     }
@@ -191,8 +192,9 @@ pub fn phase_name(observation: &Observation) -> &'static str {
 /// Why a copy is not what it should be, in the machine's words.
 pub fn error(observation: &Observation) -> Option<&str> {
     match observation {
-        Observation::Refused(reason) | Observation::Held { phase: Phase::StartFailed(reason), .. } => {
-            Some(reason)
+        Observation::Refused(reason) => Some(reason),
+        Observation::Held { phase: Phase::StartFailed(failure) | Phase::Failed(failure), .. } => {
+            Some(&failure.reason)
         }
         Observation::Held { .. } => None,
     }

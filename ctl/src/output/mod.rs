@@ -87,7 +87,7 @@ pub fn current_state(status: &UnitStatus) -> Option<DesiredState> {
         None | Some(Observation::Refused(_)) => DesiredState::Inactive,
         Some(Observation::Held { phase, .. }) => match phase {
             Phase::Loaded | Phase::Starting | Phase::Stopping => DesiredState::Loaded,
-            Phase::Launched | Phase::StartFailed(_) => DesiredState::Launched,
+            Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_) => DesiredState::Launched,
         },
     })
 }

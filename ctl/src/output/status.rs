@@ -105,8 +105,13 @@ impl Page {
                     &Role::Bad.paint(&format!("the machine refuses it: {}", harmless(reason))),
                 );
             }
-            Some(Observation::Held { phase: Phase::StartFailed(reason), .. }) => {
-                self.line("Error", &Role::Bad.paint(&format!("it did not start: {}", harmless(reason))));
+            Some(Observation::Held { phase: Phase::StartFailed(failure), .. }) => {
+                let text = format!("it did not start: {}", harmless(&failure.reason));
+                self.line("Error", &Role::Bad.paint(&text));
+            }
+            Some(Observation::Held { phase: Phase::Failed(failure), .. }) => {
+                let text = format!("systemd gave it up: {}", harmless(&failure.reason));
+                self.line("Error", &Role::Bad.paint(&text));
             }
             Some(Observation::Held { phase: Phase::Starting, .. }) => self.line("Job", "start is running"),
             Some(Observation::Held { phase: Phase::Stopping, .. }) => self.line("Job", "stop is running"),

@@ -14,7 +14,7 @@ use muster_core::machine::Capacity;
 use muster_core::message::{
     Assignments, FromAgent, Hello, LeaderMessage, ReportedChange, ToAgent, UnitReport,
 };
-use muster_core::state::{Observation, Phase, Target, UnitState};
+use muster_core::state::{Failure, Observation, Phase, Target, UnitState};
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
 use muster_proto::v1::agents_client::AgentsClient;
 use muster_proto::{ToAgentParts, split_from_agent, v1};
@@ -288,7 +288,7 @@ fn observed(name: &UnitName, target: Target) -> Observation {
         }
         Target::Loaded => held(Phase::Loaded, "inactive", "dead"),
         Target::Launched if name.as_str().starts_with("fails") => {
-            held(Phase::StartFailed("exit-code".to_owned()), "failed", "failed")
+            held(Phase::StartFailed(Failure::without_result("exit-code")), "failed", "failed")
         }
         Target::Launched => held(Phase::Launched, "active", "running"),
     }

@@ -440,7 +440,7 @@ impl World {
                     }
                 }
             }
-            LeaderMessage::Welcome(_) | LeaderMessage::Refused(_) | LeaderMessage::Farewell => {}
+            LeaderMessage::Welcome(_) | LeaderMessage::Refused(_) | LeaderMessage::Farewell { .. } => {}
         }
     }
 

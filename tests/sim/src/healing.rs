@@ -303,7 +303,8 @@ fn remedy(status: &UnitStatus) -> Option<Verb> {
     }
     let current = status.copies.iter().filter(|copy| copy.role == CopyRole::Current);
     let failed = current.filter_map(|copy| copy.observation.as_ref()).any(|observation| match observation {
-        Observation::Refused(_) | Observation::Held { phase: Phase::StartFailed(_), .. } => true,
+        Observation::Refused(_)
+        | Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. } => true,
         Observation::Held { phase: Phase::Launched, state: Some(state) } => {
             matches!(&*state.active, "inactive" | "failed")
         }

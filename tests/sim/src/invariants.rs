@@ -352,7 +352,7 @@ impl World {
                         (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
                         (book.grace, book.graced) = (None, None);
                     }
-                    LeaderMessage::Farewell => self.promises_grace(*connection),
+                    LeaderMessage::Farewell { .. } => self.promises_grace(*connection),
                     LeaderMessage::HeartbeatAck { number: beat } => {
                         self.nothing_revives_a_lease(now, number);
                         self.promises(*connection, *beat);

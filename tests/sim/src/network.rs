@@ -437,7 +437,7 @@ impl World {
                 say(self, LeaderMessage::Assignments(assignments));
             }
             FromAgent::Heartbeat { number, .. } => say(self, LeaderMessage::HeartbeatAck { number }),
-            FromAgent::Goodbye(_) => say(self, LeaderMessage::Farewell),
+            FromAgent::Goodbye(_) => say(self, LeaderMessage::Farewell { lease: None }),
             FromAgent::Report(_) | FromAgent::SnapshotWanted => {}
         }
     }

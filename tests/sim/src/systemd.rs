@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use muster_core::agent::{CallError, Checked, Effect, Input, Seen, Verb, Write, Written};
 use muster_core::ids::Epoch;
-use muster_core::state::UnitState;
+use muster_core::state::{Failure, UnitState};
 use muster_core::unit::{ContentHash, UnitName};
 
 use crate::queue::{MILLI, Micros, SECOND};
@@ -388,9 +388,10 @@ impl Systemd {
                 self.collect(name);
                 Some(Input::Checked(name.clone(), Some(Checked { outdated, active })))
             }
-            Effect::Explain(name) => {
-                Some(Input::Explained(name.clone(), Some("exit-code, status 1".to_owned())))
-            }
+            Effect::Explain(name) => Some(Input::Explained(
+                name.clone(),
+                Some(Failure { result: "exit-code".to_owned(), reason: "exit-code, status 1".to_owned() }),
+            )),
             Effect::Read(names) => Some(Input::Read(
                 names.iter().map(|name| (name.clone(), Some(self.seen(files, name)))).collect(),
             )),

@@ -12,7 +12,7 @@ use crate::message::{
     Assignment, Assignments, Goodbye, LeaderMessage, Refused, Removal, ReportedChange, ToAgent, UnitReport,
     Welcome,
 };
-use crate::state::{Observation, Phase, Target, UnitState};
+use crate::state::{Failure, Observation, Phase, Target, UnitState};
 use crate::unit::{ContentHash, UnitName};
 
 const CLUSTER: ClusterId = ClusterId::new(7);
@@ -48,7 +48,18 @@ fn ledger() -> Ledger {
 
 fn hold(name: &str, epoch: Epoch, file: &str, target: Target) -> Assignment {
     let content = Some(file.into());
-    Assignment { name: unit(name), epoch, hash: ContentHash::of(file.as_bytes()), content, target }
+    Assignment {
+        name: unit(name),
+        epoch,
+        hash: ContentHash::of(file.as_bytes()),
+        content,
+        target,
+        exclusive: None,
+    }
+}
+
+fn exit_code(reason: &str) -> Failure {
+    Failure { result: "exit-code".into(), reason: reason.into() }
 }
 
 fn state(active: &str, sub: &str) -> UnitState {
@@ -174,7 +185,14 @@ fn stale(name: &str, epoch: Epoch, newest: Epoch) -> Effect {
 
 fn write(name: &str, epoch: Epoch, file: Option<&str>, fresh: bool) -> Effect {
     let hash = ContentHash::of(file.unwrap_or(FILE).as_bytes());
-    Effect::Write(vec![Write { name: unit(name), epoch, hash, content: file.map(Into::into), fresh }])
+    Effect::Write(vec![Write {
+        name: unit(name),
+        epoch,
+        hash,
+        exclusive: None,
+        content: file.map(Into::into),
+        fresh,
+    }])
 }
 
 fn read(name: &str) -> Effect {
@@ -236,7 +254,7 @@ fn goodbye_is_said_in_every_session_and_needs_no_leader() {
     let mut bench = Bench::new();
     assert_eq!(bench.step(Input::Goodbye(Goodbye::Shutdown)), [said(Goodbye::Shutdown)]);
     assert_eq!(bench.later(Duration::from_millis(10)), []);
-    assert_eq!(bench.hear(LeaderMessage::Farewell), [Effect::Farewell]);
+    assert_eq!(bench.hear(LeaderMessage::Farewell { lease: None }), [Effect::Farewell]);
     // The agent's own end adds nothing to that.
     assert_eq!(bench.step(Input::Goodbye(Goodbye::Restart)), [Effect::Farewell]);
     // Another leader has to be told too. While there is none, nobody waits.
@@ -278,23 +296,26 @@ fn a_failed_start_says_why() {
         bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
         bench
     };
-    let failed = |why: &str| [report("a.service", epoch(5, 1), Phase::StartFailed(why.into()), None)];
+    let failed = |result: &str, why: &str| {
+        let failure = Failure { result: result.into(), reason: why.into() };
+        [report("a.service", epoch(5, 1), Phase::StartFailed(failure), None)]
+    };
 
     let why = "Unit a.service has a bad unit file setting.";
-    assert_eq!(start().step(answer(CallError::Refused(why.into()))), failed(why));
+    assert_eq!(start().step(answer(CallError::Refused(why.into()))), failed("", why));
 
     let mut bench = start();
     bench.step(Input::Answered(unit("a.service"), Verb::Start, Ok(11)));
     let effects = bench.step(Input::JobRemoved(unit("a.service"), 11, "failed".into()));
     assert_eq!(effects, [Effect::Explain(unit("a.service"))]);
-    let effects = bench.step(Input::Explained(unit("a.service"), Some("exit-code, status 203".into())));
-    assert_eq!(effects, failed("start job failed: exit-code, status 203"));
+    let effects = bench.step(Input::Explained(unit("a.service"), Some(exit_code("exit-code, status 203"))));
+    assert_eq!(effects, failed("exit-code", "start job failed: exit-code, status 203"));
 
     let mut bench = start();
     bench.step(Input::Answered(unit("a.service"), Verb::Start, Ok(11)));
     let effects = bench.step(Input::JobRemoved(unit("a.service"), 11, "dependency".into()));
     let why = "start job failed: a unit that it requires could not be started (dependency)";
-    assert_eq!(effects, failed(why));
+    assert_eq!(effects, failed("dependency", why));
 }
 
 #[test]
@@ -401,7 +422,7 @@ fn a_new_unit_that_systemd_does_not_find_is_found_after_a_reload() {
     assert_eq!(bench.step(Input::Reloaded(Ok(())))[0], Effect::Stop(unit("a.service")));
     assert_eq!(bench.step(not_found(Verb::Stop))[0], Effect::Start(unit("a.service")));
     // But not for ever.
-    let why = "systemd finds no file for the unit".to_owned();
+    let why = Failure::without_result("systemd finds no file for the unit");
     let state = Some(state("inactive", "dead"));
     let failed = report("a.service", epoch(5, 1), Phase::StartFailed(why), state);
     assert_eq!(bench.step(not_found(Verb::Start)), [failed]);
@@ -667,4 +688,45 @@ fn slices_are_used_evenly() {
     }
     assert_eq!(used.len(), usize::try_from(SLICES).unwrap());
     assert!(used.values().all(|units| (50..200).contains(units)), "{used:?}");
+}
+
+#[test]
+fn what_systemd_gives_up_is_told_with_its_reason() {
+    let changed = |active: &str, sub: &str, job| Input::Changed {
+        unit: unit("a.service"),
+        active: active.into(),
+        sub: sub.into(),
+        job,
+    };
+    let started = || {
+        let mut bench = Bench::new();
+        bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);
+        bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
+        bench.step(Input::Answered(unit("a.service"), Verb::Start, Ok(11)));
+        bench.step(changed("active", "running", false));
+        bench.step(Input::JobRemoved(unit("a.service"), 11, "done".into()));
+        bench
+    };
+    let explained = || Input::Explained(unit("a.service"), Some(exit_code("exit-code, status 3")));
+
+    let mut bench = started();
+    let effects = bench.step(changed("failed", "failed", false));
+    assert!(effects.contains(&Effect::Explain(unit("a.service"))), "{effects:?}");
+    let effects = bench.step(explained());
+    let phase = Phase::Failed(exit_code("exit-code, status 3"));
+    assert_eq!(effects, [report("a.service", epoch(5, 1), phase, Some(state("failed", "failed")))]);
+    // Somebody has mended it.
+    let effects = bench.step(changed("active", "running", false));
+    let state_now = Some(state("active", "running"));
+    assert_eq!(effects, [report("a.service", epoch(5, 1), Phase::Launched, state_now)]);
+
+    // What systemd starts again by itself was not given up.
+    let mut bench = started();
+    let effects = bench.step(changed("activating", "auto-restart", true));
+    assert!(!effects.contains(&Effect::Explain(unit("a.service"))), "{effects:?}");
+    let mut bench = started();
+    bench.step(changed("failed", "failed", false));
+    bench.step(changed("activating", "start", true));
+    let effects = bench.step(explained());
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(_))), "{effects:?}");
 }

@@ -312,7 +312,7 @@ impl World {
         // As the leader does it: of a placement that was not reported, it is not known what is held.
         let held = self.holds.get(name) == Some(&(*epoch, hash));
         let content = (!held).then(|| file.as_str().into());
-        Assignment { name: name.clone(), epoch: *epoch, hash, content, target: *target }
+        Assignment { name: name.clone(), epoch: *epoch, hash, content, target: *target, exclusive: None }
     }
 
     fn snapshot(&mut self) {
@@ -444,7 +444,10 @@ impl World {
                 let active = unit.is_some_and(|unit| unit.active == "active");
                 Some(Input::Checked(name, Some(Checked { outdated, active })))
             }
-            Effect::Explain(name) => Some(Input::Explained(name, Some("exit-code".into()))),
+            Effect::Explain(name) => Some(Input::Explained(
+                name,
+                Some(Failure { result: "exit-code".into(), reason: "exit-code".into() }),
+            )),
             Effect::Read(names) => {
                 let read = names.into_iter().map(|name| {
                     let seen = if unanswered { None } else { Some(self.seen(&name)) };
@@ -711,7 +714,9 @@ impl World {
                 _ => None,
             };
             let fits = match target {
-                Target::Launched => matches!(phase, Some(Phase::Launched | Phase::StartFailed(_))),
+                Target::Launched => {
+                    matches!(phase, Some(Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_)))
+                }
                 Target::Loaded => phase == Some(&Phase::Loaded),
             };
             if !fits {

@@ -2,16 +2,16 @@
 
 use super::{FIRST_READ, RETRY, Reload, Units, Unsaved};
 use crate::agent::io::{CallError, Checked, Event, Held, Seen, Verb, Written};
-use crate::agent::unit::{Doing, Files, Reading, Want};
+use crate::agent::unit::{Doing, Files, Reading, Want, Writing};
 use crate::ids::Epoch;
-use crate::state::{Phase, UnitState};
+use crate::state::{Failure, Phase, UnitState};
 use crate::time::Time;
 use crate::unit::UnitName;
 
 impl Units {
     pub fn written(&mut self, now: Time, name: UnitName, outcome: Written) {
         let Some(unit) = self.units.get_mut(&name) else { return };
-        let Doing::Writing(epoch, hash, target) = unit.doing else { return };
+        let Doing::Writing(Writing { epoch, hash, target, exclusive }) = unit.doing else { return };
         unit.doing = Doing::Nothing;
         let reason = match outcome {
             Written::Done { known } => {
@@ -27,7 +27,8 @@ impl Units {
                     wanted.content = None;
                     target = wanted.target;
                 }
-                unit.held = Some(Held { epoch, hash, target, phase: Phase::Loaded, settled: false });
+                unit.held =
+                    Some(Held { epoch, hash, target, phase: Phase::Loaded, settled: false, exclusive });
                 self.unsaved = Unsaved::NowNeeded;
                 self.out.events.push(Event::Holding(name.clone(), epoch));
                 None
@@ -114,9 +115,12 @@ impl Units {
                 self.nothing_more(name);
             }
             (Err(CallError::NotLoaded), Verb::Start) => {
-                self.start_failed(name, "systemd finds no file for the unit".into());
+                let failure = Failure::without_result("systemd finds no file for the unit");
+                self.start_failed(name, failure);
             }
-            (Err(CallError::Refused(reason)), Verb::Start) => self.start_failed(name, reason),
+            (Err(CallError::Refused(reason)), Verb::Start) => {
+                self.start_failed(name, Failure::without_result(reason));
+            }
             (Err(CallError::Refused(reason)), Verb::Stop) => {
                 unit.doing = Doing::Pausing;
                 self.out.events.push(Event::StopFailed(name.clone(), reason));
@@ -153,32 +157,44 @@ impl Units {
             }
             Verb::Start => match &*result {
                 "done" => self.start_ended(name, Phase::Launched),
-                "failed" | "timeout" => self.explain(name, result),
-                _ => self.start_failed(name, job_result(&result)),
+                "failed" | "timeout" => self.explain(name, Some(result)),
+                _ => self.start_failed(name, Failure { reason: job_result(&result), result }),
             },
         }
     }
 
-    fn explain(&mut self, name: UnitName, result: String) {
+    pub(super) fn explain(&mut self, name: UnitName, result: Option<String>) {
         if let Some(unit) = self.units.get_mut(&name) {
             unit.doing = Doing::Explaining(result);
             self.out.explains.push(name);
         }
     }
 
-    pub fn explained(&mut self, name: UnitName, why: Option<String>) {
+    pub fn explained(&mut self, name: UnitName, why: Option<Failure>) {
         let Some(unit) = self.units.get(&name) else { return };
-        let Doing::Explaining(result) = &unit.doing else { return };
-        let reason = match why {
-            Some(why) => format!("{}: {why}", job_result(result)),
-            None => job_result(result),
+        let Doing::Explaining(job) = &unit.doing else { return };
+        let why = why.unwrap_or_default();
+        let Some(job) = job else { return self.given_up(name, why) };
+        let reason = match &*why.reason {
+            "" => job_result(job),
+            reason => format!("{}: {reason}", job_result(job)),
         };
-        self.start_failed(name, reason);
+        let result = if why.result.is_empty() { job.clone() } else { why.result };
+        self.start_failed(name, Failure { result, reason });
     }
 
-    fn start_failed(&mut self, name: UnitName, reason: String) {
-        self.out.events.push(Event::StartFailed(name.clone(), reason.clone()));
-        self.start_ended(name, Phase::StartFailed(reason));
+    fn start_failed(&mut self, name: UnitName, failure: Failure) {
+        self.out.events.push(Event::StartFailed(name.clone(), failure.reason.clone()));
+        self.start_ended(name, Phase::StartFailed(failure));
+    }
+
+    /// systemd gave the unit up after it had been started, unless it has been started again since.
+    fn given_up(&mut self, name: UnitName, failure: Failure) {
+        if self.units.get(&name).is_some_and(|unit| unit.is_failed() && !unit.job) {
+            self.out.events.push(Event::Failed(name.clone(), failure.reason.clone()));
+            self.set_phase(&name, Phase::Failed(failure));
+        }
+        self.nothing_more(name);
     }
 
     fn start_ended(&mut self, name: UnitName, phase: Phase) {
@@ -251,7 +267,10 @@ impl Units {
     fn see(&mut self, name: UnitName, state: UnitState, job: bool) {
         let Some(unit) = self.units.get_mut(&name) else { return };
         let recovered = state.active == "active"
-            && unit.held.as_ref().is_some_and(|held| matches!(held.phase, Phase::StartFailed(_)));
+            && unit
+                .held
+                .as_ref()
+                .is_some_and(|held| matches!(held.phase, Phase::StartFailed(_) | Phase::Failed(_)));
         unit.job = job;
         if unit.state.as_ref() != Some(&state) {
             unit.state = Some(state);
@@ -287,7 +306,7 @@ impl Units {
                 self.read_again(now, &name);
             }
             Doing::Job(Verb::Start, _) if matches!(&*active, "failed" | "activating") => {
-                self.explain(name, "failed".into());
+                self.explain(name, Some("failed".into()));
             }
             // A unit that is inactive by now was active, or had nothing to do: the end of its job was missed.
             Doing::Job(Verb::Start, _) => self.start_ended(name, Phase::Launched),

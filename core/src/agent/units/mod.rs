@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use self::window::Window;
 use super::io::{Effect, Event, Held, Verb, Write};
-use super::unit::{Action, Doing, Reading, Unit, Want, Wanted};
+use super::unit::{Action, Doing, Reading, Unit, Want, Wanted, Writing};
 use crate::ids::Epoch;
 use crate::message::{Assignment, Assignments, HeldUnit, Removal, ReportedChange, UnitReport};
 use crate::state::{Observation, Phase};
@@ -221,7 +221,7 @@ impl Units {
     }
 
     fn hold(&mut self, hold: Assignment) {
-        let Assignment { name, epoch, hash, content, target } = hold;
+        let Assignment { name, epoch, hash, content, target, exclusive } = hold;
         if let Some(stopped) = self.stopped.get(&name).copied().filter(|stopped| epoch <= *stopped) {
             return self.stale(name, epoch, stopped);
         }
@@ -254,7 +254,7 @@ impl Units {
         {
             unit.stopped = false;
         }
-        unit.want = Some(Want::Hold(Wanted { epoch, hash, content, target }));
+        unit.want = Some(Want::Hold(Wanted { epoch, hash, content, target, exclusive }));
         self.due.insert(name);
     }
 
@@ -429,7 +429,8 @@ impl Units {
             Action::Write => {
                 let Some(Want::Hold(wanted)) = &mut unit.want else { return };
                 let content = wanted.content.clone();
-                let (epoch, hash, target) = (wanted.epoch, wanted.hash, wanted.target);
+                let (epoch, hash, exclusive) = (wanted.epoch, wanted.hash, wanted.exclusive);
+                let writing = Writing { epoch, hash, target: wanted.target, exclusive };
                 if content.is_none() && unit.held.as_ref().is_none_or(|held| held.hash != hash) {
                     // The leader may have thought that the copy before it was still here.
                     if !std::mem::replace(&mut unit.asked_for_content, true) {
@@ -440,13 +441,13 @@ impl Units {
                         "the scheduler sent no content for a unit file that this machine does not have";
                     return self.refuse(&name, epoch, reason.into());
                 }
-                unit.doing = Doing::Writing(epoch, hash, target);
+                unit.doing = Doing::Writing(writing);
                 // PID 1 keeps a failed unit, with its old content.
                 if unit.is_failed() {
                     self.out.resets.push(name.clone());
                 }
                 let fresh = unit.held.is_none();
-                self.out.writes.push(Write { name, epoch, hash, content, fresh });
+                self.out.writes.push(Write { name, epoch, exclusive, hash, content, fresh });
             }
             Action::Check => {
                 unit.doing = Doing::Checking;
@@ -469,6 +470,7 @@ impl Units {
                 self.out.stops.push(name.clone());
                 self.set_phase(&name, Phase::Stopping);
             }
+            Action::Explain => self.explain(name, None),
             Action::Remove => {
                 unit.doing = Doing::Removing;
                 if unit.is_failed() {

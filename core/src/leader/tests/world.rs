@@ -382,7 +382,7 @@ impl Agent {
         match message.body {
             LeaderMessage::Welcome(welcome) => self.cluster = Some(welcome.cluster),
             LeaderMessage::HeartbeatAck { number } => self.acked = number,
-            LeaderMessage::Farewell => self.farewell = true,
+            LeaderMessage::Farewell { .. } => self.farewell = true,
             LeaderMessage::Refused(refused) => {
                 self.refused = Some(refused);
                 self.connection = None;
@@ -398,7 +398,7 @@ impl Agent {
     }
 
     fn take(&mut self, assignment: Assignment) -> Option<UnitReport> {
-        let Assignment { name, epoch, hash, content, target } = assignment;
+        let Assignment { name, epoch, hash, content, target, exclusive: _ } = assignment;
         let held = self.held.get(&name);
         let epochs = [held, self.writing.get(&name)].map(|unit| unit.map(|unit| unit.epoch));
         let last = epochs.into_iter().max().flatten().max(self.stopped.get(&name).copied());

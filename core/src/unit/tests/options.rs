@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use crate::unit::{Bytes, Glob, MachineIdMatch, MilliCpu, Options, Parsed, UnitFile};
+use crate::unit::{Bytes, Glob, MachineIdMatch, MilliCpu, Options, Parsed, Reschedule, UnitFile, UnitName};
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
 
@@ -258,17 +259,9 @@ fn combinations() {
 #[test]
 fn unsupported_options_are_refused_by_name() {
     for key in [
-        "Exclusive",
-        "ExclusiveStopSec",
-        "OnReboot",
         "Replicas",
         "Prefer",
         "Spread",
-        "Requires",
-        "After",
-        "RescheduleAttempts",
-        "RescheduleDelay",
-        "RescheduleInterval",
         "UpdateParallelism",
         "UpdateMinActive",
         "Secret",
@@ -422,4 +415,80 @@ fn findings_and_values_are_limited() {
     // Many settings, taken back many times.
     let text = format!("[X-Muster]\n{}{}", lines("Conflicts=a\n"), lines("Conflicts=\n"));
     assert_eq!(options("a.service", &text), Options::default());
+}
+
+#[test]
+fn exclusive_units() {
+    let exclusive = |text: &str| options("web.service", &format!("[X-Muster]\n{text}\n")).exclusive;
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!(exclusive("Exclusive=no"), None);
+    assert_eq!(exclusive("Exclusive=yes"), seconds(10));
+    assert_eq!(exclusive("ExclusiveStopSec=1min\nExclusive=yes"), seconds(60));
+    assert_eq!(exclusive("Exclusive=yes\nExclusiveStopSec=1500ms"), seconds(2));
+    assert_eq!(exclusive("Exclusive=yes\nExclusive="), None);
+    for (text, why) in [
+        ("Exclusive=yes\nGlobal=yes", "Global cannot be used with Exclusive: it would run on every machine"),
+        ("ExclusiveStopSec=3", "ExclusiveStopSec has no effect without Exclusive=yes"),
+        ("Exclusive=yes\nExclusiveStopSec=0", "ExclusiveStopSec=: \"0\" is not between 1 s and 300 s"),
+        ("Exclusive=yes\nExclusiveStopSec=6min", "ExclusiveStopSec=: \"6min\" is not between 1 s and 300 s"),
+        (
+            "Exclusive=yes\nExclusiveStopSec=soon",
+            "ExclusiveStopSec=: \"soon\" is no time span; write seconds (10) or units (500ms, 2min 30s)",
+        ),
+    ] {
+        let found = errors(&format!("[X-Muster]\n{text}\n"));
+        assert!(found.len() == 1 && found[0].ends_with(why), "{found:?}");
+    }
+}
+
+#[test]
+fn what_a_unit_waits_for() {
+    let options =
+        options("web@1.service", "[X-Muster]\nRequires=db.service cache@%i.service\nAfter=db.service\n");
+    let names = |set: &BTreeSet<UnitName>| set.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(&options.requires), ["cache@1.service", "db.service"]);
+    assert_eq!(names(&options.after), ["db.service"]);
+    for (text, why) in [
+        ("Requires=web.service", "a unit cannot wait for itself"),
+        ("After=a@.service", "a@.service is a template, which is never started; name an instance of it"),
+    ] {
+        let found = errors(&format!("[X-Muster]\n{text}\n"));
+        assert!(found.len() == 1 && found[0].ends_with(why), "{found:?}");
+    }
+}
+
+#[test]
+fn what_happens_when_a_unit_is_given_up() {
+    let text = "[X-Muster]\nRescheduleAttempts=7\nRescheduleDelay=1min\nRescheduleInterval=1h\n";
+    let wanted =
+        Reschedule { attempts: 7, delay: Duration::from_secs(60), interval: Duration::from_secs(3600) };
+    assert_eq!(options("web.service", text).reschedule, wanted);
+    assert!(!options("web.service", "[Service]\n").keep_on_reboot);
+    assert!(options("web.service", "[X-Muster]\nOnReboot=keep\n").keep_on_reboot);
+    for (text, why) in [
+        ("RescheduleAttempts=1001", "\"1001\" is no whole number from 0 to 1000"),
+        ("RescheduleDelay=2d", "\"2d\" is not between 0 s and 86400 s"),
+        ("RescheduleInterval=0", "\"0\" is not between 1 s and 2592000 s"),
+        (
+            "Global=yes\nRescheduleDelay=1",
+            "RescheduleDelay cannot be used with Global: there is nowhere else to go",
+        ),
+        ("OnReboot=stay", "\"stay\" is neither move nor keep"),
+    ] {
+        let found = errors(&format!("[X-Muster]\n{text}\n"));
+        assert!(found.len() == 1 && found[0].ends_with(why), "{found:?}");
+    }
+}
+
+#[test]
+fn units_that_end_and_units_that_activate_others() {
+    let ends = |text: &str| options("job.service", &format!("[Service]\n{text}\n")).ends;
+    assert!(ends("Type=oneshot"));
+    assert!(!ends("Type=oneshot\nRemainAfterExit=yes") && !ends("Type=oneshot\nType=simple") && !ends(""));
+    let triggers = |name: &str, text: &str| options(name, text).triggers.into_iter().collect::<Vec<_>>();
+    let unit = |name: &str| UnitName::parse(name).unwrap();
+    assert_eq!(triggers("a.timer", "[Timer]\nOnCalendar=daily\n"), [unit("a.service")]);
+    assert_eq!(triggers("a.timer", "[Timer]\nUnit=%p-b.target\n"), [unit("a-b.target")]);
+    assert_eq!(triggers("a.socket", "[Socket]\nService=b.service\n"), [unit("b.service")]);
+    assert_eq!(triggers("a.service", "[Service]\n"), []);
 }

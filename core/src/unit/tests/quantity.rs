@@ -1,4 +1,4 @@
-use crate::unit::{Bytes, MilliCpu, quantity::cpu_quota};
+use crate::unit::{Bytes, MilliCpu, quantity::cpu_quota, time_span};
 
 #[test]
 fn cpu() {
@@ -96,4 +96,28 @@ fn arithmetic() {
     assert_eq!(MilliCpu(u64::MAX).checked_add(MilliCpu(1)), None);
     assert_eq!(MilliCpu(u64::MAX).saturating_add(MilliCpu(1)), MilliCpu(u64::MAX));
     assert_eq!(serde_json::to_string(&Bytes(5)).unwrap(), "5");
+}
+
+#[test]
+fn time_spans_as_systemd_reads_them() {
+    let table = [
+        ("0", Some(0)),
+        ("5", Some(5_000_000)),
+        ("1.5", Some(1_500_000)),
+        ("500ms", Some(500_000)),
+        ("2min 30s", Some(150_000_000)),
+        ("1h30m", Some(5_400_000_000)),
+        (" 1 d ", Some(86_400_000_000)),
+        ("1w", Some(604_800_000_000)),
+        ("", None),
+        ("infinity", None),
+        ("5 parsecs", None),
+        ("-1", None),
+        ("s", None),
+        ("99999999999999999999", None),
+        ("9999999999999y", None),
+    ];
+    for (text, micros) in table {
+        assert_eq!(time_span(text), micros.map(std::time::Duration::from_micros), "{text:?}");
+    }
 }
