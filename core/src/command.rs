@@ -176,6 +176,10 @@ pub struct UnitStatus {
     pub copies: Vec<CopyStatus>,
     /// Why it waits, where it does.
     pub waiting: Option<Waiting>,
+    /// What was decided of it since it failed: that it is tried again, or is not any more.
+    pub trouble: Option<String>,
+    /// Whether it has run to its end, as a one-shot unit does.
+    pub done: bool,
 }
 
 /// A copy of a unit on a machine.

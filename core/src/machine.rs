@@ -36,6 +36,9 @@ pub struct MachineRecord {
     pub boot: BootId,
     /// Its agent's key.
     pub key: AgentKey,
+    /// Whether its agent has said that it is restarted, and has not come back: its lease runs longer.
+    #[serde(default)]
+    pub restarting: bool,
 }
 
 /// What an operator has decided of a machine.

@@ -42,6 +42,7 @@ fn machine(digit: u128, address: &str, state: MachineState) -> MachineStatus {
             version: "0.1.0".to_owned(),
             boot: BootId::new(digit),
             key: AgentKey::new(digit),
+            restarting: false,
         },
         state,
         availability: Availability::Open,
@@ -68,6 +69,8 @@ pub fn unit(name: &str, desired: DesiredState) -> UnitStatus {
         global: false,
         copies: Vec::new(),
         waiting: None,
+        trouble: None,
+        done: false,
     }
 }
 

@@ -115,7 +115,12 @@ pub fn judge(goal: &Goal, name: &UnitName, status: Option<&UnitStatus>, machines
             Progress::Waiting(format!("waits: {}", waiting.reason))
         }
         (None, _) => Progress::Waiting("waits for a machine".to_owned()),
-        (Some(copy), _) => on_machine(goal, name, copy, machines),
+        (Some(copy), _) => match (on_machine(goal, name, copy, machines), &status.trouble) {
+            (Progress::Failed(line), Some(trouble)) => {
+                Progress::Failed(format!("{line}; {}", harmless(trouble)))
+            }
+            (progress, _) => progress,
+        },
     }
 }
 

@@ -225,6 +225,8 @@ impl From<UnitStatus> for v1::UnitStatus {
             global: status.global,
             copies: status.copies.into_iter().map(Into::into).collect(),
             waiting: status.waiting.map(Into::into),
+            trouble: status.trouble,
+            done: status.done,
         }
     }
 }
@@ -243,6 +245,8 @@ impl TryFrom<v1::UnitStatus> for UnitStatus {
             global: status.global,
             copies: each("copies", status.copies)?,
             waiting: status.waiting.map(|waiting| message("waiting", Some(waiting))).transpose()?,
+            trouble: status.trouble,
+            done: status.done,
         })
     }
 }
@@ -341,6 +345,7 @@ impl From<MachineStatus> for v1::MachineStatus {
             version: status.record.version,
             boot: id(status.record.boot.bits()),
             key: id(status.record.key.bits()),
+            restarting: status.record.restarting,
             state: v1::MachineState::from(status.state).into(),
             last_heard_ms: status.last_heard_ms,
             units: status.units as u64,
@@ -414,6 +419,7 @@ impl TryFrom<v1::MachineStatus> for MachineStatus {
                 version: status.version,
                 boot: BootId::new(bits("boot", &status.boot)?),
                 key: AgentKey::new(bits("key", &status.key)?),
+                restarting: status.restarting,
             },
             state: value("state", status.state)?,
             last_heard_ms: status.last_heard_ms,

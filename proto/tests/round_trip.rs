@@ -242,20 +242,21 @@ prop_compose! {
 prop_compose! {
     fn unit_status()(
         name in unit_name(),
-        flags in any::<[bool; 2]>(),
+        flags in any::<[bool; 3]>(),
         hash in hash(),
         content in option::of(content()),
         description in ".{0,9}",
         desired in desired(),
         copies in vec(copy(), 0..3),
         waiting in option::of((".{0,9}", vec((any::<u128>(), ".{0,9}"), 0..3))),
+        trouble in option::of(".{0,9}"),
     ) -> UnitStatus {
         let waiting = waiting.map(|(reason, machines)| Waiting {
             reason,
             machines: machines.into_iter().map(|(machine, reason)| (MachineId::new(machine), reason)).collect(),
         });
-        let [known, global] = flags;
-        UnitStatus { name, known, hash, content, description, desired, global, copies, waiting }
+        let [known, global, done] = flags;
+        UnitStatus { name, known, hash, content, description, desired, global, copies, waiting, trouble, done }
     }
 }
 
@@ -281,7 +282,7 @@ prop_compose! {
         last_heard_ms in option::of(any::<u64>()),
         units in any::<usize>(),
         availability in availability(),
-        leaving in any::<bool>(),
+        [leaving, restarting] in any::<[bool; 2]>(),
     ) -> MachineStatus {
         let [address, version] = texts;
         let [capacity, reserved] = capacities;
@@ -292,6 +293,7 @@ prop_compose! {
             version,
             boot: BootId::new(ids[1]),
             key: AgentKey::new(ids[2]),
+            restarting,
         };
         MachineStatus {
             id: MachineId::new(ids[0]),

@@ -272,6 +272,14 @@ fn log_event(event: &Event) {
         Event::MachineRefused { machine, reason } => warn!(%machine, reason, "machine is refused"),
         Event::Placed { unit, machine, from: None } => info!(%unit, %machine, "unit is placed"),
         Event::Placed { unit, machine, from: Some(from) } => info!(%unit, %machine, %from, "unit is moved"),
+        Event::Withheld { unit, machine, reason } => info!(%unit, %machine, reason, "a placement waits"),
+        Event::Failed { unit, machine, reason } => warn!(%unit, %machine, reason, "unit failed"),
+        Event::Rescheduled { unit, from, to, attempt } => {
+            warn!(%unit, %from, %to, attempt, "a unit that failed is started anew");
+        }
+        Event::GivenUp { unit, reason } => error!(%unit, reason, "a unit is given up"),
+        Event::Done { unit, machine } => info!(%unit, %machine, "unit has run to its end"),
+        Event::Rebooted { machine, units } => info!(%machine, units, "machine was rebooted"),
         Event::Orphaned { unit, machine } => {
             warn!(%unit, %machine, "machine holds a unit that the cluster has no record of");
         }

@@ -92,6 +92,7 @@ impl Fixture {
             version: String::new(),
             boot: BootId::new(0),
             key: AgentKey::new(0),
+            restarting: false,
         };
         self.committer
             .commit(CommitId(number), vec![Change::PutMachine(MachineId::new(number.into()), record)]);

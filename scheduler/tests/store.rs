@@ -8,10 +8,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_core::command::{Done, UnitOutcome};
 use muster_core::ids::{AgentKey, BootId, CommandId, Epoch, MachineId, Term};
-use muster_core::leader::{Change, Durable, StoredCommand, StoredUnit};
+use muster_core::leader::{Change, Durable, Retired, StoredCommand, StoredUnit};
 use muster_core::machine::{Capacity, Labels, MachineRecord};
 use muster_core::state::DesiredState;
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
@@ -29,6 +30,7 @@ fn unit(number: u64) -> StoredUnit {
         desired: DesiredState::Launched,
         order: number,
         placements: [(MachineId::new(number.into()), epoch)].into_iter().collect(),
+        done: number % 2 == 1,
     }
 }
 
@@ -40,6 +42,7 @@ fn machine(number: u64) -> MachineRecord {
         version: "0.1.0".to_owned(),
         boot: BootId::new(u128::MAX),
         key: AgentKey::new(number.into()),
+        restarting: number % 2 == 1,
     }
 }
 
@@ -59,7 +62,14 @@ fn change() -> impl Strategy<Value = Change> {
             1 => Change::PutFile(unit_name, format!("[Unit]\nDescription=\u{1f980} {value}\r\n").into()),
             2 => Change::DeleteUnit(unit_name),
             3 => Change::PutMachine(id, machine(value)),
-            4 => Change::PutRetired(id, unit_name, Epoch { term: Term(value), counter: 1 }),
+            4 => {
+                let exclusive = (value % 2 == 1).then_some(Duration::from_secs(value));
+                Change::PutRetired(
+                    id,
+                    unit_name,
+                    Retired { epoch: Epoch { term: Term(value), counter: 1 }, exclusive },
+                )
+            }
             5 => Change::DeleteRetired(id, unit_name),
             6 => Change::PutCommand(value % 5, command(value)),
             _ => Change::DeleteCommand(value % 5),

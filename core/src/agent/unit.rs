@@ -199,8 +199,8 @@ impl Unit {
     /// What is to be done when the files of the wanted copy are in place.
     fn next_of_current(&self, target: Target, phase: &Phase) -> Action {
         match (phase, target) {
-            (Phase::Stopping, _) => self.once_stopped(Action::Settle),
-            (
+            (Phase::Stopping, _)
+            | (
                 Phase::Starting | Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_),
                 Target::Loaded,
             ) => self.once_stopped(Action::Settle),

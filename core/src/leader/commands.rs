@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use litemap::LiteMap;
 
-use super::{Change, Effect, Leader, StoredCommand, Unit, description};
+use super::{Change, Effect, Leader, Retired, StoredCommand, Unit, description};
 use crate::command::{
     Command, CommandError, CommandResult, Done, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, Verb,
 };
@@ -110,6 +110,12 @@ impl Leader {
                 Err(kind) => errors.push(UnitError { name: argument.name.clone(), kind }),
             }
         }
+        if errors.is_empty() {
+            let counts = |step: &&Step| command.replace || !self.units.contains_key(&step.name);
+            let files = steps.iter().filter(counts).filter_map(|step| Some((step, step.file.as_ref()?)));
+            let brought = files.map(|(step, file)| (step.name.clone(), Arc::clone(&file.options))).collect();
+            errors = self.check_together(&brought);
+        }
         if errors.is_empty() { Ok(steps) } else { Err(errors) }
     }
 
@@ -204,6 +210,7 @@ impl Leader {
             options,
             desired: DesiredState::Inactive,
             order: self.orders,
+            done: false,
             placements: LiteMap::new(),
         };
         self.index(name, &unit);
@@ -219,6 +226,8 @@ impl Leader {
         let Checked { content, hash, description, options, warnings: _ } = file;
         self.turn.changes.push(Change::PutFile(name.clone(), Arc::clone(&content)));
         (unit.content, unit.hash, unit.description, unit.options) = (content, hash, description, options);
+        unit.done = false;
+        self.troubles.forget(name);
         self.index(name, &unit);
         self.units.insert(name.clone(), unit);
         self.turn.records.push(name.clone());
@@ -233,9 +242,18 @@ impl Leader {
     fn set_desired(&mut self, name: &UnitName, desired: DesiredState) -> Done {
         let Some(unit) = self.units.get_mut(name) else { return Done::Unchanged };
         let was = std::mem::replace(&mut unit.desired, desired);
+        // What has ended, or was given up, is started again by who asks for it.
+        let done = std::mem::take(&mut unit.done);
+        let failed = self.troubles.forget(name);
+        if was == desired && desired == DesiredState::Launched && (done || failed) {
+            self.turn.records.push(name.clone());
+            self.renew_placements(name);
+            return Done::Changed;
+        }
         if was == desired {
             return Done::Unchanged;
         }
+        let Some(unit) = self.units.get(name) else { return Done::Unchanged };
         let placed = !unit.placements.is_empty();
         self.turn.records.push(name.clone());
         self.end_lingering(name);
@@ -245,7 +263,11 @@ impl Leader {
                 self.unplace_followers(name);
             }
             _ if !placed => {}
-            DesiredState::Loaded => self.tell_placements(name),
+            // Whatever it waited for to be started.
+            DesiredState::Loaded => {
+                self.gates.look_at(name);
+                self.tell_placements(name);
+            }
             // A later placement, so that a machine that hears only the last of "stop, start" starts it again.
             DesiredState::Launched => self.renew_placements(name),
         }
@@ -257,6 +279,10 @@ impl Leader {
         if self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Loaded) {
             return self.set_desired(name, DesiredState::Launched);
         }
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.done = false;
+        }
+        self.troubles.forget(name);
         self.renew_placements(name);
         Done::Changed
     }
@@ -264,11 +290,13 @@ impl Leader {
     fn destroy(&mut self, name: &UnitName) -> Done {
         for (machine, epoch) in self.strays.remove(name).unwrap_or_default() {
             if self.latest_known(machine, name).is_none_or(|known| known < epoch) {
-                self.retire(machine, name, epoch);
+                // Nobody knows what it was started from.
+                self.retire(machine, name, Retired { epoch, exclusive: None });
                 self.count_stray(name, machine);
             }
         }
         self.set_desired(name, DesiredState::Inactive);
+        self.look_at_dependents(name);
         if let Some(unit) = self.units.remove(name) {
             self.unindex(name, &unit);
             self.queue.remove(&unit);
@@ -298,7 +326,7 @@ impl Leader {
     }
 
     /// Gives each placement of the unit a later epoch: it stops and starts where it is.
-    fn renew_placements(&mut self, name: &UnitName) {
+    pub(super) fn renew_placements(&mut self, name: &UnitName) {
         let machines: Vec<MachineId> =
             self.units.get(name).map(|unit| unit.placements.keys().copied().collect()).unwrap_or_default();
         for machine in machines {

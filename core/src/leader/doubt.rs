@@ -200,7 +200,7 @@ impl Machine {
     /// Whether the machine was lost within the last lease, or has a lease and is silent for over two heartbeats, and its
     /// death is not beyond doubt.
     fn is_suspect(&self, awake: Time, settings: &Settings) -> bool {
-        let lease = settings.lease_ttl + settings.clock_margin;
+        let lease = settings.lease();
         if self.undoubted || self.leaving {
             return false;
         }

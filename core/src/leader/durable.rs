@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,7 @@ pub struct Durable {
     /// What was decided of machines, where it is not [`Availability::Open`].
     pub availability: BTreeMap<MachineId, Availability>,
     /// Copies that were ended by a decision and that their machine has not said to be gone: of this epoch or older.
-    pub retired: BTreeMap<(MachineId, UnitName), Epoch>,
+    pub retired: BTreeMap<(MachineId, UnitName), Retired>,
     /// The results of recent commands, by the order in which they were given.
     pub commands: BTreeMap<u64, StoredCommand>,
 }
@@ -67,8 +68,8 @@ impl Durable {
             Change::PutAvailability(id, availability) => {
                 self.availability.insert(id, availability);
             }
-            Change::PutRetired(machine, name, epoch) => {
-                self.retired.insert((machine, name), epoch);
+            Change::PutRetired(machine, name, retired) => {
+                self.retired.insert((machine, name), retired);
             }
             Change::DeleteRetired(machine, name) => {
                 self.retired.remove(&(machine, name));
@@ -93,6 +94,19 @@ pub struct StoredUnit {
     /// What was decided: on which machines it is placed, and which placement each is. A unit that is not global has
     /// one machine at most.
     pub placements: LiteMap<MachineId, Epoch>,
+    /// Whether it has run to its end, as a one-shot unit does: it is not started again by itself.
+    #[serde(default)]
+    pub done: bool,
+}
+
+/// A copy of a unit that was ended by a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Of this epoch or an older one.
+    pub epoch: Epoch,
+    /// Where it was exclusive: how long after the lease of its machine it has ended, whoever is alive.
+    #[serde(default)]
+    pub exclusive: Option<Duration>,
 }
 
 /// A command's result, kept so that a repetition of the command finds it.
@@ -125,7 +139,7 @@ pub enum Change {
     /// An operator decided this of a machine.
     PutAvailability(MachineId, Availability),
     /// A copy on this machine was ended by a decision.
-    PutRetired(MachineId, UnitName, Epoch),
+    PutRetired(MachineId, UnitName, Retired),
     /// That copy is gone.
     DeleteRetired(MachineId, UnitName),
     /// A command's result, under the number that orders commands.

@@ -36,6 +36,19 @@ pub struct Settings {
     pub own_machine: Option<MachineId>,
 }
 
+impl Settings {
+    /// How long a machine's lease runs for the leader, which counts from when it heard of the machine.
+    pub fn lease(&self) -> Duration {
+        self.with_margin(self.lease_ttl)
+    }
+
+    /// A time span with what is added for clocks that drift: as much for each second as a lease has.
+    pub fn with_margin(&self, span: Duration) -> Duration {
+        let micros = self.clock_margin.as_micros() * span.as_micros() / self.lease_ttl.as_micros().max(1);
+        span + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -159,6 +172,56 @@ pub enum Event {
         machine: MachineId,
         /// Where it was before.
         from: Option<MachineId>,
+    },
+    /// A placement that was decided is not carried out yet.
+    Withheld {
+        /// The unit.
+        unit: UnitName,
+        /// Where it is placed.
+        machine: MachineId,
+        /// What it waits for.
+        reason: String,
+    },
+    /// A unit could not be started, or systemd gave it up.
+    Failed {
+        /// The unit.
+        unit: UnitName,
+        /// Where.
+        machine: MachineId,
+        /// Why, in the machine's words.
+        reason: String,
+    },
+    /// A unit that failed is started anew.
+    Rescheduled {
+        /// The unit.
+        unit: UnitName,
+        /// Where it failed.
+        from: MachineId,
+        /// Where it is started.
+        to: MachineId,
+        /// Counts the failures within the unit's interval.
+        attempt: usize,
+    },
+    /// A unit that failed is not started anew any more.
+    GivenUp {
+        /// The unit.
+        unit: UnitName,
+        /// Why.
+        reason: String,
+    },
+    /// A one-shot unit has run to its end.
+    Done {
+        /// The unit.
+        unit: UnitName,
+        /// Where.
+        machine: MachineId,
+    },
+    /// A machine was rebooted: what was placed there has ended.
+    Rebooted {
+        /// The machine.
+        machine: MachineId,
+        /// How many units were placed there.
+        units: usize,
     },
     /// A machine holds a unit that the leader has no record of.
     Orphaned {

@@ -15,11 +15,16 @@
 //! | `moving` | machines that are drained or shut down |
 //! | `placing` | which unit goes where, and when that is asked again |
 //! | `groups` | units tied by `MachineOf=` |
+//! | `gates` | placements that wait: exclusive units, `Requires=`, `After=` |
+//! | `failing` | units that systemd gives up |
+//! | `together` | what is checked of several unit files at once |
 //! | `status` | clients' questions |
 
 mod commands;
 mod doubt;
 mod durable;
+mod failing;
+mod gates;
 mod groups;
 mod io;
 mod moving;
@@ -29,6 +34,7 @@ mod session;
 mod status;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,7 +44,9 @@ use litemap::LiteMap;
 
 use self::commands::Commands;
 use self::doubt::{Awake, Brake};
-pub use self::durable::{Change, Durable, StoredCommand, StoredUnit};
+pub use self::durable::{Change, Durable, Retired, StoredCommand, StoredUnit};
+use self::failing::Troubles;
+use self::gates::{Gate, Gates};
 pub use self::io::{ConnectionId, Effect, Event, Input, LossReason, ReleaseReason, RequestId, Settings};
 use self::moving::Lingering;
 use self::outbox::{Held, Outbox};
@@ -48,7 +56,7 @@ use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
 use crate::machine::{Availability, MachineRecord, MachineState};
 use crate::message::{Assignment, Assignments, LeaderMessage, Removal, ToAgent};
 use crate::placement::Placer;
-use crate::state::{DesiredState, Observation, Target};
+use crate::state::{DesiredState, Observation, Phase, Target};
 use crate::time::Time;
 use crate::unit::{ContentHash, Options, UnitFile, UnitName};
 
@@ -72,7 +80,7 @@ pub struct Leader {
     /// Machines whose record is other than the store's.
     unsaved: BTreeSet<MachineId>,
     /// Copies that were ended by a decision, and that their machine has not said to be gone.
-    retired: BTreeMap<(MachineId, UnitName), Epoch>,
+    retired: BTreeMap<(MachineId, UnitName), Retired>,
     /// Machines that hold a copy of the unit that nobody here knows of, or did when they were last heard.
     strays: BTreeMap<UnitName, BTreeMap<MachineId, Epoch>>,
     commands: Commands,
@@ -91,10 +99,21 @@ pub struct Leader {
     queue: Queue,
     /// Who names the unit in `MachineOf=`.
     followers: BTreeMap<UnitName, BTreeSet<UnitName>>,
+    /// Who names the unit in `Requires=` or `After=`.
+    dependents: BTreeMap<UnitName, BTreeSet<UnitName>>,
+    /// Sockets, timers and paths that activate the unit.
+    activators: BTreeMap<UnitName, BTreeSet<UnitName>>,
+    gates: Gates,
+    troubles: Troubles,
+    /// Since when machines that this store does not know of can have got no lease from another leader, in the leader's
+    /// own time; none where there is no such machine.
+    exclusive_from: Option<Time>,
     /// The global units, in the order of their submission.
     globals: BTreeMap<u64, UnitName>,
     /// Whether every machine has reported or had a lease's time to: only then are units placed.
     settled: bool,
+    /// When that is so at the latest, in the leader's own time.
+    settles: Time,
     /// Assignments that a machine did not take, since it holds or has stopped a later epoch.
     stale: BTreeSet<(MachineId, UnitName, Epoch)>,
     /// Set while a higher term is being recorded.
@@ -114,6 +133,8 @@ struct Unit {
     options: Arc<Options>,
     desired: DesiredState,
     order: u64,
+    /// Whether it has run to its end.
+    done: bool,
     /// Where it is placed. A unit that is not global is on one machine at most.
     placements: LiteMap<MachineId, Epoch>,
 }
@@ -132,6 +153,8 @@ struct Machine {
     last_heard: Option<Time>,
     /// When its lease ends, in the leader's own time.
     deadline: Option<Time>,
+    /// Until when it may at most count on a lease, in the leader's own time, whatever has become of it since.
+    lease_until: Time,
     /// When it was lost, in the leader's own time.
     lost: Option<Time>,
     /// Whether the brake was released for it, and it has not been heard from since.
@@ -195,8 +218,14 @@ impl Leader {
             placer: Placer::default(),
             queue: Queue::default(),
             followers: BTreeMap::new(),
+            dependents: BTreeMap::new(),
+            activators: BTreeMap::new(),
+            gates: Gates::default(),
+            troubles: Troubles::default(),
+            exclusive_from: None,
             globals: BTreeMap::new(),
             settled: durable.machines.is_empty(),
+            settles: now,
             stale: BTreeSet::new(),
             taking_term: false,
             paused_until: None,
@@ -204,10 +233,17 @@ impl Leader {
             outbox: Outbox::default(),
         };
         leader.load(durable);
-        let deadline = now + leader.lease();
+        let (lease, restart) = (now + leader.lease(), now + leader.restart_grace());
         for (id, machine) in &mut leader.machines {
+            let deadline = if machine.record.restarting { restart } else { lease };
             machine.deadline = Some(deadline);
+            machine.lease_until = deadline;
             leader.deadlines.insert((deadline, *id));
+        }
+        leader.settles = lease;
+        // Before the first term there was no leader.
+        if term > Term(1) {
+            leader.exclusive_from = Some(lease);
         }
         leader
     }
@@ -240,7 +276,9 @@ impl Leader {
         let lease = self.deadlines.first().map(|(deadline, _)| *deadline);
         let drain = self.lingering.next_end(self.awake());
         // What is over already, and waits for something else, is looked at when the leader next looks at its clock.
-        let timers = [lease, drain, self.brake_ends()].into_iter().flatten();
+        let settles = Some(self.settles).filter(|_| !self.settled);
+        let (gate, retry) = (self.gates.next_timer(), self.troubles.next_timer());
+        let timers = [lease, drain, self.brake_ends(), settles, gate, retry].into_iter().flatten();
         let timer = self.awake.timer(timers.filter(|at| *at > self.awake()).min());
         self.paused_until.map_or(timer, |until| timer.min(until))
     }
@@ -253,7 +291,12 @@ impl Leader {
 
     /// How long the leader counts a machine as alive after it heard from it.
     fn lease(&self) -> Duration {
-        self.settings.lease_ttl + self.settings.clock_margin
+        self.settings.lease()
+    }
+
+    /// How long it counts one as alive whose agent is restarted.
+    fn restart_grace(&self) -> Duration {
+        self.with_margin(self.settings.restart_grace)
     }
 
     /// Decides what follows from what has changed. The order is the policy: units wait for machines before global
@@ -270,7 +313,8 @@ impl Leader {
             let record = self.machines.get(&id).map(|machine| machine.record.clone());
             self.turn.changes.extend(record.map(|record| Change::PutMachine(id, record)));
         }
-        if !self.settled && !self.machines.values().any(|machine| machine.state == MachineState::Awaited) {
+        let awaits = |machine: &Machine| machine.state == MachineState::Awaited;
+        if !self.settled && (self.awake() >= self.settles || !self.machines.values().any(awaits)) {
             self.settled = true;
             // They may start what they were not told of until now.
             self.turn.snapshots.extend(self.machines.keys());
@@ -278,8 +322,10 @@ impl Leader {
         self.consider_release();
         if self.settled {
             self.renew_stale();
+            self.retry_failed();
             self.place();
             self.finish_moves();
+            self.look_at_gates();
         }
     }
 
@@ -318,6 +364,8 @@ impl Leader {
         self.placer = Placer::default();
         self.queue = Queue::default();
         self.followers.clear();
+        self.dependents.clear();
+        self.activators.clear();
         self.globals.clear();
         self.commands = Commands::new(commands);
         self.unsaved = self.machines.keys().copied().collect();
@@ -340,8 +388,8 @@ impl Leader {
             let content = files.remove(&name).unwrap_or_default();
             self.orders = self.orders.max(stored.order);
             let (hash, description, options) = read(&name, &content);
-            let StoredUnit { desired, order, placements } = stored;
-            let unit = Unit { content, hash, description, options, desired, order, placements };
+            let StoredUnit { desired, order, placements, done } = stored;
+            let unit = Unit { content, hash, description, options, desired, order, done, placements };
             self.index(&name, &unit);
             for machine in unit.placements.keys() {
                 self.placer.assign(&name, *machine);
@@ -364,6 +412,7 @@ impl Leader {
         }
         for name in self.units.keys().cloned().collect::<Vec<_>>() {
             self.mark(&name);
+            self.gates.look_at(&name);
         }
     }
 
@@ -394,6 +443,8 @@ impl Leader {
             self.epochs = 0;
         }
         self.taking_term = false;
+        // There were decisions that this store does not know of, and perhaps machines as well.
+        self.exclusive_from = Some(self.awake() + self.lease());
         for machine in self.machines.values_mut().filter(|machine| machine.session.is_some()) {
             machine.told = Some(self.term);
         }
@@ -416,6 +467,12 @@ impl Leader {
         for target in &unit.options.machine_of {
             self.followers.entry(target.clone()).or_default().insert(name.clone());
         }
+        for dependency in unit.options.dependencies() {
+            self.dependents.entry(dependency.clone()).or_default().insert(name.clone());
+        }
+        for triggered in &unit.options.triggers {
+            self.activators.entry(triggered.clone()).or_default().insert(name.clone());
+        }
         if unit.options.global {
             self.globals.insert(unit.order, name.clone());
         }
@@ -424,12 +481,13 @@ impl Leader {
     /// The opposite of [`Self::index`], but for the placer.
     fn unindex(&mut self, name: &UnitName, unit: &Unit) {
         for target in &unit.options.machine_of {
-            if let Some(followers) = self.followers.get_mut(target) {
-                followers.remove(name);
-                if followers.is_empty() {
-                    self.followers.remove(target);
-                }
-            }
+            unlink(&mut self.followers, target, name);
+        }
+        for dependency in unit.options.dependencies() {
+            unlink(&mut self.dependents, dependency, name);
+        }
+        for triggered in &unit.options.triggers {
+            unlink(&mut self.activators, triggered, name);
         }
         self.globals.remove(&unit.order);
     }
@@ -492,6 +550,7 @@ impl Leader {
                 if held.is_none() && !self.settled {
                     continue;
                 }
+                let Some(target) = self.target(unit, id, &name, epoch) else { continue };
                 let has_content = held.is_some_and(|copy| {
                     copy.hash == unit.hash && matches!(copy.observation, Observation::Held { .. })
                 });
@@ -499,17 +558,42 @@ impl Leader {
                     epoch,
                     hash: unit.hash,
                     content: (!has_content).then(|| Arc::clone(&unit.content)),
-                    target: unit.target(),
+                    target,
                     exclusive: unit.options.exclusive,
                     name,
                 });
-            } else if let Some(epoch) = self.retired.get(&(id, name.clone()))
+            } else if let Some(retired) = self.retired.get(&(id, name.clone()))
                 && !self.lingering.contains(id, &name)
             {
-                remove.push(Removal { name, epoch: *epoch });
+                remove.push(Removal { name, epoch: retired.epoch });
             }
         }
         (hold, remove)
+    }
+
+    /// What the machine is told to do with its placement of a unit; none while it is not to know of it.
+    fn target(&self, unit: &Unit, id: MachineId, name: &UnitName, epoch: Epoch) -> Option<Target> {
+        let has_run_here = || {
+            let copy = self.machines.get(&id).and_then(|machine| machine.observed.get(name));
+            copy.is_some_and(|copy| {
+                let loaded = matches!(copy.observation, Observation::Held { phase: Phase::Loaded, .. });
+                copy.epoch == epoch && !loaded
+            })
+        };
+        let wanted = match unit.desired {
+            // It is not started a second time; where it has run, nothing is stopped either.
+            DesiredState::Launched if unit.done && !has_run_here() => Target::Loaded,
+            DesiredState::Launched => Target::Launched,
+            DesiredState::Inactive | DesiredState::Loaded => Target::Loaded,
+        };
+        if !unit.options.is_gated() {
+            return Some(wanted);
+        }
+        match self.gates.of(id, name, epoch)? {
+            Gate::Shut { .. } => None,
+            Gate::Loaded { .. } => Some(Target::Loaded),
+            Gate::Open => Some(wanted),
+        }
     }
 
     /// Re-derives what is counted and indexed from what it is derived from, and says what differs. Empty when all is
@@ -550,11 +634,8 @@ impl Turn {
 
 impl Unit {
     fn stored(&self) -> StoredUnit {
-        StoredUnit { desired: self.desired, order: self.order, placements: self.placements.clone() }
-    }
-
-    fn target(&self) -> Target {
-        if self.desired == DesiredState::Launched { Target::Launched } else { Target::Loaded }
+        let Self { desired, order, done, .. } = *self;
+        StoredUnit { desired, order, done, placements: self.placements.clone() }
     }
 }
 
@@ -569,9 +650,20 @@ impl Machine {
             session: None,
             last_heard: None,
             deadline: None,
+            lease_until: Time::default(),
             lost: None,
             undoubted: false,
             observed: BTreeMap::new(),
+        }
+    }
+}
+
+/// The unit does not name that one any more.
+fn unlink(links: &mut BTreeMap<UnitName, BTreeSet<UnitName>>, to: &UnitName, from: &UnitName) {
+    if let Some(linked) = links.get_mut(to) {
+        linked.remove(from);
+        if linked.is_empty() {
+            links.remove(to);
         }
     }
 }

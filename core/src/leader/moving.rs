@@ -5,6 +5,7 @@
 //! when nothing else is left.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{Change, Effect, Event, Leader, Machine};
 use crate::command::{MachineCommand, MachineCommandError};
@@ -93,19 +94,25 @@ impl Leader {
 
     /// A machine goes.
     pub(super) fn goodbye(&mut self, id: MachineId, goodbye: Goodbye) {
-        let restart = self.awake() + self.settings.restart_grace + self.settings.clock_margin;
+        let restart = self.awake() + self.restart_grace();
+        // What is not written down is promised to nobody: the next leader would not know of it.
+        let paused = self.paused_until.is_some();
+        let lease = self.settings.restart_grace;
         let Some(machine) = self.machines.get_mut(&id) else { return };
         match goodbye {
             Goodbye::Restart => {
                 // One that is shut down is not waited for.
-                if let Some(deadline) =
-                    machine.deadline.filter(|deadline| *deadline < restart && !machine.leaving)
-                {
+                let deadline = machine.deadline.filter(|_| !machine.leaving && !paused);
+                let Some(deadline) = deadline else { return self.farewell(id, None) };
+                if deadline < restart {
                     machine.deadline = Some(restart);
                     self.deadlines.remove(&(deadline, id));
                     self.deadlines.insert((restart, id));
                 }
-                self.farewell(id);
+                machine.lease_until = machine.lease_until.max(restart);
+                machine.record.restarting = true;
+                self.unsaved.insert(id);
+                self.farewell(id, Some(lease));
             }
             Goodbye::Shutdown => {
                 if !machine.leaving {
@@ -137,7 +144,8 @@ impl Leader {
             Observation::Held { state: None, phase } => *phase == Phase::Launched,
             Observation::Refused(_) => false,
         });
-        if launched && runs && machine.state != MachineState::Unreachable {
+        let may_run_twice = self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_none());
+        if launched && runs && may_run_twice && machine.state != MachineState::Unreachable {
             let ends = self.lingers_until(from);
             self.lingering.insert(from, name, ends);
         }
@@ -159,7 +167,10 @@ impl Leader {
                 m.state != MachineState::Unreachable && (m.leaving || self.drains.contains(&machine))
             });
             let moved = self.units.get(&name).is_some_and(|unit| {
-                unit.desired == DesiredState::Launched && !unit.options.global && !unit.placements.is_empty()
+                unit.desired == DesiredState::Launched
+                    && !unit.options.global
+                    && unit.options.exclusive.is_none()
+                    && !unit.placements.is_empty()
             });
             if left && moved {
                 let ends = self.lingers_until(machine);
@@ -233,29 +244,34 @@ impl Leader {
         }
         for id in self.farewells.clone() {
             let waits = |(on, name, _): (MachineId, &UnitName, _)| on == id && self.may_become_active(name);
-            if !self.lingering.iter().any(waits) {
+            // What is exclusive is started elsewhere once the machine has said that it has ended here.
+            let ends = |name: &UnitName| {
+                let retired = self.retired.get(&(id, name.clone()));
+                retired.is_some_and(|retired| retired.exclusive.is_some())
+            };
+            if !self.lingering.iter().any(waits) && !self.placer.units_on(id).any(ends) {
                 self.farewells.remove(&id);
-                self.farewell(id);
+                self.farewell(id, None);
             }
         }
     }
 
-    fn farewell(&mut self, id: MachineId) {
+    fn farewell(&mut self, id: MachineId, lease: Option<Duration>) {
         let Some(session) = self.machines.get(&id).and_then(|machine| machine.session.as_ref()) else {
             return;
         };
         let (connection, number) = (session.connection, session.number);
         // What was decided on its units may not be durable yet.
-        let message = self.message(number, LeaderMessage::Farewell { lease: None });
+        let message = self.message(number, LeaderMessage::Farewell { lease });
         self.hold(Effect::Send(connection, message));
     }
 }
 
 impl Machine {
-    /// Whether its units are to be on other machines, if these take them.
-    pub(super) fn is_left(&self) -> bool {
-        self.state == MachineState::Unreachable
-            || self.leaving
-            || matches!(self.availability, Availability::Draining(_))
+    /// Whether its units are to be on other machines, if these take them. One that stays with its machine through a
+    /// reboot stays there when the machine says goodbye.
+    pub(super) fn is_left(&self, keeps: bool) -> bool {
+        let goes = self.state == MachineState::Unreachable || self.leaving;
+        goes && !(keeps && self.leaving) || matches!(self.availability, Availability::Draining(_))
     }
 }

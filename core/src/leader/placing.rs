@@ -6,13 +6,27 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Change, Event, Leader, Machine, Unit, sorted};
+use super::{Change, Event, Leader, Machine, Retired, Unit, sorted};
 use crate::ids::{Epoch, MachineId};
 use crate::state::DesiredState;
-use crate::unit::UnitName;
+use crate::unit::{Bytes, MilliCpu, UnitName};
 
-/// Who goes first: the higher priority, then the earlier submission. No two units have the same.
-type Key = (Reverse<i32>, u64);
+/// Who goes first: the higher priority, then who asks for more, then the earlier submission. No two units have the same.
+type Key = (Reverse<i32>, Reverse<Tightness>, u64);
+
+/// How much a unit asks of a machine: those that ask for more go first, since they have fewer machines to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Tightness {
+    /// It names its machine.
+    named: bool,
+    /// How many labels it needs.
+    labels: usize,
+    /// How many units it must be with, and patterns it must not be with.
+    company: usize,
+    /// What it sets aside.
+    memory: Option<Bytes>,
+    cpu: Option<MilliCpu>,
+}
 
 /// The units that wait for a machine, and what has changed since they were last tried.
 #[derive(Debug, Default)]
@@ -67,7 +81,15 @@ impl Queue {
 }
 
 fn key(unit: &Unit) -> Key {
-    (Reverse(unit.options.priority), unit.order)
+    let options = &unit.options;
+    let tightness = Tightness {
+        named: options.machine_id.is_some(),
+        labels: options.metadata.len(),
+        company: options.machine_of.len() + options.conflicts.len(),
+        memory: options.memory,
+        cpu: options.cpu,
+    };
+    (Reverse(options.priority), Reverse(tightness), unit.order)
 }
 
 impl Leader {
@@ -81,7 +103,7 @@ impl Leader {
 
     /// The machine that a unit is on, if it may stay there.
     pub(super) fn live_machine(&self, unit: &Unit) -> Option<MachineId> {
-        unit.placements.keys().copied().find(|id| !is_left(&self.machines, *id))
+        unit.placements.keys().copied().find(|id| !is_left(&self.machines, unit, *id))
     }
 
     /// Something about the unit changed: puts it into the queue, or takes it out.
@@ -121,12 +143,21 @@ impl Leader {
                     continue;
                 }
             }
-            let also = |machine| self.group_may_be_on(&group, machine).is_ok();
-            let machine = if is_fresh {
-                self.placer.best(&group.units, also)
-            } else {
-                self.placer.best_of(touched, &group.units, also)
+            let also = |machine| {
+                self.group_may_be_on(&group, machine).is_ok() && self.old_copies_allow(&group.units, machine)
             };
+            let best = |also: &dyn Fn(MachineId) -> bool| {
+                if is_fresh {
+                    self.placer.best(&group.units, also)
+                } else {
+                    self.placer.best_of(touched, &group.units, also)
+                }
+            };
+            // Rather not where one of them has failed lately.
+            let untried =
+                |machine| also(machine) && !group.units.iter().any(|name| self.has_failed_on(name, machine));
+            let machine =
+                if self.anything_failed() { best(&untried).or_else(|| best(&also)) } else { best(&also) };
             match machine {
                 Some(machine) => {
                     for name in group.units {
@@ -206,7 +237,7 @@ impl Leader {
     }
 
     /// Decides that the unit is on this machine from now on.
-    fn place_on(&mut self, name: &UnitName, machine: MachineId) {
+    pub(super) fn place_on(&mut self, name: &UnitName, machine: MachineId) {
         let Some(unit) = self.units.get(name) else { return };
         let from = if unit.options.global { None } else { unit.placements.keys().next().copied() };
         if let Some(from) = from.filter(|from| *from != machine) {
@@ -223,8 +254,11 @@ impl Leader {
     pub(super) fn set_placement(&mut self, name: &UnitName, machine: MachineId, epoch: Epoch) {
         let Some(unit) = self.units.get_mut(name) else { return };
         unit.placements.insert(machine, epoch);
-        if unit.placements.keys().any(|id| !is_left(&self.machines, *id)) {
+        if unit.placements.keys().any(|id| !is_left(&self.machines, unit, *id)) {
             self.queue.remove(unit);
+        }
+        if unit.options.is_gated() {
+            self.gates.look_at(name);
         }
         self.lingering.remove(machine, name);
         self.placer.assign(name, machine);
@@ -238,19 +272,23 @@ impl Leader {
 
     /// Decides that the unit is not on this machine any more. What it has there counts until it is gone.
     pub(super) fn unplace(&mut self, name: &UnitName, machine: MachineId) {
-        let Some(epoch) = self.units.get_mut(name).and_then(|unit| unit.placements.remove(&machine)) else {
-            return;
-        };
-        self.retire(machine, name, epoch);
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let exclusive = unit.options.exclusive;
+        let Some(epoch) = unit.placements.remove(&machine) else { return };
+        self.gates.forget(machine, name);
+        self.retire(machine, name, Retired { epoch, exclusive });
         self.turn.records.push(name.clone());
     }
 
     /// Records the end of the unit's copies on this machine up to this epoch.
-    pub(super) fn retire(&mut self, machine: MachineId, name: &UnitName, epoch: Epoch) {
-        let known = self.retired.get(&(machine, name.clone())).copied().unwrap_or_default();
-        let epoch = epoch.max(known);
-        self.retired.insert((machine, name.clone()), epoch);
-        self.turn.changes.push(Change::PutRetired(machine, name.clone(), epoch));
+    pub(super) fn retire(&mut self, machine: MachineId, name: &UnitName, mut retired: Retired) {
+        if let Some(known) = self.retired.get(&(machine, name.clone())) {
+            retired.epoch = retired.epoch.max(known.epoch);
+            let both = retired.exclusive.zip(known.exclusive);
+            retired.exclusive = both.map(|(one, other)| one.max(other));
+        }
+        self.retired.insert((machine, name.clone()), retired);
+        self.turn.changes.push(Change::PutRetired(machine, name.clone(), retired));
         self.turn.tell(machine, name);
         self.turn.seen.push(name.clone());
     }
@@ -323,8 +361,8 @@ impl Leader {
     }
 }
 
-fn is_left(machines: &BTreeMap<MachineId, Machine>, id: MachineId) -> bool {
-    machines.get(&id).is_none_or(Machine::is_left)
+fn is_left(machines: &BTreeMap<MachineId, Machine>, unit: &Unit, id: MachineId) -> bool {
+    machines.get(&id).is_none_or(|machine| machine.is_left(unit.options.keep_on_reboot))
 }
 
 /// A unit that is not global any more cannot stay on several machines.

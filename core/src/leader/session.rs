@@ -10,7 +10,8 @@ use crate::machine::{Availability, MachineRecord, MachineState};
 use crate::message::{
     FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
 };
-use crate::state::{DesiredState, Observation};
+use crate::state::{DesiredState, Observation, Phase, Target};
+use crate::time::Time;
 use crate::unit::UnitName;
 
 impl Leader {
@@ -85,6 +86,7 @@ impl Leader {
             }),
         );
         if rebooted {
+            self.event(Event::Rebooted { machine: id, units: self.placer.units_on(id).count() });
             self.forget_what_ended_with_its_boot(id, &units);
         }
         self.take_inventory(id, units);
@@ -119,6 +121,7 @@ impl Leader {
             version: hello.version,
             boot: hello.boot,
             key: hello.key,
+            restarting: false,
         };
         if self.machines.get(&id).is_none_or(|machine| machine.record != record) {
             self.unsaved.insert(id);
@@ -127,6 +130,10 @@ impl Leader {
         let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
         let rebooted = machine.record.boot != record.boot;
         machine.record = record;
+        if rebooted {
+            // What an earlier boot was granted has ended with it.
+            machine.lease_until = Time::default();
+        }
         machine.told = Some(self.term);
         machine.leaving = false;
         if let Some(deadline) = machine.deadline.take() {
@@ -140,8 +147,10 @@ impl Leader {
         if !matches!(was, MachineState::Up | MachineState::Degraded) {
             self.event(Event::MachineUp(id));
         }
-        self.strays.retain(|_, machines| {
-            machines.remove(&id);
+        self.strays.retain(|name, machines| {
+            if machines.remove(&id).is_some() {
+                self.gates.look_at(name);
+            }
             !machines.is_empty()
         });
         self.extend_lease(id);
@@ -169,7 +178,29 @@ impl Leader {
             self.placer.units_on(id).filter(|name| !held.contains(name)).cloned().collect();
         for name in ended {
             self.copy_gone(id, &name, None);
+            self.end_with_boot(id, &name);
         }
+    }
+
+    /// What was placed on a machine that was rebooted is placed anew: there, where it stays with the machine through that or
+    /// runs on every one, else on the best one.
+    fn end_with_boot(&mut self, id: MachineId, name: &UnitName) {
+        let Some(unit) = self.units.get(name).filter(|unit| unit.placements.contains_key(&id)) else {
+            return;
+        };
+        if unit.options.global || unit.options.keep_on_reboot || self.is_tied(name, unit) {
+            let epoch = self.mint();
+            return self.set_placement(name, id, epoch);
+        }
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.placements.remove(&id);
+        }
+        self.gates.forget(id, name);
+        self.placer.release(name, id);
+        self.queue.touch(id);
+        self.turn.records.push(name.clone());
+        self.turn.seen.push(name.clone());
+        self.mark(name);
     }
 
     /// Compares what a machine holds with what was decided.
@@ -179,8 +210,13 @@ impl Leader {
             self.adopt_or_note(id, &unit.name, &copy);
             self.turn.seen.push(unit.name.clone());
             if self.units.get(&unit.name).and_then(|known| known.placements.get(&id)) == Some(&copy.epoch) {
-                self.look_at_lingering(&unit.name, &copy.observation);
+                if unit.target == Target::Launched {
+                    // It was told so, by this leader or one before.
+                    self.gates.open(id, &unit.name, copy.epoch);
+                }
+                self.look_at_current(id, &unit.name, copy.epoch, &copy.observation);
             }
+            self.look_at_dependents(&unit.name);
             if let Some(machine) = self.machines.get_mut(&id) {
                 machine.observed.insert(unit.name, copy);
             }
@@ -221,7 +257,24 @@ impl Leader {
     /// The epoch up to which the leader has a record of copies of the unit on this machine.
     pub(super) fn latest_known(&self, id: MachineId, name: &UnitName) -> Option<Epoch> {
         let placed = self.units.get(name).and_then(|unit| unit.placements.get(&id));
-        placed.or_else(|| self.retired.get(&(id, name.clone()))).copied()
+        placed.copied().or_else(|| Some(self.retired.get(&(id, name.clone()))?.epoch))
+    }
+
+    /// The machine says this of the unit's current copy there.
+    fn look_at_current(&mut self, id: MachineId, name: &UnitName, epoch: Epoch, observation: &Observation) {
+        self.look_at_lingering(name, observation);
+        self.look_at_failure(name, id, epoch, observation);
+        let ended = matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
+            if state.active == "inactive");
+        if let Some(unit) = self.units.get_mut(name)
+            && ended
+            && unit.options.ends
+            && unit.desired == DesiredState::Launched
+            && !std::mem::replace(&mut unit.done, true)
+        {
+            self.turn.records.push(name.clone());
+            self.event(Event::Done { unit: name.clone(), machine: id });
+        }
     }
 
     fn heartbeat(&mut self, id: MachineId, number: u64, pid1_age: Duration) {
@@ -276,7 +329,8 @@ impl Leader {
                     }
                 }
                 if let Some(observation) = current {
-                    self.look_at_lingering(&name, &observation);
+                    self.look_at_current(id, &name, epoch, &observation);
+                    self.look_at_dependents(&name);
                 }
             }
         }
@@ -291,6 +345,8 @@ impl Leader {
         {
             machine.observed.remove(name);
         }
+        // An exclusive unit may wait for that.
+        self.gates.look_at(name);
         if let Some(machines) = self.strays.get_mut(name).filter(|on| on.get(&id).is_some_and(covers)) {
             machines.remove(&id);
             if machines.is_empty() {
@@ -299,7 +355,7 @@ impl Leader {
         }
         self.turn.seen.push(name.clone());
         let key = (id, name.clone());
-        if self.retired.get(&key).is_some_and(covers) {
+        if self.retired.get(&key).is_some_and(|retired| covers(&retired.epoch)) {
             self.retired.remove(&key);
             self.lingering.remove(id, name);
             self.turn.changes.push(Change::DeleteRetired(id, name.clone()));
@@ -313,6 +369,7 @@ impl Leader {
     fn extend_lease(&mut self, id: MachineId) {
         let deadline = self.awake() + self.lease();
         let Some(machine) = self.machines.get_mut(&id) else { return };
+        machine.lease_until = machine.lease_until.max(deadline);
         // An agent that is restarted was granted more.
         let deadline = machine.deadline.map_or(deadline, |granted| granted.max(deadline));
         machine.last_heard = Some(self.now);
@@ -345,6 +402,9 @@ impl Leader {
         }
         machine.state = MachineState::Unreachable;
         machine.observed.clear();
+        if std::mem::take(&mut machine.record.restarting) {
+            self.unsaved.insert(id);
+        }
         if let Some(session) = machine.session.take() {
             self.connections.remove(&session.connection);
             self.say(session.connection, session.number, LeaderMessage::Refused(Refused::LeaseEnded));
@@ -356,6 +416,7 @@ impl Leader {
         for name in names {
             units += usize::from(self.units.get(&name).is_some_and(|unit| unit.placements.contains_key(&id)));
             self.mark(&name);
+            self.gates.look_at(&name);
             self.turn.seen.push(name);
         }
         self.event(Event::MachineLost { machine: id, units, reason });

@@ -75,6 +75,8 @@ impl Leader {
                 global: false,
                 copies,
                 waiting: None,
+                trouble: None,
+                done: false,
             });
         };
         Some(UnitStatus {
@@ -87,6 +89,8 @@ impl Leader {
             global: unit.options.global,
             copies,
             waiting: self.waiting(name, explain),
+            trouble: self.trouble(name),
+            done: unit.done,
         })
     }
 
@@ -98,8 +102,8 @@ impl Leader {
             found.insert((CopyRole::Current, *machine), *epoch);
         }
         for machine in self.placer.copies(name) {
-            if let Some(epoch) = self.retired.get(&(machine, name.clone())) {
-                found.insert((CopyRole::Stopping, machine), *epoch);
+            if let Some(retired) = self.retired.get(&(machine, name.clone())) {
+                found.insert((CopyRole::Stopping, machine), retired.epoch);
             }
         }
         for (machine, epoch) in self.strays.get(name).into_iter().flatten() {
@@ -119,7 +123,8 @@ impl Leader {
     fn waiting(&self, name: &UnitName, explain: bool) -> Option<Waiting> {
         let unit = self.units.get(name)?;
         if !self.waits(name, unit) {
-            return None;
+            let reason = self.withheld(name, unit)?.to_owned();
+            return Some(Waiting { reason, machines: Vec::new() });
         }
         let reason = |reason: &str| Some(Waiting { reason: reason.to_owned(), machines: Vec::new() });
         if !self.settled {

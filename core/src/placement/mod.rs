@@ -365,6 +365,12 @@ impl Placer {
         (host.units.len(), Capacity { cpu: MilliCpu(narrow(cpu)), memory: Bytes(narrow(memory)) })
     }
 
+    /// How much memory of the machine is set aside for nobody, in bytes.
+    pub fn free_memory(&self, machine: MachineId) -> u64 {
+        let Some(host) = self.hosts.get(&machine) else { return 0 };
+        u64::try_from(u128::from(host.capacity.memory.0).saturating_sub(host.reserved.1)).unwrap_or(u64::MAX)
+    }
+
     /// What decides where the unit fits.
     pub fn requirement(&self, name: &UnitName) -> Option<Requirement> {
         let entry = self.units.get(name)?;

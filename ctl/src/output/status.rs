@@ -47,6 +47,12 @@ pub fn write_page(out: &mut impl Write, status: &UnitStatus, machines: &Machines
     if let Some(waiting) = &status.waiting {
         page.waiting(waiting, machines);
     }
+    if let Some(trouble) = &status.trouble {
+        page.line("Failed", &Role::Bad.paint(&harmless(trouble)));
+    }
+    if status.done {
+        page.line("Done", "it has run to its end, and is not started again by itself");
+    }
     for copy in older {
         page.line("Older", &older_copy(copy, machines));
     }
@@ -184,6 +190,8 @@ pub fn as_json(status: &UnitStatus, machines: &Machines) -> Value {
         "global": status.global,
         "copies": status.copies.iter().map(copy).collect::<Vec<_>>(),
         "waiting": status.waiting.as_ref().map(waiting),
+        "trouble": status.trouble,
+        "done": status.done,
     })
 }
 

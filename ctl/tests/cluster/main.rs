@@ -171,12 +171,22 @@ fn other_content_needs_replace() {
 fn what_fails_on_the_machine_reaches_the_user() {
     let cluster = Cluster::start();
     cluster.add_machine(1);
-    let fails = file(cluster.directory(), "fails.service", WEB);
-    let refused = file(cluster.directory(), "refused.service", WEB);
+    // Nothing is tried again, so that what is said is always the same.
+    let once = format!("{WEB}\n[X-Muster]\nRescheduleAttempts=0\n");
+    let fails = file(cluster.directory(), "fails.service", &once);
+    let refused = file(cluster.directory(), "refused.service", &once);
     let hint = "`musterctl status UNIT` says more about a unit.\n";
-    let error = format!("error: fails.service did not start on {M1}: exit-code\n{hint}");
+    let given_up = |unit: &str, why: &str| {
+        format!(
+            "given up: it failed once on 11111111, with: {why}; `musterctl restart {unit}` tries again\n{hint}"
+        )
+    };
+    let given_up_fails = given_up("fails.service", "exit-code");
+    let error = format!("error: fails.service did not start on {M1}: exit-code; {given_up_fails}");
     ended(&cluster.ctl(&["start", &fails]), 1, "", &error);
-    let error = format!("error: {M1} refuses refused.service: the machine has a unit of that name\n{hint}");
+    let why = "the machine has a unit of that name";
+    let given_up_refused = given_up("refused.service", why);
+    let error = format!("error: {M1} refuses refused.service: {why}; {given_up_refused}");
     ended(&cluster.ctl(&["start", &refused]), 1, "", &error);
     let status = cluster.ctl(&["status", "fails", "refused"]);
     assert_eq!(status.code, Some(3));

@@ -45,7 +45,7 @@ const FILES: TableDefinition<'_, &str, &str> = TableDefinition::new("files");
 const MACHINES: TableDefinition<'_, u128, &str> = TableDefinition::new("machines");
 /// A machine's id to what an operator decided of it, as JSON.
 const AVAILABILITY: TableDefinition<'_, u128, &str> = TableDefinition::new("availability");
-/// A machine's id and a unit's name to an epoch, as JSON.
+/// A machine's id and a unit's name to what is known of its copies there that were ended, as JSON.
 const RETIRED: TableDefinition<'_, (u128, &str), &str> = TableDefinition::new("retired");
 /// A command's number to its id and result, as JSON.
 const COMMANDS: TableDefinition<'_, u64, &str> = TableDefinition::new("commands");
@@ -194,8 +194,8 @@ fn apply(transaction: &WriteTransaction, changes: Vec<Change>) -> Result<(), red
             Change::PutAvailability(id, decided) => {
                 availability.insert(id.bits(), to_json(&decided)?.as_str())?;
             }
-            Change::PutRetired(machine, name, epoch) => {
-                retired.insert((machine.bits(), name.as_str()), to_json(&epoch)?.as_str())?;
+            Change::PutRetired(machine, name, record) => {
+                retired.insert((machine.bits(), name.as_str()), to_json(&record)?.as_str())?;
             }
             Change::DeleteRetired(machine, name) => {
                 retired.remove((machine.bits(), name.as_str()))?;
@@ -229,8 +229,8 @@ fn load(transaction: &ReadTransaction, cluster: ClusterId) -> Result<Durable, re
         durable.availability.insert(MachineId::new(id), from_json(decided)?);
         Ok(())
     })?;
-    each(transaction, RETIRED, |(machine, name), epoch| {
-        durable.retired.insert((MachineId::new(machine), unit_name(name)?), from_json(epoch)?);
+    each(transaction, RETIRED, |(machine, name), record| {
+        durable.retired.insert((MachineId::new(machine), unit_name(name)?), from_json(record)?);
         Ok(())
     })?;
     each(transaction, COMMANDS, |number, command| {

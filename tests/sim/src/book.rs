@@ -8,10 +8,10 @@ use std::time::Duration;
 use muster_core::agent;
 use muster_core::command::{Command, CommandResult};
 use muster_core::ids::{CommandId, CommitId, Epoch, MachineId, Term};
-use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId, StoredUnit};
+use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId, Retired, StoredUnit};
 use muster_core::machine::{Availability, MachineRecord};
 use muster_core::message::{FromAgent, Goodbye, LeaderMessage, ReportedChange, ToAgent};
-use muster_core::state::Target;
+use muster_core::state::{Observation, Phase, Target};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
@@ -119,6 +119,10 @@ pub(crate) struct MachineBook {
     pub(crate) pid1_lost: bool,
     /// Placements that it has refused since it has a later one.
     pub(crate) stale: BTreeSet<(UnitName, Epoch)>,
+    /// Whether it said at last that it was rebooted since the leader's record of it.
+    pub(crate) rebooted: bool,
+    /// Placements that it has said to have failed there.
+    pub(crate) failed: BTreeSet<(UnitName, Epoch)>,
     /// Up to which epoch the leader has recorded that no copy is left.
     pub(crate) over: BTreeMap<UnitName, Epoch>,
     /// What it said in this session that it holds.
@@ -153,6 +157,18 @@ impl Decided {
         let ending = self.retired.keys().filter(|(id, _)| with_ending && *id == machine);
         placed.map(|(name, _)| name).chain(ending.map(|(_, name)| name)).collect()
     }
+}
+
+fn has_failed(observation: &Observation) -> bool {
+    matches!(
+        observation,
+        Observation::Refused(_) | Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. }
+    )
+}
+
+/// Up to which epoch copies were ended.
+fn epochs(retired: &BTreeMap<(MachineId, UnitName), Retired>) -> BTreeMap<(MachineId, UnitName), Epoch> {
+    retired.iter().map(|(copy, retired)| (copy.clone(), retired.epoch)).collect()
 }
 
 impl Book {
@@ -199,7 +215,7 @@ impl World {
             }
             Change::PutRetired(machine, name, epoch) => {
                 let last = book.retired.entry((*machine, name.clone())).or_default();
-                *last = (*last).max(*epoch);
+                *last = (*last).max(epoch.epoch);
             }
             Change::PutCommand(_, command) => {
                 book.durable_commands.insert(command.id);
@@ -224,7 +240,7 @@ impl World {
             machine.over.clear();
             machine.grace = None;
         }
-        (book.placed, book.retired) = (BTreeSet::new(), self.store.durable.retired.clone());
+        (book.placed, book.retired) = (BTreeSet::new(), epochs(&self.store.durable.retired));
         for (name, unit) in &self.store.durable.units {
             for (machine, epoch) in &unit.placements {
                 self.book.placed.insert((name.clone(), *machine, *epoch));
@@ -259,7 +275,7 @@ impl World {
         book.decided.units = stored.units.clone();
         book.decided.machines = stored.machines.clone();
         book.decided.availability = stored.availability.clone();
-        book.decided.retired = stored.retired.clone();
+        book.decided.retired = epochs(&stored.retired);
         // The files of units that are known no more are gone, and with them what they asked for, although copies of them
         // may be left.
         book.decided.files = files;
@@ -326,10 +342,15 @@ impl World {
     fn before_message(&mut self, connection: ConnectionId, message: &FromAgent) -> Cause {
         let Some(stream) = self.network.stream(connection) else { return Cause::Other };
         let number = stream.machine;
+        let record = self.book.decided.machines.get(&self.machines[number].id);
+        let boot = record.map(|record| record.boot);
         let book = &mut self.book.machines[number];
         match message {
             FromAgent::Hello(hello) => {
+                book.rebooted = boot.is_some_and(|boot| boot != hello.boot);
                 book.says = hello.units.iter().map(|unit| (unit.name.clone(), unit.epoch)).collect();
+                let failed = hello.units.iter().filter(|unit| has_failed(&unit.observation));
+                book.failed.extend(failed.map(|unit| (unit.name.clone(), unit.epoch)));
             }
             FromAgent::Heartbeat { pid1_age, .. } => {
                 if *pid1_age > self.settings.systemd_timeout && book.heard.is_some() {
@@ -342,7 +363,10 @@ impl World {
                         ReportedChange::Stale(_) => {
                             book.stale.insert((report.name.clone(), report.epoch));
                         }
-                        ReportedChange::Observed(_) => {
+                        ReportedChange::Observed(observation) => {
+                            if has_failed(observation) {
+                                book.failed.insert((report.name.clone(), report.epoch));
+                            }
                             book.says.insert(report.name.clone(), report.epoch);
                         }
                         ReportedChange::Gone => {}
@@ -457,13 +481,13 @@ impl World {
     }
 
     /// What the leader promised to an agent that is restarted.
-    pub(crate) fn promises_grace(&mut self, connection: ConnectionId) {
+    pub(crate) fn promises_grace(&mut self, connection: ConnectionId, lease: Duration) {
         if let Some(stream) = self.network.stream(connection)
             && let Some(said) = stream.goodbye
             && stream.agent_is(self.machines[stream.machine].agents)
         {
             let book = &mut self.book.machines[stream.machine];
-            book.grace = Some(said + self.settings.restart_grace);
+            book.grace = Some(said + lease);
         }
     }
 

@@ -172,8 +172,8 @@ impl World {
         if known != durable.units.len() || durable.files.len() != known {
             found.push("memory and store have different units".to_owned());
         }
-        for ((machine, name), epoch) in &durable.retired {
-            found.push(format!("{name} ({epoch}) on {} is not known to be gone", machine.short()));
+        for ((machine, name), retired) in &durable.retired {
+            found.push(format!("{name} ({}) on {} is not known to be gone", retired.epoch, machine.short()));
         }
         for status in
             statuses.iter().filter(|status| status.copies.iter().any(|c| c.role == CopyRole::Orphaned))

@@ -48,7 +48,7 @@ impl World {
                     self.book.decided.machines.insert(*id, record.clone());
                 }
                 Change::PutRetired(machine, name, epoch) => {
-                    self.book.decided.retired.insert((*machine, name.clone()), *epoch);
+                    self.book.decided.retired.insert((*machine, name.clone()), epoch.epoch);
                     if let Some(number) = self.machine_number(*machine) {
                         self.book.machines[number].over.remove(name);
                     }
@@ -218,7 +218,8 @@ impl World {
     /// causes is bounded by what failed.
     ///
     /// Here: what the leader decides. Each end of a placement has a reason of its own: a client who named the unit (or
-    /// one that it is tied to), a machine that is lost, a machine that has refused this very placement.
+    /// one that it is tied to), a machine that is lost or was rebooted, a machine that has refused this very placement, or on
+    /// which it has failed.
     fn control_plane_is_not_the_workload(&mut self, cause: &Cause, before: &Before) {
         let asked_for = match cause {
             Cause::Command { ask: crate::faults::Ask::Command { units, .. }, .. } => {
@@ -240,6 +241,7 @@ impl World {
                     matches!(self.book.decided.availability.get(machine), Some(Availability::Draining(_)));
                 let lost = !self.lease_holds(number) || book.pid1_lost || book.leaving || drained;
                 let refused = book.stale.contains(&(name.clone(), *epoch));
+                let failed = book.failed.contains(&(name.clone(), *epoch));
                 // After the store has lost decisions, a machine that holds a later copy has the current one.
                 let overtaken = (self.book.restored || self.book.store_failed)
                     && self
@@ -247,7 +249,13 @@ impl World {
                         .machines
                         .iter()
                         .any(|book| book.says.get(name).is_some_and(|said| said > epoch));
-                if !(overtaken || (now.is_some() && refused) || (now.is_none() && lost)) {
+                // What an earlier boot had is placed anew, also where it was.
+                let rebooted = !self.lease_holds(number) || book.rebooted;
+                if !(overtaken
+                    || failed
+                    || (now.is_some() && (refused || rebooted))
+                    || (now.is_none() && (lost || rebooted)))
+                {
                     let text = format!(
                         "{name}: its placement {epoch} on m{number} ends ({now:?} follows), for no reason ({cause:?})"
                     );
@@ -352,7 +360,9 @@ impl World {
                         (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
                         (book.grace, book.graced) = (None, None);
                     }
-                    LeaderMessage::Farewell { .. } => self.promises_grace(*connection),
+                    LeaderMessage::Farewell { lease: Some(lease) } => {
+                        self.promises_grace(*connection, *lease);
+                    }
                     LeaderMessage::HeartbeatAck { number: beat } => {
                         self.nothing_revives_a_lease(now, number);
                         self.promises(*connection, *beat);
@@ -363,7 +373,7 @@ impl World {
                         self.book.machines[number].heard = None;
                     }
                     LeaderMessage::Assignments(assignments) => self.write_before_act(number, assignments),
-                    LeaderMessage::Refused(_) => {}
+                    LeaderMessage::Farewell { lease: None } | LeaderMessage::Refused(_) => {}
                 }
             }
             _ => {}

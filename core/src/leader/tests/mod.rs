@@ -1,6 +1,8 @@
 //! The leader against machines that do what they are told.
 
 mod doubt;
+mod failing;
+mod gates;
 mod moving;
 mod races;
 mod random;

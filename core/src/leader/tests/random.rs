@@ -136,8 +136,8 @@ fn check(world: &mut World) {
             let unit = world.leader.units.get(name).unwrap_or_else(|| panic!("{name} on {id} was destroyed"));
             assert_eq!(unit.placements.get(id), Some(&held.epoch), "{name} on {id} is the current copy");
             assert_eq!(
-                (unit.hash, unit.target()),
-                (held.hash, held.target),
+                (unit.hash, world.leader.target(unit, *id, name, held.epoch)),
+                (held.hash, Some(held.target)),
                 "{name} on {id} is as asked for"
             );
         }

@@ -1,0 +1,237 @@
+//! Units that systemd gives up: started anew, elsewhere, after a delay that doubles, so many times in so long.
+//!
+//! Is it the unit or the machine? What failed on one machine is tried on others first. What runs there after all was its
+//! machine's fault, and stays away from that machine for a while; what fails everywhere stops moving.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Event, Leader, Unit};
+use crate::ids::{Epoch, MachineId};
+use crate::state::{DesiredState, Observation, Phase};
+use crate::time::Time;
+use crate::unit::UnitName;
+
+/// The longest delay, however often it was doubled.
+const LONGEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The `Result`s of systemd that speak of a machine that has too little of something (`systemd.exec(5)`).
+const WANTS_MORE_ROOM: [&str; 2] = ["oom-kill", "resources"];
+
+/// What is remembered of a unit that failed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trouble {
+    failures: Vec<OneFailure>,
+    /// The placement that failed last: what is said of it again is known.
+    last: Epoch,
+    /// When it is started anew, in the leader's own time.
+    retry: Option<Time>,
+    /// Why it is not, any more.
+    given_up: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct OneFailure {
+    at: Time,
+    machine: MachineId,
+    wants_room: bool,
+    reason: String,
+}
+
+/// All units that are in trouble.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    by_unit: BTreeMap<UnitName, Trouble>,
+    retries: BTreeSet<(Time, UnitName)>,
+}
+
+impl Troubles {
+    /// Somebody has decided on the unit: what was before does not count any more. Whether there was anything.
+    pub(super) fn forget(&mut self, name: &UnitName) -> bool {
+        let Some(trouble) = self.by_unit.remove(name) else { return false };
+        if let Some(at) = trouble.retry {
+            self.retries.remove(&(at, name.clone()));
+        }
+        true
+    }
+
+    /// When the next unit is started anew.
+    pub(super) fn next_timer(&self) -> Option<Time> {
+        self.retries.first().map(|(at, _)| *at)
+    }
+
+    /// The machines on which the unit has failed since that moment.
+    fn failed_on(&self, name: &UnitName, since: Time) -> BTreeSet<MachineId> {
+        let failures = self.by_unit.get(name).into_iter().flat_map(|trouble| &trouble.failures);
+        failures.filter(|failure| failure.at >= since).map(|failure| failure.machine).collect()
+    }
+
+    fn set_retry(&mut self, name: &UnitName, at: Option<Time>) {
+        let Some(trouble) = self.by_unit.get_mut(name) else { return };
+        if let Some(old) = std::mem::replace(&mut trouble.retry, at) {
+            self.retries.remove(&(old, name.clone()));
+        }
+        if let Some(at) = at {
+            self.retries.insert((at, name.clone()));
+        }
+    }
+}
+
+impl Leader {
+    /// What this observation of a unit's current copy means for its record of failures.
+    pub(super) fn look_at_failure(
+        &mut self,
+        name: &UnitName,
+        machine: MachineId,
+        epoch: Epoch,
+        observation: &Observation,
+    ) {
+        let (reason, result) = match observation {
+            Observation::Held { phase: Phase::StartFailed(failure) | Phase::Failed(failure), .. } => {
+                (&failure.reason, &*failure.result)
+            }
+            Observation::Refused(reason) => (reason, ""),
+            Observation::Held { phase: Phase::Launched, state: Some(state) } => {
+                let active = state.active == "active";
+                if active && self.troubles.by_unit.contains_key(name) {
+                    // systemd, or somebody at the machine, has started it after all.
+                    self.troubles.set_retry(name, None);
+                }
+                return;
+            }
+            Observation::Held { .. } => return,
+        };
+        let Some(unit) = self.units.get(name) else { return };
+        if unit.desired != DesiredState::Launched || unit.options.global || unit.done {
+            return;
+        }
+        let reschedule = unit.options.reschedule;
+        let awake = self.awake();
+        let trouble = self.troubles.by_unit.entry(name.clone()).or_default();
+        if trouble.last == epoch {
+            return;
+        }
+        trouble.last = epoch;
+        trouble.failures.retain(|failure| awake.since(failure.at) < reschedule.interval);
+        let wants_room = WANTS_MORE_ROOM.contains(&result);
+        trouble.failures.push(OneFailure { at: awake, machine, wants_room, reason: reason.clone() });
+        let failures = u32::try_from(trouble.failures.len()).unwrap_or(u32::MAX);
+        self.event(Event::Failed { unit: name.clone(), machine, reason: reason.clone() });
+        if failures > reschedule.attempts {
+            return self.give_up(name);
+        }
+        let doubled = reschedule.delay.saturating_mul(1 << (failures - 1).min(20)).min(LONGEST_DELAY);
+        self.troubles.set_retry(name, Some(awake + doubled));
+    }
+
+    fn give_up(&mut self, name: &UnitName) {
+        let Some(unit) = self.units.get(name) else { return };
+        let interval = unit.options.reschedule.interval;
+        let failed_on = self.troubles.failed_on(name, self.awake() - interval);
+        let everywhere = self.places_besides(name, &failed_on).is_none();
+        let machines: Vec<String> = failed_on.iter().map(|id| id.short()).collect();
+        let Some(trouble) = self.troubles.by_unit.get_mut(name) else { return };
+        let times = trouble.failures.len();
+        let last = trouble.failures.last().map(|failure| failure.reason.clone()).unwrap_or_default();
+        let reason = format!(
+            "it failed {} on {}{}, with: {last}; `musterctl restart {name}` tries again",
+            if times == 1 { "once".to_owned() } else { format!("{times} times in {} s", interval.as_secs()) },
+            machines.join(", "),
+            if everywhere && machines.len() > 1 { " (every machine that takes it)" } else { "" },
+        );
+        trouble.given_up = Some(reason.clone());
+        self.event(Event::GivenUp { unit: name.clone(), reason });
+    }
+
+    /// Starts anew the units whose time has come.
+    pub(super) fn retry_failed(&mut self) {
+        let awake = self.awake();
+        while let Some((at, name)) = self.troubles.retries.first().cloned().filter(|(at, _)| *at <= awake) {
+            self.troubles.retries.remove(&(at, name.clone()));
+            if let Some(trouble) = self.troubles.by_unit.get_mut(&name) {
+                trouble.retry = None;
+            }
+            self.reschedule(&name);
+        }
+    }
+
+    /// Starts a unit anew that has failed: on the best machine where it has not, else where it is.
+    fn reschedule(&mut self, name: &UnitName) {
+        let Some(unit) = self.units.get(name) else { return };
+        // It waits for a machine anyway, or for an operator.
+        let Some(on) = self.live_machine(unit) else { return };
+        let failed = self.troubles.by_unit.get(name).map(|trouble| trouble.last);
+        // It may have been placed anew since for another reason.
+        if unit.desired != DesiredState::Launched || unit.placements.get(&on).copied() != failed {
+            return;
+        }
+        let failed_on = self.troubles.failed_on(name, self.awake() - unit.options.reschedule.interval);
+        // Units that MachineOf= ties together stay together.
+        let elsewhere =
+            if self.has_live_ties(name, unit) { None } else { self.places_besides(name, &failed_on) };
+        let attempt = failed_attempts(self.troubles.by_unit.get(name));
+        self.event(Event::Rescheduled { unit: name.clone(), from: on, to: elsewhere.unwrap_or(on), attempt });
+        match elsewhere {
+            Some(machine) => {
+                self.place_on(name, machine);
+                // Others may wait to be where it is.
+                self.mark_tied(name);
+            }
+            None => self.renew_placements(name),
+        }
+    }
+
+    /// Whether units are placed that must be where this one is.
+    fn has_live_ties(&self, name: &UnitName, unit: &Unit) -> bool {
+        let placed = |other: &UnitName| self.units.get(other).is_some_and(|unit| !unit.placements.is_empty());
+        unit.options.machine_of.iter().any(placed)
+            || self.followers.get(name).is_some_and(|followers| followers.iter().any(placed))
+    }
+
+    /// The best machine for the unit besides these; one with more room, if it ran out of it where it is.
+    fn places_besides(&self, name: &UnitName, failed_on: &BTreeSet<MachineId>) -> Option<MachineId> {
+        let group = std::slice::from_ref(name);
+        let besides = |id: MachineId| !failed_on.contains(&id) && self.old_copies_allow(group, id);
+        let trouble = self.troubles.by_unit.get(name);
+        let last = trouble.and_then(|trouble| trouble.failures.last()).filter(|failure| failure.wants_room);
+        let roomier = last.and_then(|failure| {
+            let there = self.placer.free_memory(failure.machine);
+            self.placer.best(group, |id| besides(id) && self.placer.free_memory(id) > there)
+        });
+        roomier.or_else(|| self.placer.best(group, besides))
+    }
+
+    /// Whether the unit should rather go elsewhere, since it failed on this machine not long ago.
+    pub(super) fn has_failed_on(&self, name: &UnitName, machine: MachineId) -> bool {
+        let Some(unit) = self.units.get(name).filter(|_| self.troubles.by_unit.contains_key(name)) else {
+            return false;
+        };
+        let since = self.awake() - unit.options.reschedule.interval;
+        self.troubles.failed_on(name, since).contains(&machine)
+    }
+
+    /// Whether anything of that kind is known of any unit: for most, nothing is.
+    pub(super) fn anything_failed(&self) -> bool {
+        !self.troubles.by_unit.is_empty()
+    }
+
+    /// What is to be said of a unit that failed: that it is tried again, or why it is not.
+    pub(super) fn trouble(&self, name: &UnitName) -> Option<String> {
+        let trouble = self.troubles.by_unit.get(name)?;
+        if let Some(given_up) = &trouble.given_up {
+            return Some(format!("given up: {given_up}"));
+        }
+        let at = trouble.retry?;
+        let attempts = self.units.get(name)?.options.reschedule.attempts;
+        Some(format!(
+            "it is started anew in {} s (attempt {} of {attempts})",
+            at.since(self.awake()).as_millis().div_ceil(1000),
+            failed_attempts(Some(trouble)),
+        ))
+    }
+}
+
+/// Which attempt to start it anew follows.
+fn failed_attempts(trouble: Option<&Trouble>) -> usize {
+    trouble.map_or(0, |trouble| trouble.failures.len())
+}

@@ -1,0 +1,310 @@
+//! What keeps a placement that was decided from being carried out yet: an older copy of an exclusive unit that may still
+//! run somewhere, and units that must be active first.
+//!
+//! The placement stands, with all that it takes up; its machine is told of it (or told to start it) when nothing speaks
+//! against it any more. What a machine was told to start is never taken back for what happens to other units later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Event, Leader, Retired, Unit};
+use crate::ids::{Epoch, MachineId};
+use crate::machine::MachineState;
+use crate::state::{DesiredState, Observation, Phase};
+use crate::time::Time;
+use crate::unit::{Options, UnitName};
+
+/// How late PID 1 and its helpers may be when they stop an exclusive unit after a lease (measured: up to 0.3 s).
+pub(super) const GUARD_LAG: Duration = Duration::from_secs(1);
+
+/// How far a machine may be told of a placement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// Not at all, for this reason; when that ends by itself, in the leader's own time, where it does.
+    Shut { why: String, until: Option<Time> },
+    /// That it is to be loaded, and not yet started, for this reason.
+    Loaded { why: String },
+    /// All.
+    Open,
+}
+
+/// The gates of all placements that have one.
+#[derive(Debug, Default)]
+pub(super) struct Gates {
+    by_copy: BTreeMap<(MachineId, UnitName), (Epoch, Gate)>,
+    /// Units whose gates are to be looked at again.
+    due: BTreeSet<UnitName>,
+    timers: BTreeSet<(Time, UnitName)>,
+}
+
+impl Gates {
+    /// Something has changed that the unit's placements may wait for.
+    pub(super) fn look_at(&mut self, name: &UnitName) {
+        self.due.insert(name.clone());
+    }
+
+    /// How far this placement is known to be open; none before it was looked at.
+    pub(super) fn of(&self, machine: MachineId, name: &UnitName, epoch: Epoch) -> Option<&Gate> {
+        let (known, gate) = self.by_copy.get(&(machine, name.clone()))?;
+        (*known == epoch).then_some(gate)
+    }
+
+    /// The machine was told to start this placement.
+    pub(super) fn open(&mut self, machine: MachineId, name: &UnitName, epoch: Epoch) {
+        self.set(machine, name, epoch, Gate::Open);
+    }
+
+    fn set(&mut self, machine: MachineId, name: &UnitName, epoch: Epoch, gate: Gate) {
+        self.forget(machine, name);
+        if let Gate::Shut { until: Some(until), .. } = &gate {
+            self.timers.insert((*until, name.clone()));
+        }
+        self.by_copy.insert((machine, name.clone()), (epoch, gate));
+    }
+
+    /// The unit is not placed there any more.
+    pub(super) fn forget(&mut self, machine: MachineId, name: &UnitName) {
+        if let Some((_, Gate::Shut { until: Some(until), .. })) =
+            self.by_copy.remove(&(machine, name.clone()))
+        {
+            self.timers.remove(&(until, name.clone()));
+        }
+    }
+
+    /// When the next one opens by itself.
+    pub(super) fn next_timer(&self) -> Option<Time> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+}
+
+impl Options {
+    /// Whether a placement of the unit may have to wait for something.
+    pub(super) fn is_gated(&self) -> bool {
+        self.exclusive.is_some() || self.has_dependencies()
+    }
+
+    pub(super) fn has_dependencies(&self) -> bool {
+        !self.requires.is_empty() || !self.after.is_empty()
+    }
+
+    /// The units that the start of this one may wait for.
+    pub(super) fn dependencies(&self) -> impl Iterator<Item = &UnitName> {
+        self.requires.iter().chain(&self.after)
+    }
+}
+
+impl Leader {
+    /// Looks at the gates that may have opened.
+    pub(super) fn look_at_gates(&mut self) {
+        let awake = self.awake();
+        while let Some((at, name)) = self.gates.timers.first().cloned().filter(|(at, _)| *at <= awake) {
+            self.gates.timers.remove(&(at, name.clone()));
+            self.gates.due.insert(name);
+        }
+        for name in std::mem::take(&mut self.gates.due) {
+            let placements: Vec<(MachineId, Epoch)> = match self.units.get(&name) {
+                Some(unit) if unit.options.is_gated() => {
+                    unit.placements.iter().map(|(machine, epoch)| (*machine, *epoch)).collect()
+                }
+                _ => continue,
+            };
+            for (machine, epoch) in placements {
+                self.look_at_gate(&name, machine, epoch);
+            }
+        }
+    }
+
+    fn look_at_gate(&mut self, name: &UnitName, machine: MachineId, epoch: Epoch) {
+        let Some(unit) = self.units.get(name) else { return };
+        let was = self.gates.of(machine, name, epoch);
+        if was == Some(&Gate::Open) {
+            return;
+        }
+        let gate = self.gate(name, unit, machine);
+        if was == Some(&gate) {
+            // Its timer is due and must be set again.
+            return self.gates.set(machine, name, epoch, gate);
+        }
+        if let (None, Gate::Shut { why, .. } | Gate::Loaded { why }) = (was, &gate) {
+            let (unit, reason) = (name.clone(), why.clone());
+            self.event(Event::Withheld { unit, machine, reason });
+        }
+        // What is open is so from the moment that the machine is told.
+        if gate == Gate::Open {
+            self.gates.forget(machine, name);
+            self.gates.by_copy.insert((machine, name.clone()), (epoch, Gate::Open));
+        } else {
+            self.gates.set(machine, name, epoch, gate);
+        }
+        self.turn.tell(machine, name);
+        self.turn.seen.push(name.clone());
+    }
+
+    /// What speaks now against telling the machine of the unit's placement there.
+    fn gate(&self, name: &UnitName, unit: &Unit, machine: MachineId) -> Gate {
+        if unit.options.exclusive.is_some()
+            && let Some(shut) = self.older_copies(name, unit, machine)
+        {
+            return shut;
+        }
+        if unit.desired == DesiredState::Launched
+            && !unit.done
+            && let Some(why) = self.missing_dependency(&unit.options)
+        {
+            return Gate::Loaded { why };
+        }
+        Gate::Open
+    }
+
+    /// Exclusive means one: whether another copy may run, here or elsewhere.
+    fn older_copies(&self, name: &UnitName, unit: &Unit, machine: MachineId) -> Option<Gate> {
+        let awake = self.awake();
+        let mut latest: Option<(Time, String)> = None;
+        let mut wait = |until: Time, why: String| {
+            if until > awake && latest.as_ref().is_none_or(|(latest, _)| until > *latest) {
+                latest = Some((until, why));
+            }
+        };
+        if let Some((orphaned, _)) = self.strays.get(name).and_then(|machines| machines.iter().next()) {
+            let why = format!(
+                "{} has a copy of it that the cluster has no record of; `musterctl destroy {name}` ends that one",
+                orphaned.short()
+            );
+            return Some(Gate::Shut { why, until: None });
+        }
+        for other in self.placer.copies(name).filter(|other| *other != machine) {
+            let Some(retired) = self.retired.get(&(other, name.clone())) else { continue };
+            let Some(until) = self.copy_is_over(other, retired) else {
+                let why = if retired.exclusive.is_none() && self.is_unreachable(other) {
+                    format!(
+                        "{} is unreachable and has a copy of it from before it was exclusive, which no lease ends; boot \
+                         that machine",
+                        other.short()
+                    )
+                } else {
+                    format!(
+                        "it is exclusive, and {} has not yet said that its copy there has ended",
+                        other.short()
+                    )
+                };
+                return Some(Gate::Shut { why, until: None });
+            };
+            wait(
+                until,
+                format!(
+                    "it is exclusive, and {} is unreachable: its copy there is sure to have ended a while after the lease",
+                    other.short()
+                ),
+            );
+        }
+        if let (Some(from), Some(stop)) = (self.exclusive_from, unit.options.exclusive) {
+            wait(
+                from + self.with_margin(stop) + GUARD_LAG,
+                "it is exclusive, and this scheduler has just taken over: machines that it does not know of may still \
+                 hold a lease"
+                    .to_owned(),
+            );
+        }
+        latest.map(|(until, why)| Gate::Shut { why, until: Some(until) })
+    }
+
+    /// When a copy that was ended by a decision has ended for certain, in the leader's own time, whatever its machine
+    /// says; none while only that machine can say it.
+    fn copy_is_over(&self, machine: MachineId, retired: &Retired) -> Option<Time> {
+        let stop = retired.exclusive?;
+        let machine = self.machines.get(&machine).filter(|m| m.state == MachineState::Unreachable)?;
+        Some(machine.lease_until + self.with_margin(stop) + GUARD_LAG)
+    }
+
+    fn is_unreachable(&self, id: MachineId) -> bool {
+        self.machines.get(&id).is_some_and(|machine| machine.state == MachineState::Unreachable)
+    }
+
+    /// A time span with what is added for clocks that drift: as much for each second as a lease has.
+    pub(super) fn with_margin(&self, span: Duration) -> Duration {
+        self.settings.with_margin(span)
+    }
+
+    /// The first unit that the start waits for, and why.
+    fn missing_dependency(&self, options: &Options) -> Option<String> {
+        for name in &options.requires {
+            match self.units.get(name) {
+                None => {
+                    return Some(format!("it requires {name}, which the cluster does not know; submit it"));
+                }
+                Some(unit) if self.has_become_active(name, unit) => {}
+                Some(unit) if unit.desired != DesiredState::Launched => {
+                    return Some(format!("it requires {name}, which is {}; start it", unit.desired));
+                }
+                Some(_) => return Some(format!("it requires {name}, which is not active yet")),
+            }
+        }
+        let starts = |name: &&UnitName| {
+            self.units.get(name).is_some_and(|unit| {
+                unit.desired == DesiredState::Launched
+                    && !unit.placements.is_empty()
+                    && !self.has_become_active(name, unit)
+                    && !self.has_failed(name, unit)
+            })
+        };
+        let after = options.after.iter().find(starts)?;
+        Some(format!("it is started after {after}, which is being started"))
+    }
+
+    /// Whether a copy of the unit is active somewhere, or it has run to its end.
+    fn has_become_active(&self, name: &UnitName, unit: &Unit) -> bool {
+        unit.done
+            || self.current_copies(name, unit).any(|observation| {
+                matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
+                    if matches!(&*state.active, "active" | "reloading"))
+            })
+    }
+
+    /// Whether no copy of it will become active by itself.
+    fn has_failed(&self, name: &UnitName, unit: &Unit) -> bool {
+        self.current_copies(name, unit).any(|observation| {
+            matches!(
+                observation,
+                Observation::Refused(_)
+                    | Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. }
+            )
+        })
+    }
+
+    fn current_copies<'a>(
+        &'a self,
+        name: &'a UnitName,
+        unit: &'a Unit,
+    ) -> impl Iterator<Item = &'a Observation> {
+        unit.placements.iter().filter_map(move |(machine, epoch)| {
+            let copy = self.machines.get(machine)?.observed.get(name)?;
+            (copy.epoch == *epoch).then_some(&copy.observation)
+        })
+    }
+
+    /// Something about the unit is other than before: those that wait for it are looked at.
+    pub(super) fn look_at_dependents(&mut self, name: &UnitName) {
+        if let Some(dependents) = self.dependents.get(name) {
+            self.gates.due.extend(dependents.iter().cloned());
+        }
+    }
+
+    /// Why the unit's placement is not carried out yet, if it has one and something speaks against that.
+    pub(super) fn withheld(&self, name: &UnitName, unit: &Unit) -> Option<&str> {
+        unit.placements.iter().find_map(|(machine, epoch)| match self.gates.of(*machine, name, *epoch)? {
+            Gate::Shut { why, .. } | Gate::Loaded { why } => Some(&**why),
+            Gate::Open => None,
+        })
+    }
+
+    /// An exclusive unit does not go where an older copy of it is that no lease ends: were the machine lost, nobody would
+    /// know when that one is gone.
+    pub(super) fn old_copies_allow(&self, units: &[UnitName], machine: MachineId) -> bool {
+        units.iter().all(|name| {
+            let exclusive = self.units.get(name).and_then(|unit| unit.options.exclusive);
+            let Some(stop) = exclusive else { return true };
+            let retired = self.retired.get(&(machine, name.clone()));
+            retired.is_none_or(|retired| retired.exclusive.is_some_and(|old| old <= stop))
+        })
+    }
+}

@@ -1,0 +1,239 @@
+//! Units that systemd gives up, units that run to their end, and machines that are rebooted.
+
+use super::world::{World, machine, name};
+use crate::command::Verb;
+use crate::ids::MachineId;
+use crate::leader::{Event, Input};
+use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
+use crate::state::{Failure, Observation, Phase, UnitState};
+
+const M1: MachineId = machine(1);
+const M2: MachineId = machine(2);
+const M3: MachineId = machine(3);
+
+fn seen(world: &mut World, on: MachineId, unit: &str, phase: Phase, active: &str) {
+    let unit = name(unit);
+    let agent = world.agents.get_mut(&on).unwrap();
+    let held = agent.held.get_mut(&unit).unwrap();
+    let state = UnitState { load: "loaded".into(), active: active.into(), sub: String::new() };
+    held.observation = Observation::Held { phase, state: Some(state) };
+    let change = ReportedChange::Observed(held.observation.clone());
+    let report = UnitReport { name: unit, epoch: held.epoch, change };
+    let connection = agent.connection.unwrap();
+    world.step(Input::Agent(connection, FromAgent::Report(vec![report])));
+}
+
+/// Wherever it runs, it fails.
+fn fails(world: &mut World, unit: &str, result: &str) -> MachineId {
+    let [on] = world.running(unit)[..] else { panic!("it runs on one machine") };
+    let failure = Failure { result: result.into(), reason: format!("{result}, status 1") };
+    seen(world, on, unit, Phase::Failed(failure), "failed");
+    on
+}
+
+fn trouble(world: &mut World, unit: &str) -> String {
+    world.status(unit).unwrap().trouble.expect("it is in trouble")
+}
+
+#[test]
+fn a_unit_that_fails_is_tried_on_every_machine_and_then_given_up() {
+    let mut world = World::new(3);
+    world.start("bad.service", "");
+    let mut machines = vec![fails(&mut world, "bad.service", "exit-code")];
+    assert_eq!(trouble(&mut world, "bad.service"), "it is started anew in 5 s (attempt 1 of 3)");
+    world.pass(4);
+    assert_eq!(world.running("bad.service"), machines, "not before the delay has passed");
+    for delay in [2, 11, 21] {
+        world.pass(delay);
+        machines.push(fails(&mut world, "bad.service", "exit-code"));
+    }
+    let mut tried = machines.clone();
+    tried.sort();
+    tried.dedup();
+    assert_eq!(tried, [M1, M2, M3], "{machines:?}");
+    let text = trouble(&mut world, "bad.service");
+    assert!(text.starts_with("given up: it failed 4 times in 600 s"), "{text}");
+    assert!(text.contains("(every machine that takes it)"), "{text}");
+    assert!(world.events.iter().any(|event| matches!(event, Event::GivenUp { .. })));
+    let commits = world.commits;
+    world.pass(120);
+    assert_eq!(world.commits, commits, "it moves no more");
+    // Who asks for it, gets it.
+    world.command(Verb::Start, &[("bad.service", None)]).unwrap();
+    assert_eq!(world.status("bad.service").unwrap().trouble, None);
+    assert!(world.commits > commits);
+}
+
+#[test]
+fn the_delay_is_the_units_own_and_nothing_moves_where_it_says_so() {
+    let mut world = World::new(2);
+    world.start("bad.service", "[X-Muster]\nRescheduleAttempts=0\n");
+    let on = fails(&mut world, "bad.service", "exit-code");
+    world.pass(60);
+    assert_eq!(world.running("bad.service"), [on]);
+    assert!(trouble(&mut world, "bad.service").contains("it failed once on"));
+}
+
+#[test]
+fn failures_of_long_ago_do_not_count() {
+    let mut world = World::new(2);
+    world.start("bad.service", "[X-Muster]\nRescheduleAttempts=1\nRescheduleInterval=1min\n");
+    for _ in 0..3 {
+        fails(&mut world, "bad.service", "exit-code");
+        world.pass(6);
+        assert_eq!(world.status("bad.service").unwrap().trouble, None, "it runs again");
+        world.pass(60);
+    }
+}
+
+#[test]
+fn where_it_failed_it_does_not_come_back_soon() {
+    let mut world = World::new(3);
+    world.start("picky.service", "");
+    let first = fails(&mut world, "picky.service", "exit-code");
+    world.pass(6);
+    let [second] = world.running("picky.service")[..] else { panic!("it runs again") };
+    assert_ne!(first, second);
+    world.cut(second);
+    world.pass(6);
+    let running = world.running("picky.service");
+    assert!(!running.contains(&first) && running.len() == 2, "{running:?}, and it failed on {first}");
+}
+
+#[test]
+fn what_ran_out_of_memory_goes_where_there_is_more() {
+    let mut world = World::new(3);
+    world.start("full.service", &format!("[X-Fleet]\nMachineID={M1}\n[X-Muster]\nMemory=900M\n"));
+    world.start("half.service", &format!("[X-Fleet]\nMachineID={M3}\n[X-Muster]\nMemory=100M\n"));
+    for number in 0..8 {
+        let options = format!("[X-Fleet]\nMachineID={M2}\n[X-Muster]\nMemory=0\nCPU=400m\n");
+        world.start(&format!("busy{number}.service"), &options);
+    }
+    world.start("hungry.service", "");
+    assert_eq!(world.running("hungry.service"), [M3], "the least loaded");
+    fails(&mut world, "hungry.service", "oom-kill");
+    world.pass(6);
+    assert_eq!(world.running("hungry.service"), [M2], "it has the most memory, though it is the busiest");
+}
+
+#[test]
+fn a_failure_that_somebody_has_mended_moves_nothing() {
+    let mut world = World::new(2);
+    world.start("a.service", "");
+    let on = fails(&mut world, "a.service", "exit-code");
+    seen(&mut world, on, "a.service", Phase::Launched, "active");
+    world.pass(30);
+    assert_eq!(world.running("a.service"), [on]);
+}
+
+#[test]
+fn units_tied_together_are_started_anew_where_they_are() {
+    let mut world = World::new(2);
+    world.start("a.service", "");
+    world.start("b.service", "[X-Fleet]\nMachineOf=a.service\n");
+    let on = fails(&mut world, "a.service", "exit-code");
+    let epoch = |world: &World| world.agents[&on].held[&name("a.service")].epoch;
+    let before = epoch(&world);
+    world.pass(6);
+    assert_eq!((world.running("a.service"), world.running("b.service")), (vec![on], vec![on]));
+    assert!(epoch(&world) > before);
+}
+
+/// The retry was for a placement that is over by then.
+#[test]
+fn what_was_placed_anew_meanwhile_is_not_moved_for_an_old_failure() {
+    let mut world = World::new(2);
+    world.start("a.service", "");
+    let on = fails(&mut world, "a.service", "exit-code");
+    world.reboot(on);
+    world.connect(on);
+    let [now] = world.running("a.service")[..] else { panic!("it runs again") };
+    let epoch = world.agents[&now].held[&name("a.service")].epoch;
+    world.pass(10);
+    assert_eq!(world.agents[&now].held[&name("a.service")].epoch, epoch);
+}
+
+/// What waits to be with it may fit where it goes.
+#[test]
+fn what_waits_for_a_unit_that_moves_is_tried_there() {
+    let mut world = World::new(2);
+    world.start("full.service", &format!("[X-Fleet]\nMachineID={M1}\n[X-Muster]\nCPU=3.5\n"));
+    world.start("light.service", &format!("[X-Fleet]\nMachineID={M2}\n[X-Muster]\nMemory=1000M\n"));
+    world.start("a.service", "");
+    world.start("b.service", "[X-Fleet]\nMachineOf=a.service\n[X-Muster]\nCPU=2\nMemory=1M\n");
+    let [on] = world.running("a.service")[..] else { panic!("it runs") };
+    let other = if on == M1 { M2 } else { M1 };
+    if on == M2 {
+        // It fits beside it at once.
+        assert_eq!(world.running("b.service"), [M2]);
+        return;
+    }
+    assert!(world.running("b.service").is_empty());
+    fails(&mut world, "a.service", "exit-code");
+    world.pass(6);
+    assert_eq!((world.running("a.service"), world.running("b.service")), (vec![other], vec![other]));
+}
+
+#[test]
+fn what_has_run_to_its_end_is_not_started_again() {
+    let mut world = World::new(2);
+    let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
+    world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
+    let [on] = world.running("job.service")[..] else { panic!("it runs") };
+    seen(&mut world, on, "job.service", Phase::Launched, "inactive");
+    assert!(world.status("job.service").unwrap().done && world.stored.units[&name("job.service")].done);
+    world.reboot(on);
+    world.pass(6);
+    let other = if on == M1 { M2 } else { M1 };
+    assert!(world.running("job.service").is_empty());
+    assert!(
+        world.agents[&other].held.contains_key(&name("job.service")),
+        "its file is where a timer may need it"
+    );
+    world.connect(on);
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.pass(1);
+    assert!(world.running("job.service").is_empty());
+    world.command(Verb::Start, &[("job.service", None)]).unwrap();
+    assert_eq!(world.running("job.service"), [other]);
+    assert!(!world.status("job.service").unwrap().done);
+}
+
+#[test]
+fn a_reboot_ends_what_was_placed_there_at_once() {
+    let mut world = World::new(1);
+    world.start("moves.service", "");
+    world.start("keeps.service", "[X-Muster]\nOnReboot=keep\n");
+    world.join(M2, &[]);
+    let epoch = world.agents[&M1].held[&name("keeps.service")].epoch;
+    // Within its lease.
+    world.reboot(M1);
+    world.connect(M1);
+    assert_eq!(world.running("moves.service"), [M2], "the least loaded has it");
+    assert_eq!(world.running("keeps.service"), [M1]);
+    assert!(world.agents[&M1].held[&name("keeps.service")].epoch > epoch);
+    assert!(world.events.contains(&Event::Rebooted { machine: M1, units: 2 }));
+}
+
+#[test]
+fn what_keeps_to_its_machine_waits_for_it_through_a_reboot_and_no_longer() {
+    let mut world = World::new(1);
+    world.start("moves.service", "");
+    world.start("keeps.service", "[X-Muster]\nOnReboot=keep\n");
+    world.join(M2, &[]);
+    let connection = world.agents[&M1].connection.unwrap();
+    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Shutdown)));
+    assert_eq!((world.running("moves.service"), world.running("keeps.service")), (vec![M2], vec![M1]));
+    assert!(world.agents[&M1].farewell);
+    world.reboot(M1);
+    world.pass(30);
+    assert!(world.running("keeps.service").is_empty());
+    world.connect(M1);
+    assert_eq!(world.running("keeps.service"), [M1]);
+    // A machine that is lost without a word is no reboot.
+    world.reboot(M1);
+    world.pass(6);
+    assert_eq!(world.running("keeps.service"), [M2]);
+}

@@ -1,0 +1,256 @@
+//! Placements that wait: exclusive units, and units that wait for others.
+
+use super::world::{World, machine, name, service};
+use crate::command::{CommandError, UnitErrorKind, Verb};
+use crate::ids::MachineId;
+use crate::leader::{Event, Input};
+use crate::machine::{Availability, Drain};
+use crate::message::{FromAgent, Goodbye};
+
+const M1: MachineId = machine(1);
+const M2: MachineId = machine(2);
+
+const EXCLUSIVE: &str = "[X-Muster]\nExclusive=yes\nExclusiveStopSec=4\n";
+
+fn invalid(world: &mut World, verb: Verb, units: &[(&str, &str)]) -> String {
+    let units: Vec<(&str, Option<&str>)> = units.iter().map(|(name, text)| (*name, Some(*text))).collect();
+    match world.command(verb, &units) {
+        Err(CommandError::Units(errors)) => {
+            let text = |kind: &UnitErrorKind| kind.to_string();
+            let lines = errors.iter().map(|error| format!("{}: {}", error.name, text(&error.kind)));
+            lines.collect::<Vec<_>>().join("\n")
+        }
+        other => panic!("it is not refused: {other:?}"),
+    }
+}
+
+/// An exclusive unit on the first machine.
+fn exclusive() -> World {
+    let mut world = World::new(1);
+    world.start("one.service", EXCLUSIVE);
+    world.join(M2, &[]);
+    assert_eq!(world.running("one.service"), [M1]);
+    world
+}
+
+#[test]
+fn an_exclusive_unit_waits_until_its_lost_copy_has_ended_for_certain() {
+    let mut world = exclusive();
+    world.agents.get_mut(&M1).unwrap().connection = None;
+    // The lease and its margin; then stop, lag of the guard and margin: 5.1 + 4.08 + 1 s after it was last heard.
+    world.pass(6);
+    assert!(world.status("one.service").unwrap().copies.iter().any(|copy| copy.machine == M2));
+    assert!(world.agents[&M2].held.is_empty(), "it is placed, and its machine does not know");
+    assert!(world.reason("one.service").contains("it is exclusive, and 00000001 is unreachable"));
+    let withheld = |event: &Event| matches!(event, Event::Withheld { machine, .. } if *machine == M2);
+    assert_eq!(world.events.iter().filter(|event| withheld(event)).count(), 1);
+    world.pass(4);
+    assert!(world.agents[&M2].held.is_empty());
+    world.pass(1);
+    assert_eq!(world.agents[&M2].held.len(), 1);
+    // What comes back is stopped.
+    world.connect(M1);
+    world.pass(1);
+    assert_eq!(world.running("one.service"), [M2]);
+}
+
+#[test]
+fn an_exclusive_unit_is_back_on_its_machine_before_another_may_have_it() {
+    let mut world = exclusive();
+    world.agents.get_mut(&M1).unwrap().connection = None;
+    world.pass(7);
+    // From now on only its machine can say that the copy there has ended.
+    world.connect(M1);
+    world.pass(1);
+    assert_eq!(world.running("one.service"), [M2], "it has stopped there and is started here");
+}
+
+#[test]
+fn a_reboot_ends_an_exclusive_unit_at_once() {
+    let mut world = exclusive();
+    world.reboot(M1);
+    world.pass(6);
+    assert!(world.running("one.service").is_empty());
+    world.connect(M1);
+    assert_eq!(world.running("one.service").len(), 1);
+}
+
+#[test]
+fn drained_exclusive_units_stop_here_before_they_start_elsewhere() {
+    let mut world = exclusive();
+    // Its machine takes its time.
+    world.agents.get_mut(&M1).unwrap().cluster = None;
+    let connection = world.agents.get_mut(&M1).unwrap().connection.take();
+    let drain = Availability::Draining(Drain { timeout_ms: 30_000, max_parallel: 0 });
+    world.machine_command(drain, M1).unwrap();
+    assert!(world.reason("one.service").contains("00000001 has not yet said that its copy there has ended"));
+    assert!(world.agents[&M2].held.is_empty());
+    world.agents.get_mut(&M1).unwrap().connection = connection;
+    world.step(Input::Agent(connection.unwrap(), FromAgent::SnapshotWanted));
+    assert_eq!(world.running("one.service"), [M2]);
+}
+
+#[test]
+fn a_machine_that_shuts_down_is_told_farewell_when_its_exclusive_units_have_ended() {
+    let mut world = exclusive();
+    let connection = world.agents[&M1].connection.unwrap();
+    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Shutdown)));
+    assert_eq!(world.running("one.service"), [M2]);
+    assert!(world.agents[&M1].farewell);
+}
+
+#[test]
+fn a_longer_lease_of_an_agent_that_is_restarted_counts_too() {
+    let mut world = exclusive();
+    let connection = world.agents[&M1].connection.unwrap();
+    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Restart)));
+    assert!(world.agents[&M1].farewell && world.stored.machines[&M1].restarting);
+    world.cut(M1);
+    world.pass(29);
+    // Also for the next leader, from when it took over.
+    let mut world = world.restarted();
+    world.connect(M2);
+    world.pass(29);
+    assert!(world.status("one.service").unwrap().copies.iter().all(|copy| copy.machine == M1));
+    world.pass(2);
+    assert!(world.status("one.service").unwrap().copies.iter().any(|copy| copy.machine == M2));
+    world.pass(4);
+    assert!(world.running("one.service") == [M1], "the old copy runs, for all that is known");
+    world.pass(2);
+    assert_eq!(world.running("one.service"), [M1, M2]);
+}
+
+#[test]
+fn a_new_leader_lets_the_leases_of_others_end_first() {
+    let world = World::new(2);
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.start("one.service", EXCLUSIVE);
+    assert!(world.running("one.service").is_empty());
+    assert!(world.reason("one.service").contains("this scheduler has just taken over"));
+    world.pass(10);
+    assert!(world.running("one.service").is_empty());
+    world.pass(1);
+    assert_eq!(world.running("one.service").len(), 1);
+    // What runs, runs on.
+    let on = world.running("one.service")[0];
+    let epoch = world.agents[&on].held[&name("one.service")].epoch;
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.pass(1);
+    assert_eq!(world.agents[&on].held[&name("one.service")].epoch, epoch);
+}
+
+#[test]
+fn what_becomes_exclusive_is_nowhere_before() {
+    let mut world = World::new(1);
+    world.start("one.service", "");
+    let error = world.replace(Verb::Start, "one.service", &service(EXCLUSIVE)).unwrap_err();
+    assert!(error.to_string().contains("`musterctl unload one.service` first"), "{error}");
+    world.command(Verb::Unload, &[("one.service", None)]).unwrap();
+    world.replace(Verb::Start, "one.service", &service(EXCLUSIVE)).unwrap();
+    assert_eq!(world.running("one.service"), [M1]);
+}
+
+#[test]
+fn a_copy_from_before_it_was_exclusive_is_ended_by_no_lease() {
+    let mut world = World::new(1);
+    world.start("one.service", "");
+    world.join(M2, &[]);
+    world.cut(M1);
+    world.command(Verb::Unload, &[("one.service", None)]).unwrap();
+    world.replace(Verb::Start, "one.service", &service(EXCLUSIVE)).unwrap();
+    world.pass(60);
+    assert_eq!(world.running("one.service"), [M1], "the old copy");
+    assert!(world.reason("one.service").contains("from before it was exclusive"));
+    world.reboot(M1);
+    world.connect(M1);
+    assert_eq!(world.running("one.service"), [M2]);
+}
+
+#[test]
+fn what_activates_an_exclusive_unit_is_exclusive_too() {
+    let mut world = World::new(1);
+    let timer = "[Timer]\nOnCalendar=daily\n";
+    let exclusive = service(EXCLUSIVE);
+    let refused = invalid(&mut world, Verb::Start, &[("one.timer", timer), ("one.service", &exclusive)]);
+    assert!(refused.contains("one.timer: it activates one.service, which is exclusive"), "{refused}");
+    world.command(Verb::Submit, &[("one.timer", Some(timer))]).unwrap();
+    let refused = invalid(&mut world, Verb::Start, &[("one.service", &exclusive)]);
+    assert!(refused.contains("one.timer activates it, and is not exclusive"), "{refused}");
+    let timer = format!("{timer}{EXCLUSIVE}");
+    world.replace(Verb::Submit, "one.timer", &timer).unwrap();
+    world.command(Verb::Start, &[("one.service", Some(&exclusive))]).unwrap();
+}
+
+#[test]
+fn a_unit_is_started_once_what_it_requires_is_active() {
+    let mut world = World::new(2);
+    world.start("web.service", "[X-Muster]\nRequires=db.service\n");
+    assert!(world.running("web.service").is_empty());
+    assert!(world.reason("web.service").contains("it requires db.service, which the cluster does not know"));
+    let on = world.agents.values().find(|agent| !agent.held.is_empty()).unwrap().id;
+    assert_eq!(world.status("web.service").unwrap().copies[0].machine, on, "its file is there already");
+    for agent in world.agents.values_mut() {
+        agent.activates = false;
+    }
+    world.start("db.service", "");
+    assert!(world.reason("web.service").contains("it requires db.service, which is not active yet"));
+    let db = world.running("db.service")[0];
+    world.activate(db);
+    assert_eq!(world.running("web.service"), [on]);
+    // What was started is not stopped for what becomes of the other.
+    world.command(Verb::Stop, &[("db.service", None)]).unwrap();
+    assert_eq!(world.running("web.service"), [on]);
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.pass(1);
+    assert_eq!(world.running("web.service"), [on]);
+    // But it is not started again.
+    world.command(Verb::Restart, &[("web.service", None)]).unwrap();
+    assert!(world.running("web.service").is_empty());
+}
+
+#[test]
+fn after_waits_only_for_what_is_being_started() {
+    let mut world = World::new(1);
+    world.start("web.service", "[X-Muster]\nAfter=db.service\n");
+    assert_eq!(world.running("web.service"), [M1], "there is nothing to wait for");
+    world.command(Verb::Stop, &[("web.service", None)]).unwrap();
+    world.agents.get_mut(&M1).unwrap().activates = false;
+    world.start("db.service", "");
+    world.command(Verb::Start, &[("web.service", None)]).unwrap();
+    assert!(world.running("web.service").is_empty());
+    assert!(world.reason("web.service").contains("it is started after db.service"));
+    world.activate(M1);
+    assert_eq!(world.running("web.service"), [M1]);
+}
+
+#[test]
+fn units_that_wait_for_each_other_are_refused() {
+    let mut world = World::new(1);
+    world.start("a.service", "[X-Muster]\nRequires=b.service\n");
+    let b = service("[X-Muster]\nAfter=c.service\n");
+    let c = service("[X-Muster]\nRequires=a.service\n");
+    let refused = invalid(&mut world, Verb::Submit, &[("b.service", &b), ("c.service", &c)]);
+    assert!(refused.contains("b.service: [X-Muster] Requires= and After=: it waits for c.service, which waits for a.service, and that for it"), "{refused}");
+    world.command(Verb::Submit, &[("b.service", Some(&b))]).unwrap();
+    let refused = invalid(&mut world, Verb::Submit, &[("c.service", &c)]);
+    assert!(refused.contains("c.service"), "{refused}");
+}
+
+#[test]
+fn who_asks_for_more_goes_first() {
+    let mut world = World::new(0);
+    let memory = |mib: u64| format!("[X-Muster]\nMemory={mib}M\n");
+    world.start("small.service", &memory(100));
+    world.start("large.service", &memory(900));
+    world.start("first.service", "[X-Muster]\nMemory=200M\nPriority=1\n");
+    world.join(M1, &[]);
+    assert_eq!(world.running("first.service"), [M1]);
+    assert_eq!(world.running("small.service"), [M1]);
+    assert!(world.running("large.service").is_empty(), "priority counts more than size");
+}
