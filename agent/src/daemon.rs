@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 use crate::config::Config;
 use crate::files::{LINK_DIR, UnitFiles};
 use crate::goodbye::Goodbyes;
+use crate::guard::Pet;
 use crate::identity;
 use crate::notify::{Watchdog, tell};
 use crate::records::Records;
@@ -142,6 +143,14 @@ impl Daemon {
                 self.systemd.call(Call::Reload);
             }
             Effect::Ping => self.systemd.call(Call::Ping),
+            Effect::ArmGuard { until, found } => self.systemd.call(Call::ArmGuard { until, found }),
+            Effect::DisarmGuard => self.systemd.call(Call::DisarmGuard),
+            Effect::PetGuard { until } => match self.files.guard().pet(until) {
+                Ok(Pet::Done) => {}
+                Ok(Pet::Lost) => self.answer(Input::GuardDown),
+                Err(error) => warn!(%error, "cannot renew the guard of exclusive units"),
+            },
+            Effect::Fence => self.files.guard().fence(),
             Effect::Farewell => self.farewell = true,
             Effect::Event(event) => self.log(event),
         }
@@ -211,6 +220,11 @@ impl Daemon {
             Event::Failed(unit, reason) => warn!(%unit, reason, "systemd has given up a unit"),
             Event::StopFailed(unit, reason) => warn!(%unit, reason, "stop failed; trying again"),
             Event::RemoveFailed(unit, reason) => warn!(%unit, reason, "cannot remove files; trying again"),
+            Event::GuardFailed(reason) => {
+                warn!(reason, "cannot have systemd guard exclusive units, so they wait; trying again");
+            }
+            Event::GuardEnded => warn!("the lease or its guard has ended: exclusive units are stopped"),
+            Event::Fenced => warn!("exclusive units were not seen to stop in time: killing them"),
             Event::ReloadFailed(reason) => warn!(reason, "cannot reload systemd; trying again"),
             Event::Holding(unit, epoch) => debug!(%unit, %epoch, "holding a unit"),
             Event::Gone(unit, epoch) => debug!(%unit, %epoch, "a unit is gone"),

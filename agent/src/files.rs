@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use muster_core::agent::{self, Write};
 use muster_core::unit::{ContentHash, UnitName};
 
+use crate::guard::Guard;
+
 /// Where systemd finds units that are gone after a reboot.
 pub(crate) const LINK_DIR: &str = "/run/systemd/system";
 
@@ -32,15 +34,22 @@ pub(crate) enum WriteError {
 pub(crate) struct UnitFiles {
     units: PathBuf,
     links: PathBuf,
+    guard: Guard,
 }
 
 impl UnitFiles {
     /// Makes the directories that do not exist.
     pub(crate) fn open(run_dir: &Path, links: &Path) -> io::Result<Self> {
-        let files = Self { units: run_dir.join("units"), links: links.to_owned() };
+        let files =
+            Self { units: run_dir.join("units"), links: links.to_owned(), guard: Guard::new(run_dir, links) };
         fs::create_dir_all(&files.units)?;
         fs::create_dir_all(&files.links)?;
         Ok(files)
+    }
+
+    /// The guard of exclusive units.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// Whether a file that systemd read a unit from is one of Muster's.
@@ -79,9 +88,12 @@ impl UnitFiles {
         if ContentHash::of(content.as_bytes()) != write.hash {
             return Err(WriteError::Differs(file));
         }
+        if write.exclusive.is_some() {
+            self.guard.write_files().map_err(at(&self.links))?;
+        }
         let directory = self.drop_in_dir(&write.name);
         let drop_in = directory.join(DROP_IN);
-        match agent::drop_in(&write.name, write.epoch, content) {
+        match agent::drop_in(&write.name, write.epoch, content, write.exclusive) {
             Some(text) => {
                 fs::create_dir_all(&directory).map_err(at(&directory))?;
                 replace(&drop_in, text.as_bytes()).map_err(at(&drop_in))?;
@@ -144,7 +156,7 @@ impl UnitFiles {
 }
 
 /// Writes a file so that nobody ever sees half of it.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     // No suffix that systemd looks at.
     new.push("~");

@@ -9,6 +9,7 @@
 //! | `systemd` | D-Bus: calls and signals |
 //! | `session` | gRPC: the stream to a leader |
 //! | `files` | unit files |
+//! | `guard` | the units and scripts with which PID 1 ends exclusive units |
 //! | [`goodbye`] | shutdowns |
 //! | `records` | what the agent keeps on disk for itself |
 //! | [`config`], `identity` | what the machine is |
@@ -18,6 +19,7 @@ pub mod config;
 pub mod daemon;
 mod files;
 pub mod goodbye;
+mod guard;
 mod identity;
 mod notify;
 mod records;

@@ -2,6 +2,7 @@
 
 use muster_core::agent::{CallError, Checked, Input, Seen, Verb, Write, Written};
 use muster_core::state::{Failure, UnitState};
+use muster_core::time::Time;
 use muster_core::unit::{UnitName, UnitType};
 use zbus::{Connection, OwnedVariant, Variant, fdo};
 
@@ -28,6 +29,12 @@ pub(crate) enum Call {
     Ping,
     /// Writes files, of units whose names the machine does not use.
     Write(Vec<Write>),
+    /// Has PID 1 guard exclusive units until that moment.
+    ArmGuard {
+        until: Time,
+        found: bool,
+    },
+    DisarmGuard,
 }
 
 /// What it takes to carry out a call.
@@ -51,6 +58,8 @@ impl Call {
             Self::Read(names) => Input::Read(names.into_iter().map(|name| (name, None)).collect()),
             Self::Reload => Input::Reloaded(Err(reason.to_owned())),
             Self::Ping => Input::Pong(false),
+            Self::ArmGuard { .. } => Input::GuardArmed(Err(reason.to_owned())),
+            Self::DisarmGuard => Input::GuardDisarmed,
             Self::Write(writes) => {
                 Input::Written(writes.into_iter().map(|write| (write.name, Written::Unanswered)).collect())
             }
@@ -86,11 +95,21 @@ impl Caller {
             Call::Read(names) => Input::Read(self.read(names).await),
             Call::Reload => Input::Reloaded(self.manager.reload().await.map_err(|error| text(&error))),
             Call::Ping => Input::Pong(self.manager.version().await.is_ok()),
+            Call::ArmGuard { until, found } => Input::GuardArmed(self.arm_guard(until, found).await),
+            Call::DisarmGuard => {
+                self.disarm_guard().await;
+                Input::GuardDisarmed
+            }
             Call::Write(writes) => Input::Written(self.write(writes).await),
         })
     }
 
-    async fn get(&self, name: &UnitName, interface: &str, property: &str) -> zbus::Result<OwnedVariant> {
+    pub(super) async fn get(
+        &self,
+        name: &UnitName,
+        interface: &str,
+        property: &str,
+    ) -> zbus::Result<OwnedVariant> {
         let path = path::of_unit(name.as_str());
         let interfaces = Some("org.freedesktop.DBus.Properties");
         let reply =

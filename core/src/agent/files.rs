@@ -1,7 +1,9 @@
 //! What Muster adds to a unit's file, in a drop-in of its own.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use super::guard::LEASE;
 use crate::ids::Epoch;
 use crate::unit::{UnitFile, UnitName, UnitType};
 
@@ -14,22 +16,52 @@ pub const SLICES: u64 = 30;
 /// The unit whose stop has the agent say goodbye before a shutdown.
 pub const GOODBYE: &str = "muster-goodbye.service";
 
-/// The text of a unit's `90-muster.conf`; none for a type of unit that runs no processes.
+/// The slices of exclusive units are this one's children, in systemd's way of naming: `muster-exclusive-10.slice`.
+pub const EXCLUSIVE_SLICE: &str = "muster-exclusive";
+
+/// The text of a unit's `90-muster.conf`; none for a type of unit that runs no processes, unless it is exclusive.
 ///
 /// It hands the epoch to the unit's processes, puts a unit whose file names no slice into one of Muster's, and has
 /// [`GOODBYE`] stop before it when the machine shuts down.
-pub fn drop_in(name: &UnitName, epoch: Epoch, file: &str) -> Option<String> {
-    let section = match name.unit_type() {
-        kind @ (UnitType::Service | UnitType::Socket | UnitType::Mount | UnitType::Swap) => kind.section(),
-        _ => return None,
+///
+/// An exclusive unit is bound to the guard ([`LEASE`]), in a slice that is killed when so much time has passed since the
+/// end of the lease. What its own file says of its slice and its stop does not count.
+pub fn drop_in(name: &UnitName, epoch: Epoch, file: &str, exclusive: Option<Duration>) -> Option<String> {
+    let bound = match exclusive {
+        Some(_) => format!("BindsTo={LEASE}\nAfter={LEASE}\n"),
+        None => String::new(),
     };
-    let mut text = format!("[Unit]\nBefore={GOODBYE}\n[{section}]\nEnvironment=MUSTER_EPOCH={epoch}\n");
+    let kind = name.unit_type();
+    if !matches!(kind, UnitType::Service | UnitType::Socket | UnitType::Mount | UnitType::Swap) {
+        return exclusive.map(|_| format!("[Unit]\n{bound}"));
+    }
+    let section = kind.section();
+    let mut text =
+        format!("[Unit]\nBefore={GOODBYE}\n{bound}[{section}]\nEnvironment=MUSTER_EPOCH={epoch}\n");
+    if let Some(stop) = exclusive {
+        let timeout = if kind == UnitType::Service { "TimeoutStopSec" } else { "TimeoutSec" };
+        let seconds = stop.as_secs();
+        // systemd's own SIGKILL comes a second before the slice's. Each of its stages may take that long, and some can be
+        // prolonged, so the slice's is the bound.
+        let before = seconds.saturating_sub(1).max(1);
+        let _ = write!(
+            text,
+            "Slice={}\n{timeout}={before}s\nKillMode=control-group\nSendSIGKILL=yes\nFinalKillSignal=SIGKILL\n",
+            exclusive_slice(stop),
+        );
+        return Some(text);
+    }
     let has_slice = UnitFile::parse(file.as_bytes()).is_ok_and(|file| file.value(section, "Slice").is_some());
     if !has_slice {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "Slice=muster-{:02}.slice", slice_of(name));
     }
     Some(text)
+}
+
+/// The slice of the exclusive units that may take so long to stop, in whole seconds.
+fn exclusive_slice(stop: Duration) -> String {
+    format!("{EXCLUSIVE_SLICE}-{}.slice", stop.as_secs())
 }
 
 /// FNV-1a: the same in every version, so that a unit does not change its slice when the agent is upgraded.

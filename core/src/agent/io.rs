@@ -10,6 +10,7 @@ use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, SessionNumber, T
 use crate::machine::{Capacity, Labels};
 use crate::message::{FromAgent, Goodbye, Refused, ToAgent};
 use crate::state::{Failure, Phase, Target, UnitState};
+use crate::time::Time;
 use crate::unit::{ContentHash, UnitName};
 
 /// How the agent presents its machine, apart from what is in its [`Ledger`] and [`Membership`].
@@ -185,6 +186,12 @@ pub enum Input {
     Explained(UnitName, Option<Failure>),
     /// [`Effect::Ping`] is answered, or (`false`) was not.
     Pong(bool),
+    /// [`Effect::ArmGuard`] is done, or failed for this reason.
+    GuardArmed(Result<(), String>),
+    /// [`Effect::DisarmGuard`] is done, or failed.
+    GuardDisarmed,
+    /// [`Effect::PetGuard`] reached nobody: the guard does not run any more.
+    GuardDown,
     /// A moment that [`Agent::next_timer`](super::Agent::next_timer) named has come.
     Tick,
 }
@@ -242,6 +249,22 @@ pub enum Effect {
     Reload,
     /// Ask systemd for anything, to see whether it answers.
     Ping,
+    /// Have PID 1 guard exclusive units until that moment: start [`LEASE`](super::LEASE), or only take it up.
+    ArmGuard {
+        /// When they must end.
+        until: Time,
+        /// Whether it runs already: if it does not after all, that is a failure.
+        found: bool,
+    },
+    /// Have it guard them until that moment.
+    PetGuard {
+        /// When they must end.
+        until: Time,
+    },
+    /// End the guard: no unit needs it any more.
+    DisarmGuard,
+    /// Kill the processes of exclusive units whose time is over, without PID 1. No answer is wanted.
+    Fence,
     /// Something that an operator should be able to read later.
     Event(Event),
 }
@@ -292,6 +315,12 @@ pub enum Event {
     RemoveFailed(UnitName, String),
     /// A reload of systemd failed; it is tried again.
     ReloadFailed(String),
+    /// The guard of exclusive units could not be started; it is tried again.
+    GuardFailed(String),
+    /// The guard has ended, with the lease or before: exclusive units are stopped.
+    GuardEnded,
+    /// Exclusive units were not seen to end in time.
+    Fenced,
     /// A unit is on this machine now.
     Holding(UnitName, Epoch),
     /// A unit is gone from this machine.

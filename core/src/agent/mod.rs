@@ -9,10 +9,12 @@
 //! | `session` | connecting, terms, heartbeats: what of the leader's words is obeyed |
 //! | `unit` | one unit: what is to be done with it next |
 //! | `units` | all units: what is wanted of them, what is to be done; in `answers`, what systemd and the disk say |
+//! | `guard` | when exclusive units may run, and that PID 1 ends them |
 //! | `io` | inputs, effects, and what is kept on disk |
 //! | `files` | the drop-in that goes with every unit |
 
 mod files;
+mod guard;
 mod io;
 mod session;
 #[cfg(test)]
@@ -22,7 +24,8 @@ mod units;
 
 use std::time::Duration;
 
-pub use files::{GOODBYE, SLICES, drop_in};
+pub use files::{EXCLUSIVE_SLICE, GOODBYE, SLICES, drop_in};
+pub use guard::LEASE;
 pub use io::{
     CallError, Checked, Effect, Event, Held, Identity, Input, Ledger, Membership, Seen, Verb, Write, Written,
 };
@@ -30,6 +33,7 @@ pub use io::{
 use crate::ids::{AgentKey, BootId, SessionNumber};
 use crate::message::{FromAgent, Goodbye, Hello};
 use crate::time::Time;
+use guard::Guard;
 use session::Session;
 use units::{Units, Unsaved};
 
@@ -52,6 +56,7 @@ pub struct Agent {
     key: AgentKey,
     session: Session,
     units: Units,
+    guard: Guard,
     pid1: Pid1,
     resync: Time,
     /// When the ledger is to be saved, if it has changed.
@@ -87,6 +92,7 @@ impl Agent {
             boot,
             key,
             session: Session::new(membership, session, seed, now),
+            guard: Guard::new(units.values().any(|held| held.exclusive.is_some()), now),
             units: Units::new(units, stopped),
             pid1: Pid1 { up: false, reloading: None, heard: now, asked: false },
             resync: now + RESYNC,
@@ -115,8 +121,11 @@ impl Agent {
                 effects.push(Effect::Ping);
             }
         }
-        self.say_goodbye(&mut effects);
+        self.say_goodbye(now, &mut effects);
+        let lease = self.session.lease_of_session();
+        self.guard.look_at_clock(now, lease, &mut self.units, &mut effects);
         self.units.effects(now, self.pid1.up, &mut effects);
+        self.guard.tick(now, lease, self.pid1.up, &self.units, &mut effects);
         self.report(now, &mut effects);
         match self.units.take_unsaved() {
             Unsaved::Nothing => {}
@@ -155,7 +164,9 @@ impl Agent {
         let reloading = self.pid1.reloading.map(|since| since + RELOAD_MAX);
         let units = self.units.next_timer().filter(|_| self.pid1.up);
         let report = Some(self.report_at).filter(|_| self.to_report && self.session.is_welcome());
-        let timers = [self.session.next_timer(), units, reloading, report, self.save_at, Some(self.resync)];
+        let guard = self.guard.next_timer(&self.units, self.session.lease_of_session());
+        let timers =
+            [self.session.next_timer(), units, guard, reloading, report, self.save_at, Some(self.resync)];
         timers.into_iter().flatten().min()
     }
 
@@ -226,38 +237,51 @@ impl Agent {
                 self.pid1.reloading = None;
                 self.pid1.asked = false;
                 self.units.systemd_up(now);
+                self.guard.signalled();
             }
             Input::SystemdDown => self.pid1.up = false,
             Input::Reloading(true) => self.pid1.reloading = Some(now),
             Input::Reloading(false) => {
                 self.pid1.reloading = None;
                 self.units.read_all(now);
+                self.guard.signalled();
             }
             Input::Reloaded(outcome) => self.units.reloaded(now, outcome),
             Input::Answered(name, verb, answer) => self.units.answered(now, name, verb, answer),
             // All units and jobs go and come again during a reload.
             Input::JobRemoved(..) | Input::Changed { .. } if self.pid1.reloading.is_some() => {}
+            Input::Changed { unit, .. } if unit.as_str() == LEASE => self.guard.signalled(),
             Input::JobRemoved(name, job, result) => self.units.job_removed(now, name, job, result),
-            Input::Changed { unit, active, sub, job } => self.units.signalled(unit, active, sub, job),
+            Input::Changed { unit, active, sub, job } => self.units.signalled(now, unit, active, sub, job),
             Input::Read(units) => {
                 for (name, seen) in units {
-                    self.units.seen(now, name, seen);
+                    if name.as_str() == LEASE {
+                        self.guard.seen(now, seen.as_ref(), &mut self.units, effects);
+                    } else {
+                        self.units.seen(now, name, seen);
+                    }
                 }
             }
             Input::Checked(name, answer) => self.units.checked(now, name, answer),
             Input::Explained(name, why) => self.units.explained(name, why),
             Input::Pong(_) => self.pid1.asked = false,
+            Input::GuardArmed(outcome) => self.guard.armed(now, outcome, effects),
+            Input::GuardDisarmed => self.guard.disarmed(),
+            Input::GuardDown => self.guard.lost(now, &mut self.units, effects),
         }
     }
 
     /// Says goodbye once in every session. Where no leader listens there is nobody to wait for.
-    fn say_goodbye(&mut self, effects: &mut Vec<Effect>) {
+    fn say_goodbye(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let Some(goodbye) = self.leaving else { return };
         if !self.session.is_welcome() {
             if std::mem::take(&mut self.farewell_wanted) {
                 effects.push(Effect::Farewell);
             }
         } else if self.said.replace(self.session.number()) != Some(self.session.number()) {
+            if goodbye == Goodbye::Restart {
+                self.session.restart_said(now);
+            }
             effects.push(Effect::Send(FromAgent::Goodbye(goodbye)));
         }
     }
@@ -271,6 +295,7 @@ impl Agent {
             self.resync = now + RESYNC;
             if self.pid1.up {
                 self.units.read_all(now);
+                self.guard.signalled();
             }
         }
     }
@@ -302,7 +327,7 @@ impl Input {
             Self::Read(units) => units.iter().any(|(_, seen)| seen.is_some()),
             Self::Checked(_, answer) => answer.is_some(),
             Self::Explained(_, why) => why.is_some(),
-            Self::Reloaded(outcome) => outcome.is_ok(),
+            Self::Reloaded(outcome) | Self::GuardArmed(outcome) => outcome.is_ok(),
             Self::Pong(answered) => *answered,
             Self::SystemdUp | Self::Reloading(_) | Self::JobRemoved(..) | Self::Changed { .. } => true,
             _ => false,

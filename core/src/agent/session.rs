@@ -38,6 +38,10 @@ struct Open {
     applied: Option<(Term, Revision)>,
     /// Whether a snapshot was asked for and has not come.
     snapshot_wanted: bool,
+    /// When the lease that was granted in this session ends.
+    lease_end: Option<Time>,
+    /// When the leader was told that the agent restarts, if it has not answered.
+    restart_said: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -82,6 +86,22 @@ impl Session {
         self.lease_end
     }
 
+    /// When the lease ends that was granted in this session, once it is known what the leader wants here.
+    pub fn lease_of_session(&self) -> Option<Time> {
+        match &self.link {
+            Link::Open(Open { applied: Some(_), lease_end, .. }) => *lease_end,
+            _ => None,
+        }
+    }
+
+    /// The leader was told that the agent restarts.
+    pub fn restart_said(&mut self, now: Time) {
+        if let Link::Open(open) = &mut self.link {
+            // Its answer may be to the first time.
+            open.restart_said.get_or_insert(now);
+        }
+    }
+
     /// Whether what is sent reaches a leader that knows this session.
     pub fn is_welcome(&self) -> bool {
         matches!(&self.link, Link::Open(Open { welcome: Some(_), .. }))
@@ -113,6 +133,8 @@ impl Session {
             last_number: 0,
             applied: None,
             snapshot_wanted: false,
+            lease_end: None,
+            restart_said: None,
         });
         true
     }
@@ -285,7 +307,8 @@ impl Session {
                         && let Some(welcome) = &open.welcome
                     {
                         open.heard = now;
-                        self.lease_end = self.lease_end.max(Some(sent + welcome.lease_ttl));
+                        open.lease_end = open.lease_end.max(Some(sent + welcome.lease_ttl));
+                        self.lease_end = self.lease_end.max(open.lease_end);
                     }
                 }
                 None
@@ -307,7 +330,11 @@ impl Session {
                 }
                 None
             }
-            LeaderMessage::Farewell { lease: _ } => {
+            LeaderMessage::Farewell { lease } => {
+                if let (Some(sent), Some(lease)) = (open.restart_said.take(), lease) {
+                    open.lease_end = open.lease_end.max(Some(sent + lease));
+                    self.lease_end = self.lease_end.max(open.lease_end);
+                }
                 effects.push(Effect::Farewell);
                 None
             }

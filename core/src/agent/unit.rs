@@ -101,6 +101,8 @@ pub(super) enum Action {
     Remove,
     /// Its files are removed: see whether it is really inactive.
     Confirm,
+    /// The guard has ended, and so has the unit: it is as if it had not been started.
+    Ended,
     /// Nothing is left of it.
     Forget,
 }
@@ -125,6 +127,10 @@ pub(super) struct Unit {
     pub reloaded: bool,
     /// Whether its files are removed already: then it must go before anything else comes in its place.
     pub removed: bool,
+    /// Whether the guard of exclusive units has ended and this one has not been seen to end since.
+    pub ending: bool,
+    /// Since when nothing of it runs, as it was seen.
+    pub inactive_since: Option<Time>,
     /// Whether a snapshot was asked for because the content of the wanted copy is missing.
     pub asked_for_content: bool,
     pub doing: Doing,
@@ -156,6 +162,8 @@ impl Unit {
             stopped: false,
             reloaded: false,
             removed: false,
+            ending: false,
+            inactive_since: None,
             asked_for_content: false,
             doing,
             reading: Reading::No,
@@ -177,6 +185,7 @@ impl Unit {
     fn next_in_peace(&self) -> Action {
         match (&self.want, &self.held) {
             (_, Some(_)) if self.removed => self.once_gone(Action::Confirm),
+            (_, Some(_)) if self.ending => self.once_gone(Action::Ended),
             (None, Some(_)) => Action::Nothing,
             (None | Some(Want::Remove(_)), None) => Action::Forget,
             // A copy of a later epoch than the removal names never gets here.
@@ -244,6 +253,17 @@ impl Unit {
     /// Whether, as it was seen last, nothing of it runs or is about to.
     pub fn is_inactive(&self) -> bool {
         !self.job && self.state.as_ref().is_some_and(|state| matches!(&*state.active, "inactive" | "failed"))
+    }
+
+    /// Whether a copy that is here, or is to come, is exclusive.
+    pub fn is_exclusive(&self) -> bool {
+        let wanted = matches!(&self.want, Some(Want::Hold(Wanted { exclusive: Some(_), .. })));
+        wanted || self.held_exclusive().is_some()
+    }
+
+    /// How long the copy that is here may take to stop after the lease, if it is exclusive.
+    pub fn held_exclusive(&self) -> Option<Duration> {
+        self.held.as_ref()?.exclusive
     }
 
     pub fn is_failed(&self) -> bool {

@@ -447,6 +447,11 @@ impl World {
                 self.tell_agent(number, Input::Removed(outcomes));
             }
             Effect::Event(event) => self.note(|| format!("m{number}: {event:?}")),
+            Effect::ArmGuard { .. } => {
+                self.tell_agent(number, Input::GuardArmed(Err("no unit here is exclusive".to_owned())));
+            }
+            Effect::DisarmGuard => self.tell_agent(number, Input::GuardDisarmed),
+            Effect::PetGuard { .. } | Effect::Fence => {}
             Effect::Ping
             | Effect::Write(_)
             | Effect::ResetFailed(_)

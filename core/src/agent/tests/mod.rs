@@ -1,5 +1,6 @@
 //! The agent against tables of inputs and effects; `world` plays it against a systemd and a leader that misbehave.
 
+mod guard;
 mod world;
 
 use std::collections::BTreeMap;
@@ -670,21 +671,22 @@ fn heartbeats_tell_how_old_the_last_word_of_pid_1_is_and_wait_for_none() {
 
 #[test]
 fn drop_ins_carry_the_epoch_and_a_slice_where_the_file_names_none() {
-    let text = drop_in(&unit("a.service"), epoch(5, 1), FILE).unwrap();
+    let text = drop_in(&unit("a.service"), epoch(5, 1), FILE, None).unwrap();
     let begins =
         "[Unit]\nBefore=muster-goodbye.service\n[Service]\nEnvironment=MUSTER_EPOCH=5.1\nSlice=muster-";
     assert!(text.starts_with(begins), "{text}");
-    let own = drop_in(&unit("a.service"), epoch(5, 1), "[Service]\nSlice=db.slice\n").unwrap();
+    let own = drop_in(&unit("a.service"), epoch(5, 1), "[Service]\nSlice=db.slice\n", None).unwrap();
     assert_eq!(own, "[Unit]\nBefore=muster-goodbye.service\n[Service]\nEnvironment=MUSTER_EPOCH=5.1\n");
-    assert!(drop_in(&unit("a.socket"), epoch(5, 1), FILE).unwrap().contains("\n[Socket]\n"));
-    assert_eq!(drop_in(&unit("a.timer"), epoch(5, 1), FILE), None);
+    assert!(drop_in(&unit("a.socket"), epoch(5, 1), FILE, None).unwrap().contains("\n[Socket]\n"));
+    assert_eq!(drop_in(&unit("a.timer"), epoch(5, 1), FILE, None), None);
 }
 
 #[test]
 fn slices_are_used_evenly() {
     let mut used = BTreeMap::new();
     for n in 0..3000 {
-        *used.entry(drop_in(&unit(&format!("web@{n}.service")), epoch(1, 1), FILE)).or_insert(0_u32) += 1;
+        *used.entry(drop_in(&unit(&format!("web@{n}.service")), epoch(1, 1), FILE, None)).or_insert(0_u32) +=
+            1;
     }
     assert_eq!(used.len(), usize::try_from(SLICES).unwrap());
     assert!(used.values().all(|units| (50..200).contains(units)), "{used:?}");

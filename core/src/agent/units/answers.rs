@@ -254,17 +254,17 @@ impl Units {
     }
 
     /// systemd signals a state.
-    pub fn signalled(&mut self, name: UnitName, active: String, sub: String, job: bool) {
+    pub fn signalled(&mut self, now: Time, name: UnitName, active: String, sub: String, job: bool) {
         let Some(unit) = self.units.get_mut(&name) else { return };
         if unit.reading == Reading::Yes {
             unit.reading = Reading::Overtaken;
         }
         // The load state is never signalled; what changes its state was loaded.
         let load = unit.state.take().map_or_else(|| "loaded".into(), |state| state.load);
-        self.see(name, UnitState { load, active, sub }, job);
+        self.see(now, name, UnitState { load, active, sub }, job);
     }
 
-    fn see(&mut self, name: UnitName, state: UnitState, job: bool) {
+    fn see(&mut self, now: Time, name: UnitName, state: UnitState, job: bool) {
         let Some(unit) = self.units.get_mut(&name) else { return };
         let recovered = state.active == "active"
             && unit
@@ -276,6 +276,7 @@ impl Units {
             unit.state = Some(state);
             self.changed.insert(name.clone());
         }
+        unit.inactive_since = if unit.is_inactive() { unit.inactive_since.or(Some(now)) } else { None };
         if recovered {
             // systemd itself started it again, and that went well.
             self.set_phase(&name, Phase::Launched);
@@ -296,7 +297,7 @@ impl Units {
         };
         let active = state.active.clone();
         let gone = matches!(&*active, "inactive" | "failed") && !job;
-        self.see(name.clone(), state, job);
+        self.see(now, name.clone(), state, job);
         let Some(unit) = self.units.get_mut(&name) else { return };
         match unit.doing.clone() {
             Doing::Job(..) if job => self.read_again(now, &name),

@@ -1,6 +1,7 @@
 //! All units of this machine, and what is to be done with them.
 
 mod answers;
+mod exclusive;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,6 +79,10 @@ pub(super) struct Units {
     reload: Reload,
     starts: Window,
     stops: Window,
+    /// All exclusive units, and perhaps some that were.
+    exclusive: BTreeSet<UnitName>,
+    /// Whether these may be started.
+    exclusive_may_start: bool,
     unsaved: Unsaved,
     out: Out,
 }
@@ -85,6 +90,12 @@ pub(super) struct Units {
 impl Units {
     pub fn new(held: BTreeMap<UnitName, Held>, stopped: BTreeMap<UnitName, Epoch>) -> Self {
         Self {
+            exclusive: held
+                .iter()
+                .filter(|(_, held)| held.exclusive.is_some())
+                .map(|(name, _)| name.clone())
+                .collect(),
+            exclusive_may_start: false,
             units: held.into_iter().map(|(name, held)| (name, Unit::new(Some(held)))).collect(),
             stopped,
             due: BTreeSet::new(),
@@ -255,6 +266,9 @@ impl Units {
             unit.stopped = false;
         }
         unit.want = Some(Want::Hold(Wanted { epoch, hash, content, target, exclusive }));
+        if exclusive.is_some() {
+            self.exclusive.insert(name.clone());
+        }
         self.due.insert(name);
     }
 
@@ -420,6 +434,8 @@ impl Units {
         }
         match action {
             Action::Nothing => {}
+            // They are looked at again when they may.
+            Action::Start if unit.held_exclusive().is_some() && !self.exclusive_may_start => {}
             Action::Start if !self.starts.admits(&name) => {}
             Action::Stop if !self.stops.admits(&name) => {}
             Action::Settle => {
@@ -461,6 +477,7 @@ impl Units {
             Action::Start => {
                 unit.doing = Doing::Calling(Verb::Start, None);
                 unit.stopped = false;
+                unit.inactive_since = None;
                 // Before the start: whatever becomes of the call, what runs from now on has this content.
                 self.settle(&name);
                 self.out.starts.push(name);
@@ -482,6 +499,11 @@ impl Units {
                 unit.doing = Doing::Confirming;
                 self.read_anew(&name);
             }
+            Action::Ended => {
+                unit.ending = false;
+                self.set_phase(&name, Phase::Loaded);
+                self.advance(name);
+            }
             Action::Forget => self.forget(name),
         }
     }
@@ -494,6 +516,7 @@ impl Units {
         }
         self.changed.remove(&name);
         self.outdated.remove(&name);
+        self.exclusive.remove(&name);
         if let Some(Want::Remove(epoch)) = unit.want
             && self.stopped.get(&name).is_none_or(|stopped| *stopped < epoch)
         {

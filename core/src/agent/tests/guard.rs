@@ -1,0 +1,259 @@
+//! Exclusive units and their guard.
+
+use super::*;
+
+const STOP: Duration = Duration::from_secs(10);
+
+fn exclusive(name: &str, epoch: Epoch, target: Target) -> Assignment {
+    Assignment { exclusive: Some(STOP), ..hold(name, epoch, FILE, target) }
+}
+
+fn held() -> Held {
+    Held {
+        epoch: epoch(5, 1),
+        hash: ContentHash::of(FILE.as_bytes()),
+        target: Target::Launched,
+        phase: Phase::Launched,
+        settled: true,
+        exclusive: Some(STOP),
+    }
+}
+
+fn lease() -> UnitName {
+    unit(LEASE)
+}
+
+/// What systemd says of the guard when it is asked.
+fn guard(active: &str) -> Input {
+    let state = state(active, "");
+    Input::Read(vec![(lease(), Some(Seen { state, job: false, load_error: None }))])
+}
+
+fn start() -> Effect {
+    Effect::Start(unit("a.service"))
+}
+
+fn stop() -> Effect {
+    Effect::Stop(unit("a.service"))
+}
+
+fn until(effects: &[Effect]) -> Option<Time> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::ArmGuard { until, .. } | Effect::PetGuard { until } => Some(*until),
+        _ => None,
+    })
+}
+
+impl Bench {
+    /// The leader answers heartbeat `number`.
+    fn ack(&mut self, number: u64) -> Vec<Effect> {
+        self.hear(LeaderMessage::HeartbeatAck { number })
+    }
+
+    /// Has `a.service` started, exclusive, in epoch 5.1, under a lease that is just granted.
+    fn exclusive() -> Self {
+        let mut bench = Self::new();
+        bench.ack(1);
+        bench.assign(false, vec![exclusive("a.service", epoch(5, 1), Target::Launched)], vec![]);
+        bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
+        assert!(bench.step(Input::GuardArmed(Ok(()))).contains(&start()));
+        bench.step(guard("active"));
+        bench.step(Input::Answered(unit("a.service"), Verb::Start, Ok(11)));
+        bench.step(changed("a.service", "active", "running"));
+        bench.step(Input::JobRemoved(unit("a.service"), 11, "done".into()));
+        bench
+    }
+
+    /// Lets `a.service` be stopped.
+    fn stopped(&mut self) -> Vec<Effect> {
+        self.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+        self.step(changed("a.service", "inactive", "dead"));
+        self.step(Input::JobRemoved(unit("a.service"), 12, "done".into()))
+    }
+
+    /// The next session with the same leader, before it has said anything but welcome.
+    fn reconnect(&mut self) {
+        self.step(Input::Connected(2));
+        self.revision = 0;
+        self.hear(welcome(CLUSTER));
+    }
+}
+
+#[test]
+fn an_exclusive_unit_starts_once_the_guard_does_under_a_lease() {
+    let mut bench = Bench::new();
+    let sent = bench.now;
+    let hold = exclusive("a.service", epoch(5, 1), Target::Launched);
+    let effects = bench.assign(false, vec![hold], vec![]);
+    assert!(
+        matches!(&effects[..], [Effect::Write(writes)] if writes[0].exclusive == Some(STOP)),
+        "{effects:?}"
+    );
+    let effects = bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
+    assert!(!effects.contains(&start()) && until(&effects).is_none(), "no lease: {effects:?}");
+    let lease_end = sent + Duration::from_secs(5);
+    assert_eq!(bench.ack(1), [Effect::ArmGuard { until: lease_end, found: false }]);
+    // What cannot be armed is tried again.
+    assert_eq!(bench.step(Input::GuardArmed(Err("too late".into()))), []);
+    assert_eq!(bench.later(Duration::from_millis(900)), []);
+    let armed = [Effect::ArmGuard { until: lease_end, found: false }];
+    let mut effects = bench.later(Duration::from_millis(200));
+    effects.retain(|effect| *effect != Effect::Ping);
+    assert_eq!(effects, armed);
+    let effects = bench.step(Input::GuardArmed(Ok(())));
+    assert_eq!(effects, [start(), Effect::Read(vec![lease()])]);
+}
+
+#[test]
+fn every_renewal_of_the_lease_is_the_guards_too() {
+    let mut bench = Bench::exclusive();
+    let effects = bench.later(Duration::from_secs(1));
+    assert_eq!(until(&effects), None);
+    let sent = bench.now;
+    assert_eq!(bench.ack(2), [Effect::PetGuard { until: sent + Duration::from_secs(5) }]);
+    // The answer to a goodbye counts from when that was said.
+    bench.step(Input::Goodbye(Goodbye::Restart));
+    let said = bench.now;
+    bench.now = bench.now + Duration::from_millis(300);
+    let effects = bench.hear(LeaderMessage::Farewell { lease: Some(Duration::from_secs(30)) });
+    assert_eq!(effects, [Effect::Farewell, Effect::PetGuard { until: said + Duration::from_secs(30) }]);
+}
+
+#[test]
+fn exclusive_units_end_with_the_lease_and_come_back_with_a_snapshot_only() {
+    let mut bench = Bench::exclusive();
+    bench.step(Input::Disconnected(1));
+    let end = bench.agent.lease_end().unwrap();
+    bench.now = end - Duration::from_millis(1);
+    assert!(!bench.step(Input::Tick).contains(&stop()));
+    bench.now = end;
+    assert!(bench.step(Input::Tick).contains(&stop()));
+    bench.stopped();
+    bench.reconnect();
+    let effects = bench.ack(1);
+    assert_eq!(until(&effects), None, "{effects:?}");
+    // Another leader's snapshot, without the unit, says nothing of it: it is left as it is.
+    let effects = bench.assign(true, vec![], vec![]);
+    assert!(until(&effects).is_none() && !effects.contains(&start()), "{effects:?}");
+    let effects = bench.assign(true, vec![exclusive("a.service", epoch(5, 1), Target::Launched)], vec![]);
+    assert!(until(&effects).is_some(), "{effects:?}");
+    assert!(bench.step(Input::GuardArmed(Ok(()))).contains(&start()));
+}
+
+#[test]
+fn the_guard_waits_for_the_removal_of_what_may_run_elsewhere() {
+    let mut bench = Bench::exclusive();
+    bench.step(Input::Disconnected(1));
+    bench.now = bench.agent.lease_end().unwrap();
+    bench.step(Input::Tick);
+    bench.stopped();
+    bench.reconnect();
+    bench.ack(1);
+    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };
+    let effects =
+        bench.assign(true, vec![exclusive("b.service", epoch(5, 2), Target::Launched)], vec![removal]);
+    assert!(until(&effects).is_none(), "{effects:?}");
+    assert!(effects.contains(&stop()));
+    bench.step(Input::Written(vec![(unit("b.service"), DONE)]));
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
+    bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
+    let effects = bench.step(seen("a.service", state("inactive", "dead")));
+    assert!(until(&effects).is_some(), "{effects:?}");
+}
+
+#[test]
+fn where_systemd_is_silent_the_agent_kills_them_itself() {
+    let mut bench = Bench::exclusive();
+    bench.step(Input::Disconnected(1));
+    let end = bench.agent.lease_end().unwrap();
+    bench.now = end;
+    bench.step(Input::Tick);
+    bench.now = end + STOP - Duration::from_millis(1);
+    assert!(!bench.step(Input::Tick).contains(&Effect::Fence));
+    bench.now = end + STOP;
+    assert!(bench.step(Input::Tick).contains(&Effect::Fence));
+    assert!(!bench.later(Duration::from_secs(1)).contains(&Effect::Fence), "once is enough");
+}
+
+#[test]
+fn a_guard_that_ends_before_the_lease_is_started_again() {
+    let mut bench = Bench::exclusive();
+    // A signal alone may be an old one.
+    let lost = Input::Changed { unit: lease(), active: "failed".into(), sub: "failed".into(), job: false };
+    assert_eq!(bench.step(lost.clone()), [Effect::Read(vec![lease()])]);
+    assert_eq!(bench.step(guard("active")), []);
+    bench.step(lost);
+    assert_eq!(bench.step(guard("inactive"))[0], stop());
+    let effects = bench.stopped();
+    assert!(until(&effects).is_some(), "{effects:?}");
+
+    let mut bench = Bench::exclusive();
+    assert_eq!(bench.step(Input::GuardDown)[0], stop());
+}
+
+#[test]
+fn what_ended_by_itself_is_not_started_again() {
+    let mut bench = Bench::exclusive();
+    bench.step(changed("a.service", "inactive", "dead"));
+    bench.now = bench.now + Duration::from_secs(2);
+    let effects = bench.step(Input::GuardDown);
+    assert!(!effects.contains(&stop()), "{effects:?}");
+    assert!(until(&effects).is_some(), "{effects:?}");
+    assert!(!bench.step(Input::GuardArmed(Ok(()))).contains(&start()));
+}
+
+#[test]
+fn a_restarted_agent_takes_the_guard_up_or_finds_it_ended() {
+    let ledger = || Ledger { units: BTreeMap::from([(unit("a.service"), held())]), ..ledger() };
+    let snapshot = || vec![exclusive("a.service", epoch(5, 1), Target::Launched)];
+
+    let mut bench = Bench::with_ledger(ledger());
+    assert_eq!(bench.step(guard("active")), []);
+    bench.step(seen("a.service", state("active", "running")));
+    bench.ack(1);
+    let effects = bench.assign(true, snapshot(), vec![]);
+    assert!(matches!(effects[..], [Effect::ArmGuard { found: true, .. }]), "{effects:?}");
+    let effects = bench.step(Input::GuardArmed(Ok(())));
+    assert!(!effects.contains(&start()) && !effects.contains(&stop()), "{effects:?}");
+
+    let mut bench = Bench::with_ledger(ledger());
+    assert_eq!(bench.step(guard("failed"))[0], stop());
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
+    bench.ack(1);
+    let effects = bench.assign(true, snapshot(), vec![]);
+    assert!(matches!(effects[..], [Effect::ArmGuard { found: false, .. }]), "{effects:?}");
+    assert!(bench.step(Input::GuardArmed(Ok(()))).contains(&start()));
+}
+
+#[test]
+fn the_guard_ends_with_the_last_exclusive_unit() {
+    let mut bench = Bench::exclusive();
+    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };
+    assert!(bench.assign(false, vec![], vec![removal]).contains(&stop()));
+    bench.stopped();
+    bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
+    let effects = bench.step(seen("a.service", state("inactive", "dead")));
+    assert!(effects.contains(&Effect::DisarmGuard), "{effects:?}");
+    assert_eq!(bench.step(Input::GuardDisarmed), []);
+}
+
+#[test]
+fn drop_ins_bind_exclusive_units_to_the_guard() {
+    let text = |name: &str, file: &str| drop_in(&unit(name), epoch(5, 1), file, Some(STOP)).unwrap();
+    let service = text("a.service", "[Service]\nSlice=db.slice\n");
+    for line in [
+        "BindsTo=muster-lease.service",
+        "After=muster-lease.service",
+        "Slice=muster-exclusive-10.slice",
+        "TimeoutStopSec=9s",
+        "KillMode=control-group",
+        "SendSIGKILL=yes",
+        "Environment=MUSTER_EPOCH=5.1",
+    ] {
+        assert_eq!(service.lines().filter(|found| *found == line).count(), 1, "{line}: {service}");
+    }
+    assert_eq!(text("a.timer", ""), "[Unit]\nBindsTo=muster-lease.service\nAfter=muster-lease.service\n");
+    assert!(text("a.socket", "").contains("[Socket]\n"));
+    let shortest = drop_in(&unit("a.service"), epoch(5, 1), "", Some(Duration::from_secs(1))).unwrap();
+    assert!(shortest.contains("\nSlice=muster-exclusive-1.slice\nTimeoutStopSec=1s\n"));
+}
