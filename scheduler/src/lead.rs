@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer};
-use muster_core::leader::{ConnectionId, Effect, Event, Input, Leader, RequestId};
+use muster_core::leader::{ConnectionId, Effect, Event, Input, Leader, RequestId, Severity};
 use muster_core::message::FromAgent;
 use muster_daemon::clock;
 use tokio::sync::{mpsc, oneshot};
@@ -249,31 +249,9 @@ impl Lead {
 }
 
 fn log_event(event: &Event) {
-    match event {
-        Event::MachineUp(machine) => info!(%machine, "machine is up"),
-        Event::MachineLost { machine, units, reason } => warn!(%machine, units, %reason, "machine is lost"),
-        Event::Availability { machine, availability } => {
-            info!(%machine, ?availability, "an operator decided on a machine");
-        }
-        Event::MachineLeaves(machine) => info!(%machine, "machine shuts down"),
-        Event::Stalled(stalled) => {
-            warn!(?stalled, "the scheduler was stalled; that is counted against no machine");
-        }
-        Event::BrakeApplied { machines, of } => {
-            let machines: Vec<String> = machines.iter().map(ToString::to_string).collect();
-            error!(
-                ?machines,
-                of,
-                "too many machines seem to have died at once: nothing is moved until they are back, \
-                 `musterctl brake release`, or brake_hold has passed"
-            );
-        }
-        Event::BrakeReleased(reason) => warn!(%reason, "units of lost machines are moved again"),
-        Event::MachineRefused { machine, reason } => warn!(%machine, reason, "machine is refused"),
-        Event::Placed { unit, machine, from: None } => info!(%unit, %machine, "unit is placed"),
-        Event::Placed { unit, machine, from: Some(from) } => info!(%unit, %machine, %from, "unit is moved"),
-        Event::Orphaned { unit, machine } => {
-            warn!(%unit, %machine, "machine holds a unit that the cluster has no record of");
-        }
+    match event.severity() {
+        Severity::Info => info!("{event}"),
+        Severity::Warning => warn!("{event}"),
+        Severity::Error => error!("{event}"),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use litemap::LiteMap;
 
-use super::{Change, Effect, Leader, StoredCommand, Unit, description};
+use super::{Change, Effect, Event, Leader, LingerEnd, PlaceReason, StoredCommand, Unit, description};
 use crate::command::{
     Command, CommandError, CommandResult, Done, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, Verb,
 };
@@ -85,8 +85,15 @@ impl Leader {
 
     fn execute_new(&mut self, command: &Command) -> CommandResult {
         let steps = self.check(command).map_err(CommandError::Units)?;
-        let outcomes =
+        let outcomes: Vec<UnitOutcome> =
             steps.into_iter().map(|step| self.carry_out(command.verb, command.replace, step)).collect();
+        let changed =
+            |outcome: &&UnitOutcome| !matches!(outcome.done, Done::Unchanged | Done::KeptOtherContent);
+        let units: Vec<UnitName> =
+            outcomes.iter().filter(changed).map(|outcome| outcome.name.clone()).collect();
+        if !units.is_empty() {
+            self.event(Event::Command { verb: command.verb, units: units.into() });
+        }
         let result = Ok(outcomes);
         let kept = self.commands.keep(StoredCommand { id: command.id, result: result.clone() });
         self.turn.changes.extend(kept);
@@ -204,6 +211,7 @@ impl Leader {
             options,
             desired: DesiredState::Inactive,
             order: self.orders,
+            why: PlaceReason::Asked,
             placements: LiteMap::new(),
         };
         self.index(name, &unit);
@@ -219,6 +227,7 @@ impl Leader {
         let Checked { content, hash, description, options, warnings: _ } = file;
         self.turn.changes.push(Change::PutFile(name.clone(), Arc::clone(&content)));
         (unit.content, unit.hash, unit.description, unit.options) = (content, hash, description, options);
+        unit.why = PlaceReason::Replaced;
         self.index(name, &unit);
         self.units.insert(name.clone(), unit);
         self.turn.records.push(name.clone());
@@ -236,9 +245,12 @@ impl Leader {
         if was == desired {
             return Done::Unchanged;
         }
+        if was == DesiredState::Inactive {
+            unit.why = PlaceReason::Asked;
+        }
         let placed = !unit.placements.is_empty();
         self.turn.records.push(name.clone());
-        self.end_lingering(name);
+        self.end_lingering(name, LingerEnd::Overtaken);
         match desired {
             DesiredState::Inactive => {
                 self.unplace_all(name);
@@ -247,7 +259,7 @@ impl Leader {
             _ if !placed => {}
             DesiredState::Loaded => self.tell_placements(name),
             // A later placement, so that a machine that hears only the last of "stop, start" starts it again.
-            DesiredState::Launched => self.renew_placements(name),
+            DesiredState::Launched => self.renew_placements(name, PlaceReason::Asked),
         }
         self.mark_tied(name);
         Done::Changed
@@ -257,7 +269,7 @@ impl Leader {
         if self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Loaded) {
             return self.set_desired(name, DesiredState::Launched);
         }
-        self.renew_placements(name);
+        self.renew_placements(name, PlaceReason::Restarted);
         Done::Changed
     }
 
@@ -298,12 +310,13 @@ impl Leader {
     }
 
     /// Gives each placement of the unit a later epoch: it stops and starts where it is.
-    fn renew_placements(&mut self, name: &UnitName) {
+    fn renew_placements(&mut self, name: &UnitName, reason: PlaceReason) {
         let machines: Vec<MachineId> =
             self.units.get(name).map(|unit| unit.placements.keys().copied().collect()).unwrap_or_default();
         for machine in machines {
             let epoch = self.mint();
             self.set_placement(name, machine, epoch);
+            self.placed_anew(name, machine, epoch, reason);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::command::{Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer};
 use crate::ids::{CommitId, MachineId, Term};
 use crate::leader::durable::{Change, Durable};
-use crate::machine::Availability;
+use crate::leader::event::Event;
 use crate::message::{FromAgent, ToAgent};
 use crate::unit::UnitName;
 
@@ -108,88 +108,4 @@ pub enum Effect {
     },
     /// Something that an operator should be able to read later.
     Event(Event),
-}
-
-/// What happened, for the journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A machine joined or came back.
-    MachineUp(MachineId),
-    /// A machine is lost: its units are placed elsewhere.
-    MachineLost {
-        /// The machine.
-        machine: MachineId,
-        /// How many units were placed there.
-        units: usize,
-        /// Why.
-        reason: LossReason,
-    },
-    /// An operator decided this of a machine.
-    Availability {
-        /// The machine.
-        machine: MachineId,
-        /// What was decided.
-        availability: Availability,
-    },
-    /// A machine shuts down: its units are placed elsewhere.
-    MachineLeaves(MachineId),
-    /// The leader was stalled for so long, which is counted against no machine.
-    Stalled(Duration),
-    /// Too many machines seem to die at once: nothing is moved.
-    BrakeApplied {
-        /// Those that are lost, or silent for over two heartbeats.
-        machines: Vec<MachineId>,
-        /// How many machines the cluster had.
-        of: usize,
-    },
-    /// What was held by the brake is moved.
-    BrakeReleased(ReleaseReason),
-    /// A machine's agent was refused.
-    MachineRefused {
-        /// The machine.
-        machine: MachineId,
-        /// Why.
-        reason: String,
-    },
-    /// A unit was placed.
-    Placed {
-        /// The unit.
-        unit: UnitName,
-        /// Where.
-        machine: MachineId,
-        /// Where it was before.
-        from: Option<MachineId>,
-    },
-    /// A machine holds a unit that the leader has no record of.
-    Orphaned {
-        /// The unit.
-        unit: UnitName,
-        /// Where.
-        machine: MachineId,
-    },
-}
-
-/// Why the brake is released.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReleaseReason {
-    /// The machines are back, or so many of them that the rest may well be dead.
-    #[error("the machines are back")]
-    MachinesBack,
-    /// It was held for long enough.
-    #[error("it was held for brake_hold")]
-    HoldPassed,
-    /// An operator said so.
-    #[error("an operator released it")]
-    Operator,
-}
-
-/// Why a machine counts as lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LossReason {
-    /// Nothing was heard from it for the time of a lease.
-    #[error("its lease ended")]
-    LeaseEnded,
-    /// Its agent is alive, and has had no answer from PID 1 for so long.
-    #[error("its systemd has not answered for {} s", .0.as_secs())]
-    SystemdSilent(Duration),
 }

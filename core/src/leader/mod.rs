@@ -7,6 +7,7 @@
 //! | file | what is in it |
 //! | --- | --- |
 //! | `io` | inputs and effects |
+//! | `event`, `reason`, `record` | what an operator should be able to read later, with its reasons |
 //! | `durable` | what the store holds |
 //! | `outbox` | effects that wait for a commit |
 //! | `session` | agents: hello, heartbeats, reports, leases that end |
@@ -20,11 +21,14 @@
 mod commands;
 mod doubt;
 mod durable;
+mod event;
 mod groups;
 mod io;
 mod moving;
 mod outbox;
 mod placing;
+mod reason;
+mod record;
 mod session;
 mod status;
 #[cfg(test)]
@@ -39,10 +43,13 @@ use litemap::LiteMap;
 use self::commands::Commands;
 use self::doubt::{Awake, Brake};
 pub use self::durable::{Change, Durable, StoredCommand, StoredUnit};
-pub use self::io::{ConnectionId, Effect, Event, Input, LossReason, ReleaseReason, RequestId, Settings};
+pub use self::event::{Event, Severity};
+pub use self::io::{ConnectionId, Effect, Input, RequestId, Settings};
 use self::moving::Lingering;
 use self::outbox::{Held, Outbox};
 use self::placing::Queue;
+pub use self::reason::{Arrival, LingerEnd, LossReason, PlaceReason, ReleaseReason, UnplaceReason};
+pub use self::record::{EventFilter, EventNumber, EventRecord};
 use crate::by_name::ByName;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
 use crate::machine::{Availability, MachineRecord, MachineState};
@@ -114,6 +121,8 @@ struct Unit {
     options: Arc<Options>,
     desired: DesiredState,
     order: u64,
+    /// Why it is to be placed, where that is not for what became of the machine that it is on.
+    why: PlaceReason,
     /// Where it is placed. A unit that is not global is on one machine at most.
     placements: LiteMap<MachineId, Epoch>,
 }
@@ -209,6 +218,7 @@ impl Leader {
             machine.deadline = Some(deadline);
             leader.deadlines.insert((deadline, *id));
         }
+        leader.tell_office();
         leader
     }
 
@@ -341,7 +351,8 @@ impl Leader {
             self.orders = self.orders.max(stored.order);
             let (hash, description, options) = read(&name, &content);
             let StoredUnit { desired, order, placements } = stored;
-            let unit = Unit { content, hash, description, options, desired, order, placements };
+            let why = PlaceReason::default();
+            let unit = Unit { content, hash, description, options, desired, order, why, placements };
             self.index(&name, &unit);
             for machine in unit.placements.keys() {
                 self.placer.assign(&name, *machine);
@@ -371,6 +382,7 @@ impl Leader {
     fn roll_back(&mut self, reason: &str, durable: Durable) {
         let waited = self.outbox.failed(reason);
         self.load(durable);
+        self.event(Event::StoreFailed(reason.to_owned()));
         self.paused_until = Some(self.now + STORE_RETRY);
         // What they were told of it is lost.
         self.farewells.extend(self.machines.iter().filter(|(_, m)| m.leaving).map(|(id, _)| *id));
@@ -379,9 +391,8 @@ impl Leader {
                 Held::Answer(request, query, _) => self.answer(request, query),
                 Held::Effect(Effect::UnitsChanged(names)) => self.turn.seen.extend(names),
                 // What machines were to be told was not decided: they are told anew when the pause ends.
-                Held::Effect(
-                    Effect::Send(..) | Effect::Event(Event::Placed { .. } | Event::Availability { .. }),
-                ) => {}
+                Held::Effect(Effect::Send(..)) => {}
+                Held::Effect(Effect::Event(event)) if event.tells_of_a_change() => {}
                 Held::Effect(effect) => self.outbox.now(effect),
             }
         }
@@ -398,6 +409,12 @@ impl Leader {
             machine.told = Some(self.term);
         }
         self.turn.snapshots.extend(self.machines.keys());
+        self.tell_office();
+    }
+
+    fn tell_office(&mut self) {
+        let (units, machines) = (self.units.len(), self.machines.len());
+        self.event(Event::TookOffice { term: self.term, units, machines });
     }
 
     /// An epoch larger than all before it.
