@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer};
-use muster_core::leader::{ConnectionId, Effect, Event, Input, Leader, RequestId, Severity};
+use muster_core::leader::{ConnectionId, Effect, Input, Leader, RequestId};
 use muster_core::message::FromAgent;
 use muster_daemon::clock;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::Status;
-use tracing::{error, info, warn};
 
+use crate::events::Events;
 use crate::notify::Notifier;
 use crate::sessions::Sessions;
 use crate::store::{CommitError, Committed, Committer};
@@ -143,6 +143,7 @@ pub(crate) struct Lead {
     pub(crate) committer: Committer,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) watchers: Arc<Watchers>,
+    pub(crate) events: Arc<Events>,
     pub(crate) requests: Requests,
 }
 
@@ -222,6 +223,7 @@ impl Lead {
     }
 
     fn step(&mut self, input: Input) {
+        let mut events = Vec::new();
         for effect in self.leader.step(clock::now(), input) {
             match effect {
                 Effect::Persist(commit, changes) => self.committer.commit(commit, changes),
@@ -242,16 +244,9 @@ impl Lead {
                     self.requests.releases.remove(&request).map(|sender| sender.send(held).ok());
                 }
                 Effect::UnitsChanged(names) => self.watchers.changed(&names),
-                Effect::Event(event) => log_event(&event),
+                Effect::Event(event) => events.push(event),
             }
         }
-    }
-}
-
-fn log_event(event: &Event) {
-    match event.severity() {
-        Severity::Info => info!("{event}"),
-        Severity::Warning => warn!("{event}"),
-        Severity::Error => error!("{event}"),
+        self.events.push(events);
     }
 }

@@ -16,7 +16,7 @@
 //! | `moving` | machines that are drained or shut down |
 //! | `placing` | which unit goes where, and when that is asked again |
 //! | `groups` | units tied by `MachineOf=` |
-//! | `status` | clients' questions |
+//! | `status`, `rto` | clients' questions |
 
 mod commands;
 mod doubt;
@@ -29,6 +29,7 @@ mod outbox;
 mod placing;
 mod reason;
 mod record;
+mod rto;
 mod session;
 mod status;
 #[cfg(test)]
