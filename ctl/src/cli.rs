@@ -107,8 +107,9 @@ pub enum Sub {
 
     /// Show what happened: what was decided and why, what clients asked for, what became of machines and units
     ///
-    /// The scheduler remembers the newest 10,000 since it started. All are in its machine's journal, with fields:
-    /// `journalctl -u muster-scheduler MUSTER_UNIT=web.service`, or MUSTER_EVENT, MUSTER_MACHINE, MUSTER_EPOCH.
+    /// The scheduler remembers the newest 10,000 since it started. All are in its machine's journal, with the fields
+    /// `MUSTER_EVENT`, `MUSTER_UNIT`, `MUSTER_MACHINE`, `MUSTER_EPOCH` and `MUSTER_REASON`: `journalctl -u muster-scheduler
+    /// MUSTER_UNIT=web.service`.
     #[command(
         after_help = "Examples:\n  musterctl events\n  musterctl events -f\n  musterctl events -n 1000 'web@*' 1234abcd\n  \
                             musterctl events -f -o json"

@@ -9,7 +9,7 @@ use crate::command::{Rto, RtoPart};
 use crate::leader::io::Settings;
 use crate::unit::{Options, UnitFile, UnitName, UnitType, time_span};
 
-/// How much later than it should PID 1 may end an exclusive unit after the lease: the guard's timers are this exact.
+/// How much later than it should PID 1 may begin to stop an exclusive unit: the guard's timers are that exact.
 const GUARD_LAG: Duration = Duration::from_secs(1);
 /// From the decision to the call that starts the unit: the choice of a machine, one flush of the store's disk, the way to
 /// the agent, the writing of the file. Measured: some 20 ms (`docs/benchmarks.md`); what is allowed for is a busy disk.
