@@ -143,6 +143,8 @@ pub enum Query {
     },
     /// All machines, and the cluster.
     Machines,
+    /// The worst-case time from the loss of this unit's machine until it is started elsewhere.
+    Rto(UnitName),
 }
 
 /// The answer to a [`Query`].
@@ -152,6 +154,8 @@ pub enum QueryAnswer {
     Units(Vec<UnitStatus>),
     /// To [`Query::Machines`].
     Machines(ClusterStatus),
+    /// To [`Query::Rto`]; `None` for a unit that is not known.
+    Rto(Option<Rto>),
 }
 
 /// All that is known of a unit.
@@ -214,6 +218,35 @@ pub struct Waiting {
     pub reason: String,
     /// What each machine has against it, where that was asked for.
     pub machines: Vec<(MachineId, String)>,
+}
+
+/// A unit's worst-case time from the loss of its machine until it is started elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rto {
+    /// Its parts, in their order: their sum is the time until the start is asked for. None for a unit that is not moved.
+    pub parts: Vec<RtoPart>,
+    /// How long the start itself may take until systemd gives it up; `None`: as long as it takes.
+    pub start_ms: Option<u64>,
+    /// What may come on top, in one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A part of a worst-case time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RtoPart {
+    /// Its name, as one word that stays the same.
+    pub name: String,
+    /// How long it takes at most.
+    pub span_ms: u64,
+    /// What it is.
+    pub what: String,
+}
+
+impl Rto {
+    /// From the loss of the machine until the start is asked for.
+    pub fn sum_ms(&self) -> u64 {
+        self.parts.iter().map(|part| part.span_ms).sum()
+    }
 }
 
 /// All that is known of the cluster's machines.

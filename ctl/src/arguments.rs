@@ -71,6 +71,11 @@ impl Pattern {
         Ok(Some(Self { text: argument.to_owned(), globs }))
     }
 
+    /// What it means for units that need not be known.
+    pub fn globs(&self) -> &[Glob] {
+        &self.globs
+    }
+
     fn matches(&self, name: &UnitName) -> bool {
         self.globs.iter().any(|glob| glob.matches(name.as_str()))
     }

@@ -99,6 +99,27 @@ pub enum Sub {
     #[command(after_help = "Examples:\n  musterctl status web.service\n  musterctl status -o json 'web@*'")]
     Status(StatusArgs),
 
+    /// Tell a unit's story: how it is, why it is where it is, what happened to it, and why it waits
+    ///
+    /// The scheduler remembers the newest 10,000 events since it started; all are in its machine's journal.
+    #[command(after_help = "Example:\n  musterctl explain web.service")]
+    Explain(StatusArgs),
+
+    /// Show what happened: what was decided and why, what clients asked for, what became of machines and units
+    ///
+    /// The scheduler remembers the newest 10,000 since it started. All are in its machine's journal, with the fields
+    /// `MUSTER_EVENT`, `MUSTER_UNIT`, `MUSTER_MACHINE`, `MUSTER_EPOCH` and `MUSTER_REASON`: `journalctl -u muster-scheduler
+    /// MUSTER_UNIT=web.service`.
+    #[command(
+        after_help = "Examples:\n  musterctl events\n  musterctl events -f\n  musterctl events -n 1000 'web@*' 1234abcd\n  \
+                            musterctl events -f -o json"
+    )]
+    Events(EventsArgs),
+
+    /// Show how long it takes at worst from the loss of a unit's machine until the unit is started elsewhere
+    #[command(after_help = "Examples:\n  musterctl rto web.service\n  musterctl rto -o json '*'")]
+    Rto(StatusArgs),
+
     /// List the copies of units on machines, with their states as systemd reports them
     #[command(
         after_help = "Examples:\n  musterctl list-units\n  musterctl list-units --fields unit,machine --no-legend\n  \
@@ -247,7 +268,33 @@ pub struct CatArgs {
     pub unit: String,
 }
 
-/// Arguments of `status`.
+/// Arguments of `events`.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Units, known or not, globs, or machines by id, its first digits or address [default: all events]
+    #[arg(value_name = "UNIT|MACHINE")]
+    pub about: Vec<String>,
+    /// Go on with what happens from now on
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Of what has happened show the newest LINES [default: 100, with --follow 10]
+    #[arg(long, short = 'n', value_name = "LINES")]
+    pub lines: Option<u32>,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = EventOutput::Text)]
+    pub output: EventOutput,
+}
+
+/// How to print events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EventOutput {
+    /// For people: a line each, in local time
+    Text,
+    /// For programs: an object on a line each
+    Json,
+}
+
+/// Arguments of `status`, `explain` and `rto`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Known units, or globs

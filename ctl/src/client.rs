@@ -3,10 +3,11 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use muster_core::command::{ClusterStatus, Command, CommandResult, MachineCommand, UnitStatus};
+use muster_core::command::{ClusterStatus, Command, CommandResult, MachineCommand, Rto, UnitStatus};
+use muster_core::leader::EventRecord;
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
-use muster_proto::{ConvertError, MAX_MESSAGE_BYTES, v1};
+use muster_proto::{ConvertError, EventsWanted, MAX_MESSAGE_BYTES, v1};
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -192,6 +193,48 @@ impl Client {
         }
     }
 
+    /// The worst-case time of a unit; `None` when it is not known.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn rto(&mut self, unit: &UnitName) -> Result<Option<Rto>, Failure> {
+        match self.muster.rto(v1::RtoRequest { unit: unit.to_string() }).await {
+            Ok(response) => Ok(Some(response.into_inner().into())),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(self.fail(self.trouble(&status))),
+        }
+    }
+
+    /// Events, oldest first, with those to come if they are wanted. A lost connection is made again, for [`RETRY_FOR`],
+    /// and goes on where it was.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn events(&mut self, wanted: EventsWanted) -> Result<EventStream, Failure> {
+        let parts = self.event_parts(&wanted, &mut Retry::new()).await?;
+        Ok(EventStream { wanted, parts })
+    }
+
+    async fn event_parts(
+        &mut self,
+        wanted: &EventsWanted,
+        retry: &mut Retry,
+    ) -> Result<Streaming<v1::EventsPart>, Failure> {
+        let request = v1::EventsRequest::from(wanted.clone());
+        loop {
+            let lost = match self.muster.events(request.clone()).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => match self.trouble(&status) {
+                    Trouble::Lost(cause) => cause,
+                    Trouble::Final(failure) => return Err(failure),
+                },
+            };
+            if !retry.again(&self.endpoint, &lost).await {
+                return Err(unreachable(&self.endpoint, &lost));
+            }
+        }
+    }
+
     fn trouble(&self, status: &Status) -> Trouble {
         // A status with a source was made on this side, out of what became of the connection.
         if status.code() == Code::Unavailable || status.source().is_some() {
@@ -266,6 +309,44 @@ impl Watch {
             seen.push((status.name.clone(), Some(status)));
         }
         Ok(seen)
+    }
+}
+
+/// Events as they are told.
+pub struct EventStream {
+    wanted: EventsWanted,
+    parts: Streaming<v1::EventsPart>,
+}
+
+impl EventStream {
+    /// What comes next, and how many events are missing before it; `None` at the end.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer any more.
+    pub async fn next(&mut self, client: &mut Client) -> Result<Option<(u64, Vec<EventRecord>)>, Failure> {
+        let mut retry = Retry::new();
+        loop {
+            let lost = match self.parts.message().await {
+                Ok(Some(part)) => {
+                    let missed = part.missed;
+                    let events = part.records().map_err(|error| client.nonsense(&error))?;
+                    if let Some(last) = events.last() {
+                        // After a loss the stream goes on from there, with all that it then has to tell.
+                        (self.wanted.after, self.wanted.last) = (Some(last.number), None);
+                    }
+                    return Ok(Some((missed, events)));
+                }
+                Ok(None) => return Ok(None),
+                Err(status) => match client.trouble(&status) {
+                    Trouble::Lost(cause) => cause,
+                    Trouble::Final(failure) => return Err(failure),
+                },
+            };
+            if !retry.again(&client.endpoint, &lost).await {
+                return Err(unreachable(&client.endpoint, &lost));
+            }
+            self.parts = client.event_parts(&self.wanted, &mut retry).await?;
+        }
     }
 }
 

@@ -151,7 +151,10 @@ fn held_up(machines: &[MachineId], units: &[UnitStatus], known: &Machines) -> Ve
 }
 
 /// The machines that are meant: by id, by the first digits of one, or by address.
-fn resolve(cluster: &ClusterStatus, arguments: &[String]) -> Result<Vec<MachineId>, Failure> {
+///
+/// # Errors
+/// When one of them means no machine, or several.
+pub fn resolve(cluster: &ClusterStatus, arguments: &[String]) -> Result<Vec<MachineId>, Failure> {
     let mut found = Vec::new();
     for argument in arguments {
         let digits = argument.trim_end_matches('.');

@@ -5,6 +5,7 @@ mod arguments;
 mod cli;
 mod client;
 mod config;
+mod events;
 mod failure;
 #[cfg(test)]
 mod fixtures;
@@ -71,6 +72,9 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
             return show::cat(&mut connect().await?, &args.unit, &mut std::io::stdout().lock()).await;
         }
         Sub::Status(args) => return show::show_status(&mut connect().await?, &args, out).await,
+        Sub::Explain(args) => return events::explain(&mut connect().await?, &args, out).await,
+        Sub::Events(args) => return events::list(&mut connect().await?, &args, out).await,
+        Sub::Rto(args) => return events::rto(&mut connect().await?, &args, out).await,
         Sub::ListUnits(args) => return show::list_units(&mut connect().await?, &args, out).await,
         Sub::ListUnitFiles(args) => return show::list_unit_files(&mut connect().await?, &args, out).await,
         Sub::Cordon(args) => {

@@ -140,7 +140,8 @@ fn exit_of<'a>(asked_for: &'a [UnitName], found: &[UnitStatus]) -> Option<(Exit,
     (!found.iter().all(status::all_active)).then_some((Exit::NotActive, missing))
 }
 
-fn no_such_units(names: &[&UnitName]) -> String {
+/// That these units are not known.
+pub fn no_such_units(names: &[&UnitName]) -> String {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     format!("no such unit: {}; `musterctl list-unit-files` shows those that are known", names.join(", "))
 }
@@ -164,7 +165,11 @@ pub async fn cat(client: &mut Client, unit: &str, out: &mut impl Write) -> Resul
     }
 }
 
-async fn names(client: &mut Client, arguments: &[String]) -> Result<Vec<UnitName>, Failure> {
+/// The units that the arguments mean.
+///
+/// # Errors
+/// When a glob means no unit, or the scheduler does not answer.
+pub async fn names(client: &mut Client, arguments: &[String]) -> Result<Vec<UnitName>, Failure> {
     let resolved = resolve(client, arguments::names(arguments)?, None, false).await?;
     Ok(resolved.units.into_iter().map(|unit| unit.name).collect())
 }

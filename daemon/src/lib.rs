@@ -1,7 +1,8 @@
-//! What the shells of both daemons have in common, and neither's core: `main`, the clock, the log, the reading of a
+//! What the shells of both daemons have in common, and neither's core: `main`, the clock, the log, the journal, the reading of a
 //! configuration file. The daemons themselves never depend on each other.
 
 pub mod clock;
 pub mod config;
+pub mod journal;
 pub mod log;
 pub mod program;

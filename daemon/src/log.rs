@@ -36,7 +36,7 @@ pub fn start(level: LevelFilter) {
 
 /// Whether standard error is the journal: systemd says which file the journal's end has, and a pipe in between is not
 /// that file.
-fn to_journal() -> bool {
+pub(crate) fn to_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
     rustix::fs::fstat(std::io::stderr().as_fd())
         .is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use muster_core::unit::UnitNameError;
+use muster_core::unit::{GlobError, UnitNameError};
 
 /// A message that makes no sense: its sender speaks another version of the protocol, or is broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub(crate) enum Problem {
     Length { expected: usize, found: usize },
     NotUtf8,
     UnitName { text: String, error: UnitNameError },
+    Glob(GlobError),
     TooLarge(u64),
     TooMany(usize),
     Interrupted,
@@ -51,6 +52,7 @@ impl fmt::Display for ConvertError {
             Problem::Length { expected, found } => write!(f, "{found} bytes where {expected} are expected"),
             Problem::NotUtf8 => f.write_str("not UTF-8"),
             Problem::UnitName { text, error } => write!(f, "{text:?}: {error}"),
+            Problem::Glob(error) => write!(f, "{error}"),
             Problem::TooLarge(value) => write!(f, "{value} is out of range"),
             Problem::TooMany(limit) => write!(f, "more than {limit} units"),
             Problem::Interrupted => f.write_str("another message came before the rest of this one"),

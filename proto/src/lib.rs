@@ -3,20 +3,22 @@
 //! [`v1`] is generated from `proto/muster/v1/*.proto`. Everything else converts: `From` a core type, and `TryFrom` a
 //! message, with a [`ConvertError`] that names the field. What one gRPC message should not hold is cut into parts:
 //! [`split_from_agent`] and [`split_to_agent`] on the sending side, [`FromAgentParts`] and [`ToAgentParts`] on the
-//! receiving one, [`unit_parts`] for lists of units.
+//! receiving one, [`unit_parts`] and [`event_parts`] for lists of units and events.
 
 mod agent;
 mod api;
 mod error;
+mod events;
 mod parts;
 mod types;
 
 pub use self::{
     api::{CommandRequestError, command_response},
     error::ConvertError,
+    events::EventsWanted,
     parts::{
-        FromAgentParts, MAX_PART_UNITS, PART_BYTES, ToAgentParts, split_from_agent, split_to_agent,
-        unit_parts,
+        FromAgentParts, MAX_PART_UNITS, PART_BYTES, ToAgentParts, event_parts, split_from_agent,
+        split_to_agent, unit_parts,
     },
 };
 

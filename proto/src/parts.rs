@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use muster_core::command::UnitStatus;
 use muster_core::ids::{Revision, SessionNumber, Term};
+use muster_core::leader::EventRecord;
 use muster_core::message::{Assignments, FromAgent, LeaderMessage, ToAgent};
 use prost::Message;
 
@@ -40,6 +41,13 @@ fn cut<T: Message>(items: Vec<T>) -> Vec<Vec<T>> {
 /// The status of many units as the messages of [`ListUnits`](v1::muster_client::MusterClient::list_units).
 pub fn unit_parts(units: Vec<UnitStatus>) -> impl Iterator<Item = v1::UnitsPart> {
     cut(units.into_iter().map(Into::into).collect()).into_iter().map(|units| v1::UnitsPart { units })
+}
+
+/// Events as the messages of [`Events`](v1::muster_client::MusterClient::events); so many are missing before them.
+pub fn event_parts(missed: u64, events: Vec<EventRecord>) -> impl Iterator<Item = v1::EventsPart> {
+    let parts = cut(events.into_iter().map(Into::into).collect());
+    let part = move |(index, events)| v1::EventsPart { events, missed: if index == 0 { missed } else { 0 } };
+    parts.into_iter().enumerate().map(part)
 }
 
 /// What an agent says, as messages of a session.

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use muster_core::command::{Command, MachineCommand, MachineCommandError, Query, QueryAnswer, UnitStatus};
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_server::Muster;
-use muster_proto::{CommandRequestError, command_response, unit_parts, v1};
+use muster_proto::{CommandRequestError, EventsWanted, command_response, event_parts, unit_parts, v1};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::events::{Events, Follower};
 use crate::lead::{LeaderHandle, stopped};
 use crate::watchers::{Watcher, Watchers};
 
@@ -23,12 +24,14 @@ type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct MusterService {
     pub(crate) leader: LeaderHandle,
     pub(crate) watchers: Arc<Watchers>,
+    pub(crate) events: Arc<Events>,
 }
 
 #[tonic::async_trait]
 impl Muster for MusterService {
     type ListUnitsStream = Parts<v1::UnitsPart>;
     type WatchUnitsStream = Parts<v1::WatchPart>;
+    type EventsStream = Parts<v1::EventsPart>;
 
     async fn execute(
         &self,
@@ -60,7 +63,7 @@ impl Muster for MusterService {
     ) -> Result<Response<v1::ClusterStatus>, Status> {
         match self.leader.query(Query::Machines).await? {
             QueryAnswer::Machines(status) => Ok(Response::new(status.into())),
-            QueryAnswer::Units(_) => Err(Status::internal("the leader answered another question")),
+            _ => Err(other_answer()),
         }
     }
 
@@ -100,13 +103,47 @@ impl Muster for MusterService {
         tokio::spawn(watch(self.leader.clone(), watcher, parts));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
+
+    async fn events(
+        &self,
+        request: Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let wanted = EventsWanted::try_from(request.into_inner())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (remembered, follower) = self.events.recall(wanted.after);
+        let most = wanted.last.map_or(usize::MAX, |last| usize::try_from(last).unwrap_or(usize::MAX));
+        let records = remembered.records(&self.events, &wanted.filter, most);
+        let first = event_parts(remembered.missed, records);
+        if !wanted.follow {
+            return Ok(Response::new(Box::pin(tokio_stream::iter(first.map(Ok)))));
+        }
+        // Room for one part: a client that reads slowly falls behind in the ring, and holds up nobody.
+        let (parts, stream) = mpsc::channel(1);
+        let first: Vec<v1::EventsPart> = first.collect();
+        tokio::spawn(follow(Arc::clone(&self.events), wanted, follower, first, parts));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn rto(&self, request: Request<v1::RtoRequest>) -> Result<Response<v1::RtoResponse>, Status> {
+        let query = Query::try_from(request.into_inner())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        match self.leader.query(query).await? {
+            QueryAnswer::Rto(Some(rto)) => Ok(Response::new(rto.into())),
+            QueryAnswer::Rto(None) => Err(Status::not_found("the cluster does not know this unit")),
+            _ => Err(other_answer()),
+        }
+    }
 }
 
 async fn units(leader: &LeaderHandle, query: Query) -> Result<Vec<UnitStatus>, Status> {
     match leader.query(query).await? {
         QueryAnswer::Units(units) => Ok(units),
-        QueryAnswer::Machines(_) => Err(Status::internal("the leader answered another question")),
+        _ => Err(other_answer()),
     }
+}
+
+fn other_answer() -> Status {
+    Status::internal("the leader answered another question")
 }
 
 /// Tells a client of its units until it goes, or the scheduler stops.
@@ -153,4 +190,33 @@ async fn tell(
         parts.send(Ok(part)).await.ok();
     }
     Ok(())
+}
+
+/// Tells a client what has happened and what happens, until it goes, or the scheduler stops.
+async fn follow(
+    events: Arc<Events>,
+    wanted: EventsWanted,
+    mut follower: Follower,
+    first: Vec<v1::EventsPart>,
+    parts: mpsc::Sender<Result<v1::EventsPart, Status>>,
+) {
+    let mut next = first;
+    loop {
+        for part in next {
+            if parts.send(Ok(part)).await.is_err() {
+                return;
+            }
+        }
+        let batch = tokio::select! {
+            batch = follower.next() => batch,
+            () = parts.closed() => return,
+        };
+        let Some(batch) = batch else {
+            parts.send(Err(stopped())).await.ok();
+            return;
+        };
+        let records = batch.records(&events, &wanted.filter, usize::MAX);
+        let is_news = batch.missed > 0 || !records.is_empty();
+        next = if is_news { event_parts(batch.missed, records).collect() } else { Vec::new() };
+    }
 }

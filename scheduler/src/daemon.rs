@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::api::MusterService;
 use crate::config::Config;
+use crate::events::{self, Events};
 use crate::lead::{Lead, LeaderHandle, Requests, ToLeader, inbox};
 use crate::sessions::{AgentsService, Sessions};
 use crate::store::{Committer, Embedded, Store};
@@ -49,6 +50,8 @@ pub struct Daemon {
     leader: LeaderHandle,
     sessions: Arc<Sessions>,
     watchers: Arc<Watchers>,
+    events: Arc<Events>,
+    journal: Option<thread::JoinHandle<()>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     stop_serving: oneshot::Sender<()>,
     /// How the leader's loop ended.
@@ -88,18 +91,25 @@ impl Daemon {
         .context("cannot start the store's thread")?;
         let sessions = Sessions::new(leader.clone());
         let watchers = Arc::new(Watchers::default());
+        let events = Events::new(term);
+        let journal = Some(events::start_journal(&events).context("cannot start the journal's thread")?);
         let lead = Lead {
             leader: Leader::new(settings, term, durable, clock::now()),
             inbox,
             committer,
             sessions: Arc::clone(&sessions),
             watchers: Arc::clone(&watchers),
+            events: Arc::clone(&events),
             requests: Requests::default(),
         };
         let ended = start_leader(lead)?;
 
         let (stop_serving, stopped) = oneshot::channel::<()>();
-        let clients = MusterService { leader: leader.clone(), watchers: Arc::clone(&watchers) };
+        let clients = MusterService {
+            leader: leader.clone(),
+            watchers: Arc::clone(&watchers),
+            events: Arc::clone(&events),
+        };
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -110,7 +120,8 @@ impl Daemon {
             .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
                 stopped.await.ok();
             });
-        Ok(Self { address, leader, sessions, watchers, server: tokio::spawn(server), stop_serving, ended })
+        let server = tokio::spawn(server);
+        Ok(Self { address, leader, sessions, watchers, events, journal, server, stop_serving, ended })
     }
 
     /// Where it listens.
@@ -120,7 +131,7 @@ impl Daemon {
 
     /// Waits until it can lead no more; gives why.
     pub async fn failed(&mut self) -> anyhow::Error {
-        tokio::select! {
+        let error = tokio::select! {
             ended = &mut self.ended => match ended {
                 Ok(Ok(())) => anyhow::anyhow!("the leader's loop ended"),
                 Ok(Err(error)) => error.context("the store can be relied on no more"),
@@ -131,7 +142,9 @@ impl Daemon {
                 Ok(Err(error)) => anyhow::Error::new(error).context("cannot serve"),
                 Err(error) => anyhow::Error::new(error).context("cannot serve"),
             },
-        }
+        };
+        finish_journal(&self.events, self.journal.take()).await;
+        error
     }
 
     /// Takes no more requests, answers those that were begun, ends all streams and closes the store.
@@ -142,11 +155,22 @@ impl Daemon {
         self.stop_serving.send(()).ok();
         self.sessions.close_all();
         self.watchers.close_all();
+        self.events.stop_serving();
         if timeout(DRAIN_TIMEOUT, self.server).await.is_err() {
             warn!("some requests did not end in time");
         }
         self.leader.send(ToLeader::Stop).await;
-        self.ended.await.context("the leader's loop panicked")?
+        let ended = self.ended.await.context("the leader's loop panicked");
+        finish_journal(&self.events, self.journal).await;
+        ended?
+    }
+}
+
+/// Nothing more happens: all that did is to be in the journal.
+async fn finish_journal(events: &Events, journal: Option<thread::JoinHandle<()>>) {
+    events.close();
+    if let Some(journal) = journal {
+        tokio::task::spawn_blocking(move || journal.join()).await.ok();
     }
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer};
-use muster_core::leader::{ConnectionId, Effect, Event, Input, Leader, RequestId};
+use muster_core::leader::{ConnectionId, Effect, Input, Leader, RequestId};
 use muster_core::message::FromAgent;
 use muster_daemon::clock;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::Status;
-use tracing::{error, info, warn};
 
+use crate::events::Events;
 use crate::notify::Notifier;
 use crate::sessions::Sessions;
 use crate::store::{CommitError, Committed, Committer};
@@ -143,6 +143,7 @@ pub(crate) struct Lead {
     pub(crate) committer: Committer,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) watchers: Arc<Watchers>,
+    pub(crate) events: Arc<Events>,
     pub(crate) requests: Requests,
 }
 
@@ -222,6 +223,7 @@ impl Lead {
     }
 
     fn step(&mut self, input: Input) {
+        let mut events = Vec::new();
         for effect in self.leader.step(clock::now(), input) {
             match effect {
                 Effect::Persist(commit, changes) => self.committer.commit(commit, changes),
@@ -242,46 +244,9 @@ impl Lead {
                     self.requests.releases.remove(&request).map(|sender| sender.send(held).ok());
                 }
                 Effect::UnitsChanged(names) => self.watchers.changed(&names),
-                Effect::Event(event) => log_event(&event),
+                Effect::Event(event) => events.push(event),
             }
         }
-    }
-}
-
-fn log_event(event: &Event) {
-    match event {
-        Event::MachineUp(machine) => info!(%machine, "machine is up"),
-        Event::MachineLost { machine, units, reason } => warn!(%machine, units, %reason, "machine is lost"),
-        Event::Availability { machine, availability } => {
-            info!(%machine, ?availability, "an operator decided on a machine");
-        }
-        Event::MachineLeaves(machine) => info!(%machine, "machine shuts down"),
-        Event::Stalled(stalled) => {
-            warn!(?stalled, "the scheduler was stalled; that is counted against no machine");
-        }
-        Event::BrakeApplied { machines, of } => {
-            let machines: Vec<String> = machines.iter().map(ToString::to_string).collect();
-            error!(
-                ?machines,
-                of,
-                "too many machines seem to have died at once: nothing is moved until they are back, \
-                 `musterctl brake release`, or brake_hold has passed"
-            );
-        }
-        Event::BrakeReleased(reason) => warn!(%reason, "units of lost machines are moved again"),
-        Event::MachineRefused { machine, reason } => warn!(%machine, reason, "machine is refused"),
-        Event::Placed { unit, machine, from: None } => info!(%unit, %machine, "unit is placed"),
-        Event::Placed { unit, machine, from: Some(from) } => info!(%unit, %machine, %from, "unit is moved"),
-        Event::Withheld { unit, machine, reason } => info!(%unit, %machine, reason, "a placement waits"),
-        Event::Failed { unit, machine, reason } => warn!(%unit, %machine, reason, "unit failed"),
-        Event::Rescheduled { unit, from, to, attempt } => {
-            warn!(%unit, %from, %to, attempt, "a unit that failed is started anew");
-        }
-        Event::GivenUp { unit, reason } => error!(%unit, reason, "a unit is given up"),
-        Event::Done { unit, machine } => info!(%unit, %machine, "unit has run to its end"),
-        Event::Rebooted { machine, units } => info!(%machine, units, "machine was rebooted"),
-        Event::Orphaned { unit, machine } => {
-            warn!(%unit, %machine, "machine holds a unit that the cluster has no record of");
-        }
+        self.events.push(events);
     }
 }

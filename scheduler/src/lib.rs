@@ -1,6 +1,6 @@
 //! The daemon that leads: a shell round [`muster_core::leader`].
 //!
-//! Three threads: the network (the caller's tokio runtime), the leader's loop, and the store. They talk over channels;
+//! Four threads: the network (the caller's tokio runtime), the leader's loop, the store, and the journal. They talk over channels;
 //! the loop alone owns the state.
 //!
 //! | module | what is in it |
@@ -11,11 +11,13 @@
 //! | [`store`] | what survives |
 //! | `sessions` | agents' streams |
 //! | `api`, `watchers` | clients' requests |
+//! | `events` | what happened, for clients and the journal |
 //! | `notify` | service manager |
 
 mod api;
 pub mod config;
 pub mod daemon;
+mod events;
 mod lead;
 pub mod notify;
 mod sessions;

@@ -368,9 +368,21 @@ async fn a_shutdown_ends_every_stream() {
     agent.hello(7).await;
     let mut watch = Client::new(&daemon).watch(&["web.service"]).await;
     watch.next().await;
+    let follow = v1::EventsRequest { follow: true, ..Default::default() };
+    let mut events = Client::new(&daemon).0.events(follow).await.expect("an answer").into_inner();
+    let told =
+        timeout(PATIENCE, events.message()).await.expect("in time").expect("no error").expect("events");
+    assert_eq!(told.events[0].kind, "leader_took_office");
     timeout(PATIENCE, daemon.shutdown()).await.expect("it ends").expect("a clean shutdown");
     while agent.hear().await.is_some() {}
     let status = watch.0.message().await.expect_err("an ended watch");
+    assert_eq!(status.code(), Code::Unavailable);
+    let status = loop {
+        match events.message().await {
+            Ok(part) => assert!(part.is_some(), "it ends with a reason"),
+            Err(status) => break status,
+        }
+    };
     assert_eq!(status.code(), Code::Unavailable);
 }
 

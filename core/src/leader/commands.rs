@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use litemap::LiteMap;
 
-use super::{Change, Effect, Leader, Retired, StoredCommand, Unit, description};
+use super::{
+    Change, Effect, Event, Leader, LingerEnd, PlaceReason, Retired, StoredCommand, Unit, description,
+};
 use crate::command::{
     Command, CommandError, CommandResult, Done, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, Verb,
 };
@@ -85,8 +87,15 @@ impl Leader {
 
     fn execute_new(&mut self, command: &Command) -> CommandResult {
         let steps = self.check(command).map_err(CommandError::Units)?;
-        let outcomes =
+        let outcomes: Vec<UnitOutcome> =
             steps.into_iter().map(|step| self.carry_out(command.verb, command.replace, step)).collect();
+        let changed =
+            |outcome: &&UnitOutcome| !matches!(outcome.done, Done::Unchanged | Done::KeptOtherContent);
+        let units: Vec<UnitName> =
+            outcomes.iter().filter(changed).map(|outcome| outcome.name.clone()).collect();
+        if !units.is_empty() {
+            self.event(Event::Command { verb: command.verb, units: units.into() });
+        }
         let result = Ok(outcomes);
         let kept = self.commands.keep(StoredCommand { id: command.id, result: result.clone() });
         self.turn.changes.extend(kept);
@@ -211,6 +220,7 @@ impl Leader {
             desired: DesiredState::Inactive,
             order: self.orders,
             done: false,
+            why: PlaceReason::Asked,
             placements: LiteMap::new(),
         };
         self.index(name, &unit);
@@ -228,6 +238,7 @@ impl Leader {
         (unit.content, unit.hash, unit.description, unit.options) = (content, hash, description, options);
         unit.done = false;
         self.troubles.forget(name);
+        unit.why = PlaceReason::Replaced;
         self.index(name, &unit);
         self.units.insert(name.clone(), unit);
         self.turn.records.push(name.clone());
@@ -247,16 +258,19 @@ impl Leader {
         let failed = self.troubles.forget(name);
         if was == desired && desired == DesiredState::Launched && (done || failed) {
             self.turn.records.push(name.clone());
-            self.renew_placements(name);
+            self.renew_placements(name, PlaceReason::Asked);
             return Done::Changed;
         }
         if was == desired {
             return Done::Unchanged;
         }
-        let Some(unit) = self.units.get(name) else { return Done::Unchanged };
+        let Some(unit) = self.units.get_mut(name) else { return Done::Unchanged };
+        if was == DesiredState::Inactive {
+            unit.why = PlaceReason::Asked;
+        }
         let placed = !unit.placements.is_empty();
         self.turn.records.push(name.clone());
-        self.end_lingering(name);
+        self.end_lingering(name, LingerEnd::Overtaken);
         match desired {
             DesiredState::Inactive => {
                 self.unplace_all(name);
@@ -269,7 +283,7 @@ impl Leader {
                 self.tell_placements(name);
             }
             // A later placement, so that a machine that hears only the last of "stop, start" starts it again.
-            DesiredState::Launched => self.renew_placements(name),
+            DesiredState::Launched => self.renew_placements(name, PlaceReason::Asked),
         }
         self.mark_tied(name);
         Done::Changed
@@ -283,7 +297,7 @@ impl Leader {
             unit.done = false;
         }
         self.troubles.forget(name);
-        self.renew_placements(name);
+        self.renew_placements(name, PlaceReason::Restarted);
         Done::Changed
     }
 
@@ -326,12 +340,13 @@ impl Leader {
     }
 
     /// Gives each placement of the unit a later epoch: it stops and starts where it is.
-    pub(super) fn renew_placements(&mut self, name: &UnitName) {
+    pub(super) fn renew_placements(&mut self, name: &UnitName, reason: PlaceReason) {
         let machines: Vec<MachineId> =
             self.units.get(name).map(|unit| unit.placements.keys().copied().collect()).unwrap_or_default();
         for machine in machines {
             let epoch = self.mint();
             self.set_placement(name, machine, epoch);
+            self.placed_anew(name, machine, epoch, reason);
         }
     }
 }

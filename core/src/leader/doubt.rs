@@ -12,9 +12,9 @@ use crate::machine::MachineState;
 use crate::time::Time;
 
 /// How often the leader looks at its clock, to see its own stalls.
-const PULSE: Duration = Duration::from_millis(250);
+pub(super) const PULSE: Duration = Duration::from_millis(250);
 /// How late it may do so before that counts as a stall.
-const TOLERANCE: Duration = Duration::from_millis(100);
+pub(super) const TOLERANCE: Duration = Duration::from_millis(100);
 
 /// The leader's own time: it stands still while the leader is stalled (its process paused, its loop blocked, its host
 /// suspended), so that no machine's lease ends for that.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Event, Leader, Unit};
+use super::{Event, Leader, PlaceReason, Unit};
 use crate::ids::{Epoch, MachineId};
 use crate::state::{DesiredState, Observation, Phase};
 use crate::time::Time;
@@ -116,7 +116,6 @@ impl Leader {
         let wants_room = WANTS_MORE_ROOM.contains(&result);
         trouble.failures.push(OneFailure { at: awake, machine, wants_room, reason: reason.clone() });
         let failures = u32::try_from(trouble.failures.len()).unwrap_or(u32::MAX);
-        self.event(Event::Failed { unit: name.clone(), machine, reason: reason.clone() });
         if failures > reschedule.attempts {
             return self.give_up(name);
         }
@@ -140,7 +139,10 @@ impl Leader {
             if everywhere && machines.len() > 1 { " (every machine that takes it)" } else { "" },
         );
         trouble.given_up = Some(reason.clone());
-        self.event(Event::GivenUp { unit: name.clone(), reason });
+        let machine = trouble.failures.last().map(|failure| failure.machine);
+        let event =
+            machine.map(|machine| Event::GivenUp { unit: name.clone(), machine, reason: reason.into() });
+        event.into_iter().for_each(|event| self.event(event));
     }
 
     /// Starts anew the units whose time has come.
@@ -169,15 +171,14 @@ impl Leader {
         // Units that MachineOf= ties together stay together.
         let elsewhere =
             if self.has_live_ties(name, unit) { None } else { self.places_besides(name, &failed_on) };
-        let attempt = failed_attempts(self.troubles.by_unit.get(name));
-        self.event(Event::Rescheduled { unit: name.clone(), from: on, to: elsewhere.unwrap_or(on), attempt });
+        let reason = PlaceReason::Failed(failed_attempts(self.troubles.by_unit.get(name)));
         match elsewhere {
             Some(machine) => {
-                self.place_on(name, machine);
+                self.place_on(name, machine, reason, None);
                 // Others may wait to be where it is.
                 self.mark_tied(name);
             }
-            None => self.renew_placements(name),
+            None => self.renew_placements(name, reason),
         }
     }
 

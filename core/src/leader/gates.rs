@@ -126,7 +126,7 @@ impl Leader {
             return self.gates.set(machine, name, epoch, gate);
         }
         if let (None, Gate::Shut { why, .. } | Gate::Loaded { why }) = (was, &gate) {
-            let (unit, reason) = (name.clone(), why.clone());
+            let (unit, reason) = (name.clone(), why.as_str().into());
             self.event(Event::Withheld { unit, machine, reason });
         }
         // What is open is so from the moment that the machine is told.

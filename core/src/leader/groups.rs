@@ -52,6 +52,17 @@ impl fmt::Display for Ungrouped {
     }
 }
 
+impl Group {
+    /// The unit that decides where these go, if they are tied to one.
+    pub(super) fn tied_to(&self) -> Option<UnitName> {
+        match (&self.pinned, self.units.as_slice()) {
+            (Some((_, _, target)), _) => Some(target.clone()),
+            (None, [first, _, ..]) => Some(first.clone()),
+            (None, _) => None,
+        }
+    }
+}
+
 impl Leader {
     /// The units that must be placed together with this one, which waits.
     pub(super) fn group(&self, name: &UnitName) -> Result<Group, Ungrouped> {

@@ -7,6 +7,7 @@
 //! | file | what is in it |
 //! | --- | --- |
 //! | `io` | inputs and effects |
+//! | `event`, `reason`, `record` | what an operator should be able to read later, with its reasons |
 //! | `durable` | what the store holds |
 //! | `outbox` | effects that wait for a commit |
 //! | `session` | agents: hello, heartbeats, reports, leases that end |
@@ -18,11 +19,12 @@
 //! | `gates` | placements that wait: exclusive units, `Requires=`, `After=` |
 //! | `failing` | units that systemd gives up |
 //! | `together` | what is checked of several unit files at once |
-//! | `status` | clients' questions |
+//! | `status`, `rto` | clients' questions |
 
 mod commands;
 mod doubt;
 mod durable;
+mod event;
 mod failing;
 mod gates;
 mod groups;
@@ -30,6 +32,9 @@ mod io;
 mod moving;
 mod outbox;
 mod placing;
+mod reason;
+mod record;
+mod rto;
 mod session;
 mod status;
 #[cfg(test)]
@@ -45,12 +50,15 @@ use litemap::LiteMap;
 use self::commands::Commands;
 use self::doubt::{Awake, Brake};
 pub use self::durable::{Change, Durable, Retired, StoredCommand, StoredUnit};
+pub use self::event::{Event, Severity};
 use self::failing::Troubles;
 use self::gates::{Gate, Gates};
-pub use self::io::{ConnectionId, Effect, Event, Input, LossReason, ReleaseReason, RequestId, Settings};
+pub use self::io::{ConnectionId, Effect, Input, RequestId, Settings};
 use self::moving::Lingering;
 use self::outbox::{Held, Outbox};
 use self::placing::Queue;
+pub use self::reason::{Arrival, LingerEnd, LossReason, PlaceReason, ReleaseReason, UnplaceReason};
+pub use self::record::{EventFilter, EventNumber, EventRecord};
 use crate::by_name::ByName;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
 use crate::machine::{Availability, MachineRecord, MachineState};
@@ -135,6 +143,8 @@ struct Unit {
     order: u64,
     /// Whether it has run to its end.
     done: bool,
+    /// Why it is to be placed, where that is not for what became of the machine that it is on.
+    why: PlaceReason,
     /// Where it is placed. A unit that is not global is on one machine at most.
     placements: LiteMap<MachineId, Epoch>,
 }
@@ -245,6 +255,7 @@ impl Leader {
         if term > Term(1) {
             leader.exclusive_from = Some(lease);
         }
+        leader.tell_office();
         leader
     }
 
@@ -389,7 +400,8 @@ impl Leader {
             self.orders = self.orders.max(stored.order);
             let (hash, description, options) = read(&name, &content);
             let StoredUnit { desired, order, placements, done } = stored;
-            let unit = Unit { content, hash, description, options, desired, order, done, placements };
+            let why = PlaceReason::default();
+            let unit = Unit { content, hash, description, options, desired, order, done, why, placements };
             self.index(&name, &unit);
             for machine in unit.placements.keys() {
                 self.placer.assign(&name, *machine);
@@ -420,6 +432,7 @@ impl Leader {
     fn roll_back(&mut self, reason: &str, durable: Durable) {
         let waited = self.outbox.failed(reason);
         self.load(durable);
+        self.event(Event::StoreFailed(reason.to_owned()));
         self.paused_until = Some(self.now + STORE_RETRY);
         // What they were told of it is lost.
         self.farewells.extend(self.machines.iter().filter(|(_, m)| m.leaving).map(|(id, _)| *id));
@@ -428,9 +441,8 @@ impl Leader {
                 Held::Answer(request, query, _) => self.answer(request, query),
                 Held::Effect(Effect::UnitsChanged(names)) => self.turn.seen.extend(names),
                 // What machines were to be told was not decided: they are told anew when the pause ends.
-                Held::Effect(
-                    Effect::Send(..) | Effect::Event(Event::Placed { .. } | Event::Availability { .. }),
-                ) => {}
+                Held::Effect(Effect::Send(..)) => {}
+                Held::Effect(Effect::Event(event)) if event.tells_of_a_change() => {}
                 Held::Effect(effect) => self.outbox.now(effect),
             }
         }
@@ -449,6 +461,12 @@ impl Leader {
             machine.told = Some(self.term);
         }
         self.turn.snapshots.extend(self.machines.keys());
+        self.tell_office();
+    }
+
+    fn tell_office(&mut self) {
+        let (units, machines) = (self.units.len(), self.machines.len());
+        self.event(Event::TookOffice { term: self.term, units, machines });
     }
 
     /// An epoch larger than all before it.

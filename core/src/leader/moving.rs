@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Change, Effect, Event, Leader, Machine};
+use super::{Change, Effect, Event, Leader, LingerEnd, Machine, UnplaceReason};
 use crate::command::{MachineCommand, MachineCommandError};
 use crate::ids::MachineId;
 use crate::leader::io::RequestId;
@@ -113,6 +113,7 @@ impl Leader {
                 machine.record.restarting = true;
                 self.unsaved.insert(id);
                 self.farewell(id, Some(lease));
+                self.event(Event::AgentRestarts { machine: id, grace: lease });
             }
             Goodbye::Shutdown => {
                 if !machine.leaving {
@@ -199,21 +200,22 @@ impl Leader {
     pub(super) fn look_at_lingering(&mut self, name: &UnitName, observation: &Observation) {
         let active = matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "active");
         if active {
-            self.end_lingering(name);
+            self.end_lingering(name, LingerEnd::Active);
         }
     }
 
     /// The old copies of the unit are stopped now.
-    pub(super) fn end_lingering(&mut self, name: &UnitName) {
+    pub(super) fn end_lingering(&mut self, name: &UnitName, reason: LingerEnd) {
         for machine in self.lingering.machines_of(name) {
-            self.end_lingering_on(machine, name);
+            self.end_lingering_on(machine, name, reason);
         }
     }
 
-    fn end_lingering_on(&mut self, machine: MachineId, name: &UnitName) {
+    fn end_lingering_on(&mut self, machine: MachineId, name: &UnitName, reason: LingerEnd) {
         let enough = self.moves_enough(machine);
         if self.lingering.remove(machine, name) {
             self.turn.tell(machine, name);
+            self.event(Event::LingeringEnded { unit: name.clone(), machine, reason });
         }
         if enough {
             // The next one may go.
@@ -232,13 +234,14 @@ impl Leader {
         let over: Vec<(MachineId, UnitName)> =
             self.lingering.iter().filter(over).map(|(id, name, _)| (id, name.clone())).collect();
         for (id, name) in over {
-            self.end_lingering_on(id, &name);
+            self.end_lingering_on(id, &name, LingerEnd::TimePassed);
         }
         for id in self.drains.clone() {
             let is_global = |name: &UnitName| self.units.get(name).is_some_and(|unit| unit.options.global);
             if self.placer.units_on(id).all(is_global) {
                 for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
                     self.unplace(&name, id);
+                    self.event(Event::Unplaced { unit: name, machine: id, reason: UnplaceReason::Drained });
                 }
             }
         }

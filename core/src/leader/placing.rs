@@ -6,8 +6,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Change, Event, Leader, Machine, Retired, Unit, sorted};
+use super::{Change, Event, Leader, LingerEnd, Machine, PlaceReason, Retired, Unit, UnplaceReason, sorted};
 use crate::ids::{Epoch, MachineId};
+use crate::machine::MachineState;
 use crate::state::DesiredState;
 use crate::unit::{Bytes, MilliCpu, UnitName};
 
@@ -160,8 +161,10 @@ impl Leader {
                 if self.anything_failed() { best(&untried).or_else(|| best(&also)) } else { best(&also) };
             match machine {
                 Some(machine) => {
+                    let with = group.tied_to();
                     for name in group.units {
-                        self.place_on(&name, machine);
+                        let reason = self.why_placed(&name, !is_fresh);
+                        self.place_on(&name, machine, reason, with.as_ref());
                     }
                 }
                 // What ties a unit to others is not part of its requirement.
@@ -204,7 +207,7 @@ impl Leader {
             for machine in everywhere {
                 let there = self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&machine));
                 if !there && self.placer.check(std::slice::from_ref(name), machine).is_ok() {
-                    self.place_on(name, machine);
+                    self.place_on(name, machine, PlaceReason::Global, None);
                     chosen.push(name.clone());
                 }
             }
@@ -236,8 +239,14 @@ impl Leader {
         }
     }
 
-    /// Decides that the unit is on this machine from now on.
-    pub(super) fn place_on(&mut self, name: &UnitName, machine: MachineId) {
+    /// Decides that the unit is on this machine from now on, for this reason, and together with that unit.
+    pub(super) fn place_on(
+        &mut self,
+        name: &UnitName,
+        machine: MachineId,
+        reason: PlaceReason,
+        with: Option<&UnitName>,
+    ) {
         let Some(unit) = self.units.get(name) else { return };
         let from = if unit.options.global { None } else { unit.placements.keys().next().copied() };
         if let Some(from) = from.filter(|from| *from != machine) {
@@ -246,7 +255,34 @@ impl Leader {
         }
         let epoch = self.mint();
         self.set_placement(name, machine, epoch);
-        self.event(Event::Placed { unit: name.clone(), machine, from });
+        let with = with.filter(|with| *with != name).cloned();
+        self.event(Event::Placed { unit: name.clone(), machine, from, epoch, reason, with });
+    }
+
+    /// Why the unit is to be on another machine: since that one asked for units (`waited`), or for its own sake.
+    fn why_placed(&self, name: &UnitName, waited: bool) -> PlaceReason {
+        let Some(unit) = self.units.get(name) else { return PlaceReason::default() };
+        let from = unit.placements.keys().next();
+        match from.and_then(|from| self.machines.get(from)) {
+            _ if unit.options.global => PlaceReason::Global,
+            None if waited => PlaceReason::Waited,
+            None => unit.why,
+            Some(machine) if machine.leaving => PlaceReason::MachineLeaves,
+            Some(machine) if machine.state == MachineState::Unreachable => PlaceReason::MachineLost,
+            Some(_) => PlaceReason::MachineDrained,
+        }
+    }
+
+    /// Tells that the unit has another placement where it is.
+    pub(super) fn placed_anew(
+        &mut self,
+        name: &UnitName,
+        machine: MachineId,
+        epoch: Epoch,
+        reason: PlaceReason,
+    ) {
+        let from = Some(machine);
+        self.event(Event::Placed { unit: name.clone(), machine, from, epoch, reason, with: None });
     }
 
     /// Records that the unit is on this machine, as this placement. Copies there that were ended before are covered:
@@ -295,7 +331,7 @@ impl Leader {
 
     /// Decides that the unit is on no machine, and with it those that are tied to it.
     pub(super) fn unplace_all(&mut self, name: &UnitName) {
-        self.end_lingering(name);
+        self.end_lingering(name, LingerEnd::Overtaken);
         let machines: Vec<MachineId> =
             self.units.get(name).map(|unit| unit.placements.keys().copied().collect()).unwrap_or_default();
         for machine in machines {
@@ -317,6 +353,13 @@ impl Leader {
                 let Some(unit) = self.units.get(&follower) else { continue };
                 let off = unit.placements.keys().any(|machine| !on.contains(machine));
                 if off {
+                    for machine in unit.placements.keys().copied().collect::<Vec<_>>() {
+                        let (unit, reason) = (follower.clone(), UnplaceReason::TargetLeft);
+                        self.event(Event::Unplaced { unit, machine, reason });
+                    }
+                    if let Some(unit) = self.units.get_mut(&follower) {
+                        unit.why = PlaceReason::TargetMoved;
+                    }
                     self.unplace_all(&follower);
                     targets.push(follower);
                 } else {
@@ -338,13 +381,16 @@ impl Leader {
             if fits {
                 let epoch = self.mint();
                 self.set_placement(name, machine, epoch);
+                self.placed_anew(name, machine, epoch, PlaceReason::Replaced);
             } else {
+                let (unit, reason) = (name.clone(), UnplaceReason::NoLongerFits);
+                self.event(Event::Unplaced { unit, machine, reason });
                 self.unplace(name, machine);
             }
         }
         if self.units.get(name).is_some_and(|unit| unit.placements.is_empty()) {
             // There is nothing whose start it would be waited for.
-            self.end_lingering(name);
+            self.end_lingering(name, LingerEnd::Overtaken);
         }
         self.unplace_followers(name);
         self.mark(name);

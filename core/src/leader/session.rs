@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Change, Copy, Effect, Event, Leader, Machine, Session};
+use super::{
+    Arrival, Change, Copy, Effect, Event, Leader, LossReason, Machine, PlaceReason, Retired, Session,
+};
 use crate::ids::{Epoch, MachineId, Revision, SessionNumber};
-use crate::leader::io::{ConnectionId, LossReason};
+use crate::leader::io::ConnectionId;
 use crate::machine::{Availability, MachineRecord, MachineState};
 use crate::message::{
     FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
@@ -86,7 +88,6 @@ impl Leader {
             }),
         );
         if rebooted {
-            self.event(Event::Rebooted { machine: id, units: self.placer.units_on(id).count() });
             self.forget_what_ended_with_its_boot(id, &units);
         }
         self.take_inventory(id, units);
@@ -127,6 +128,7 @@ impl Leader {
             self.unsaved.insert(id);
         }
         let state = self.state_of(hello.pid1_age);
+        let known = self.machines.contains_key(&id);
         let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
         let rebooted = machine.record.boot != record.boot;
         machine.record = record;
@@ -144,8 +146,15 @@ impl Leader {
         machine.observed.clear();
         self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
         let was = std::mem::replace(&mut machine.state, state);
-        if !matches!(was, MachineState::Up | MachineState::Degraded) {
-            self.event(Event::MachineUp(id));
+        let arrival = match was {
+            _ if !known => Some(Arrival::Joined),
+            _ if rebooted => Some(Arrival::Rebooted),
+            MachineState::Awaited => Some(Arrival::Reported),
+            MachineState::Unreachable => Some(Arrival::Returned),
+            MachineState::Up | MachineState::Degraded => None,
+        };
+        if let Some(arrival) = arrival {
+            self.event(Event::MachineUp { machine: id, arrival });
         }
         self.strays.retain(|name, machines| {
             if machines.remove(&id).is_some() {
@@ -190,10 +199,12 @@ impl Leader {
         };
         if unit.options.global || unit.options.keep_on_reboot || self.is_tied(name, unit) {
             let epoch = self.mint();
-            return self.set_placement(name, id, epoch);
+            self.set_placement(name, id, epoch);
+            return self.placed_anew(name, id, epoch, PlaceReason::Rebooted);
         }
         if let Some(unit) = self.units.get_mut(name) {
             unit.placements.remove(&id);
+            unit.why = PlaceReason::Rebooted;
         }
         self.gates.forget(id, name);
         self.placer.release(name, id);
@@ -246,6 +257,7 @@ impl Leader {
             self.unplace_all(name);
         }
         self.set_placement(name, id, copy.epoch);
+        self.placed_anew(name, id, copy.epoch, PlaceReason::Found);
     }
 
     fn note_stray(&mut self, id: MachineId, name: &UnitName, epoch: Epoch) {
@@ -287,6 +299,10 @@ impl Leader {
         let (connection, session) = (session.connection, session.number);
         if std::mem::replace(&mut machine.state, state) != state {
             self.update_openness(id);
+            self.event(match state {
+                MachineState::Degraded => Event::MachineDegraded(id),
+                _ => Event::MachineRecovered(id),
+            });
         }
         self.extend_lease(id);
         self.say(connection, session, LeaderMessage::HeartbeatAck { number });
@@ -320,6 +336,10 @@ impl Leader {
                 self.turn.seen.push(name.clone());
                 let placed = self.units.get(&name).and_then(|unit| unit.placements.get(&id));
                 let current = (placed == Some(&epoch)).then(|| observation.clone());
+                let before = machine.observed.get(&name).filter(|copy| copy.epoch == epoch);
+                let news = current.is_some().then(|| {
+                    Event::seen(&name, id, epoch, before.map(|copy| &copy.observation), &observation)
+                });
                 match machine.observed.get_mut(&name) {
                     Some(copy) if copy.epoch == epoch => copy.observation = observation,
                     Some(copy) if copy.epoch > epoch => {}
@@ -331,6 +351,9 @@ impl Leader {
                 if let Some(observation) = current {
                     self.look_at_current(id, &name, epoch, &observation);
                     self.look_at_dependents(&name);
+                }
+                if let Some(event) = news.flatten() {
+                    self.event(event);
                 }
             }
         }
@@ -355,8 +378,10 @@ impl Leader {
         }
         self.turn.seen.push(name.clone());
         let key = (id, name.clone());
-        if self.retired.get(&key).is_some_and(|retired| covers(&retired.epoch)) {
-            self.retired.remove(&key);
+        if self.retired.get(&key).is_some_and(|retired| covers(&retired.epoch))
+            && let Some(Retired { epoch, .. }) = self.retired.remove(&key)
+        {
+            self.event(Event::Gone { unit: name.clone(), machine: id, epoch });
             self.lingering.remove(id, name);
             self.turn.changes.push(Change::DeleteRetired(id, name.clone()));
             if !self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&id)) {
@@ -412,14 +437,16 @@ impl Leader {
         }
         self.update_openness(id);
         let names: Vec<UnitName> = self.placer.units_on(id).cloned().collect();
-        let mut units = 0;
+        let mut units = Vec::with_capacity(names.len());
         for name in names {
-            units += usize::from(self.units.get(&name).is_some_and(|unit| unit.placements.contains_key(&id)));
+            if self.units.get(&name).is_some_and(|unit| unit.placements.contains_key(&id)) {
+                units.push(name.clone());
+            }
             self.mark(&name);
             self.gates.look_at(&name);
             self.turn.seen.push(name);
         }
-        self.event(Event::MachineLost { machine: id, units, reason });
+        self.event(Event::MachineLost { machine: id, units: units.into(), reason });
     }
 
     /// Whether the machine takes new units depends on its session and state.
@@ -459,6 +486,7 @@ impl Leader {
             if self.units.get(&name).is_some_and(|unit| unit.placements.get(&id) == Some(&stale)) {
                 let epoch = self.mint();
                 self.set_placement(&name, id, epoch);
+                self.placed_anew(&name, id, epoch, PlaceReason::Stale);
             }
         }
     }

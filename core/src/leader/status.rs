@@ -50,6 +50,7 @@ impl Leader {
                 })
             }
             Query::Machines => QueryAnswer::Machines(self.cluster_status()),
+            Query::Rto(name) => QueryAnswer::Rto(self.rto(name)),
         };
         self.turn.effects.push(Held::Answer(request, query, Effect::AnswerQuery(request, answer)));
     }

@@ -1,6 +1,8 @@
 //! What is shown to people and to programs, made of core types only.
 
+pub mod events;
 pub mod listing;
+pub mod rto;
 pub mod status;
 pub mod table;
 

@@ -18,6 +18,11 @@ pub fn all_active(status: &UnitStatus) -> bool {
     current.peek().is_some() && current.all(is_active)
 }
 
+/// Whether the unit is on a machine, or is to be.
+pub fn is_placed(status: &UnitStatus) -> bool {
+    status.copies.iter().any(|copy| copy.role == CopyRole::Current)
+}
+
 /// Writes the page.
 ///
 /// # Errors

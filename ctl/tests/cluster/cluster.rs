@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -91,8 +91,9 @@ impl Cluster {
     /// Starts `musterctl` against this cluster.
     pub fn spawn(&self, arguments: &[&str]) -> Running {
         let mut child = command(&self.address.to_string(), arguments).spawn().expect("musterctl starts");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
-        Running { child, stderr }
+        Running { child, stdout, stderr }
     }
 }
 
@@ -131,10 +132,18 @@ fn command(address: &str, arguments: &[&str]) -> Command {
 /// `musterctl`, running.
 pub struct Running {
     child: Child,
+    stdout: BufReader<ChildStdout>,
     stderr: BufReader<ChildStderr>,
 }
 
 impl Running {
+    /// The next line on stdout.
+    pub fn stdout_line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("readable");
+        line.trim_end_matches('\n').to_owned()
+    }
+
     /// The next line on stderr.
     pub fn stderr_line(&mut self) -> String {
         let mut line = String::new();
@@ -153,7 +162,7 @@ impl Running {
     pub fn end(mut self) -> Run {
         let (mut stdout, mut stderr) = (String::new(), String::new());
         self.stderr.read_to_string(&mut stderr).expect("text");
-        self.child.stdout.take().expect("a pipe").read_to_string(&mut stdout).expect("text");
+        self.stdout.read_to_string(&mut stdout).expect("text");
         Run { code: self.child.wait().expect("it ends").code(), stdout, stderr }
     }
 }

@@ -335,6 +335,73 @@ fn a_command_whose_answer_was_lost_is_repeated_under_its_id() {
 }
 
 #[test]
+fn what_happened_is_told_and_explained() {
+    let mut cluster = Cluster::start();
+    cluster.add_machine(1);
+    let apart = file(cluster.directory(), "apart@.service", APART);
+    assert_eq!(cluster.ctl(&["submit", &apart]).code, Some(0));
+    assert_eq!(cluster.ctl(&["start", "apart@1"]).code, Some(0));
+    assert_eq!(cluster.ctl(&["start", "--no-block", "apart@2"]).code, Some(0));
+
+    let kinds = |arguments: &[&str]| {
+        let run = cluster.ctl(&[&["events"], arguments].concat());
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+        // A date, a time, the kind.
+        run.stdout
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(2))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let story = ["client_start", "unit_placed", "unit_started"];
+    assert_eq!(kinds(&["apart@1"]), story);
+    assert_eq!(kinds(&["-n", "1", "apart@1.service"]), story[2..]);
+    assert_eq!(kinds(&["apart@*1"]), story, "a glob");
+    assert_eq!(kinds(&["1111"]), ["machine_up", "unit_placed", "unit_started"], "a machine");
+    assert_eq!(kinds(&["never-known"]), [""; 0]);
+    assert_eq!(kinds(&[])[0], "leader_took_office");
+    let run = cluster.ctl(&["events", "-o", "json", "-n1", "apart@2"]);
+    assert!(run.stdout.contains("\"kind\":\"client_start\"") && run.stdout.lines().count() == 1, "{run:?}");
+
+    let run = cluster.ctl(&["explain", "apart@1", "apart@2"]);
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    let told = [
+        "Why there: apart@1.service is placed on 11111111: a client asked for it (at 2",
+        "unit_started        apart@1.service has started on 11111111\n",
+        "Waiting: no machine takes the unit\n              11111111.../198.18.0.101: ",
+        "client_start        a client started apart@2.service\n",
+    ];
+    told.iter().for_each(|told| assert!(run.stdout.contains(told), "{told}: {}", run.stdout));
+    assert_eq!(cluster.ctl(&["explain", "never-known"]).code, Some(4));
+
+    let run = cluster.ctl(&["rto", "apart@1"]);
+    let sum =
+        "apart@1.service: 3.950 s at worst from the loss of its machine until it is started elsewhere\n";
+    assert!(run.stdout.starts_with(sum), "{run:?}");
+    assert_eq!(cluster.ctl(&["rto", "never-known"]).code, Some(4));
+
+    // Of a unit that is gone the story is left; of what was before the scheduler was restarted it is not.
+    assert_eq!(cluster.ctl(&["destroy", "apart@1"]).code, Some(0));
+    let run = cluster.ctl(&["explain", "apart@1"]);
+    assert!(run.code == Some(0) && run.stdout.contains("a client destroyed apart@1.service"), "{run:?}");
+    cluster.restart();
+    let run = cluster.ctl(&["explain", "apart@2"]);
+    assert!(run.stdout.contains("journalctl -u muster-scheduler MUSTER_UNIT=apart@2.service"), "{run:?}");
+}
+
+#[test]
+fn events_are_followed_across_a_restart_of_the_scheduler() {
+    let mut cluster = Cluster::start();
+    let mut follower = cluster.spawn(&["events", "-f", "-o", "json", "web"]);
+    let web = file(cluster.directory(), "web.service", WEB);
+    assert_eq!(cluster.ctl(&["submit", &web]).code, Some(0));
+    assert!(follower.stdout_line().contains("client_submit"));
+    cluster.restart();
+    assert_eq!(cluster.ctl(&["start", "--no-block", "web"]).code, Some(0));
+    assert!(follower.stdout_line().contains("client_start"));
+}
+
+#[test]
 fn no_scheduler() {
     let directory = tempfile::tempdir().expect("a directory");
     let web = file(directory.path(), "web.service", WEB);

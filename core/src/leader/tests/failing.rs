@@ -3,7 +3,7 @@
 use super::world::{World, machine, name};
 use crate::command::Verb;
 use crate::ids::MachineId;
-use crate::leader::{Event, Input};
+use crate::leader::{Arrival, Event, Input};
 use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
 use crate::state::{Failure, Observation, Phase, UnitState};
 
@@ -214,7 +214,8 @@ fn a_reboot_ends_what_was_placed_there_at_once() {
     assert_eq!(world.running("moves.service"), [M2], "the least loaded has it");
     assert_eq!(world.running("keeps.service"), [M1]);
     assert!(world.agents[&M1].held[&name("keeps.service")].epoch > epoch);
-    assert!(world.events.contains(&Event::Rebooted { machine: M1, units: 2 }));
+    let rebooted = Event::MachineUp { machine: M1, arrival: Arrival::Rebooted };
+    assert!(world.events.contains(&rebooted));
 }
 
 #[test]

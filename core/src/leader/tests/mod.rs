@@ -1,6 +1,7 @@
 //! The leader against machines that do what they are told.
 
 mod doubt;
+mod events;
 mod failing;
 mod gates;
 mod moving;

@@ -347,14 +347,14 @@ impl World {
         let names = Some(vec![name(unit)]);
         match self.query(Query::Units { names, content: false, reasons: true }) {
             QueryAnswer::Units(mut units) => units.pop(),
-            QueryAnswer::Machines(_) => None,
+            QueryAnswer::Machines(_) | QueryAnswer::Rto(_) => None,
         }
     }
 
     pub(super) fn machines(&mut self) -> ClusterStatus {
         match self.query(Query::Machines) {
             QueryAnswer::Machines(status) => status,
-            QueryAnswer::Units(_) => unreachable!(),
+            QueryAnswer::Units(_) | QueryAnswer::Rto(_) => unreachable!(),
         }
     }
 

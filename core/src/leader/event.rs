@@ -1,0 +1,613 @@
+//! What the leader decides and what it learns that an operator should be able to read later, each with its reason.
+//!
+//! An [`Event`] is cheap: no text is made before somebody reads it. A new one needs an arm in [`Event::kind`],
+//! [`Event::units`], [`Event::machines`] and `Display`; the other methods have a rest arm.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Verb;
+use crate::ids::{Epoch, MachineId, Term};
+use crate::leader::reason::{Arrival, LingerEnd, LossReason, PlaceReason, ReleaseReason, UnplaceReason};
+use crate::leader::record::{EventNumber, EventRecord};
+use crate::machine::Availability;
+use crate::state::{Observation, Phase};
+use crate::unit::UnitName;
+
+/// Of how many units or machines a sentence names all.
+const NAMED: usize = 3;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The leader took office, or took a higher term.
+    TookOffice {
+        /// In this term.
+        term: Term,
+        /// How many units it knows.
+        units: usize,
+        /// How many machines it knows.
+        machines: usize,
+    },
+    /// A client's command changed something.
+    Command {
+        /// What was asked for.
+        verb: Verb,
+        /// The units that it changed, in the command's order.
+        units: Arc<[UnitName]>,
+    },
+    /// A machine joined or came back.
+    MachineUp {
+        /// The machine.
+        machine: MachineId,
+        /// From where.
+        arrival: Arrival,
+    },
+    /// A machine's PID 1 does not answer: it gets nothing new.
+    MachineDegraded(MachineId),
+    /// A machine's PID 1 answers again.
+    MachineRecovered(MachineId),
+    /// A machine is lost: its units are placed elsewhere.
+    MachineLost {
+        /// The machine.
+        machine: MachineId,
+        /// What was placed there.
+        units: Arc<[UnitName]>,
+        /// Why.
+        reason: LossReason,
+    },
+    /// An operator decided this of a machine.
+    Availability {
+        /// The machine.
+        machine: MachineId,
+        /// What was decided.
+        availability: Availability,
+    },
+    /// A machine shuts down: its units are placed elsewhere.
+    MachineLeaves(MachineId),
+    /// A machine's agent is restarted: its lease lasts longer.
+    AgentRestarts {
+        /// The machine.
+        machine: MachineId,
+        /// For so long from now on.
+        grace: Duration,
+    },
+    /// A machine's agent was refused.
+    MachineRefused {
+        /// The machine.
+        machine: MachineId,
+        /// Why.
+        reason: String,
+    },
+    /// The leader was stalled for so long, which is counted against no machine.
+    Stalled(Duration),
+    /// Too many machines seem to die at once: nothing is moved.
+    BrakeApplied {
+        /// Those that are lost, or silent for over two heartbeats.
+        machines: Vec<MachineId>,
+        /// How many machines the cluster had.
+        of: usize,
+    },
+    /// What was held by the brake is moved.
+    BrakeReleased(ReleaseReason),
+    /// The store refused what was decided last: it is undone.
+    StoreFailed(String),
+    /// A unit was placed.
+    Placed {
+        /// The unit.
+        unit: UnitName,
+        /// Where.
+        machine: MachineId,
+        /// Where it was before.
+        from: Option<MachineId>,
+        /// Which placement it is.
+        epoch: Epoch,
+        /// Why.
+        reason: PlaceReason,
+        /// The unit that it had to be placed together with, where `MachineOf=` ties it to one.
+        with: Option<UnitName>,
+    },
+    /// A placement that was decided is not carried out yet.
+    Withheld {
+        /// The unit.
+        unit: UnitName,
+        /// Where it is placed.
+        machine: MachineId,
+        /// What it waits for.
+        reason: Box<str>,
+    },
+    /// A unit that failed is not started anew any more.
+    GivenUp {
+        /// The unit.
+        unit: UnitName,
+        /// Where it failed last.
+        machine: MachineId,
+        /// Why.
+        reason: Box<str>,
+    },
+    /// A one-shot unit has run to its end.
+    Done {
+        /// The unit.
+        unit: UnitName,
+        /// Where.
+        machine: MachineId,
+    },
+    /// A unit was taken off a machine without a new one. (Where a client asked for that, [`Event::Command`] says so.)
+    Unplaced {
+        /// The unit.
+        unit: UnitName,
+        /// Where it was.
+        machine: MachineId,
+        /// Why.
+        reason: UnplaceReason,
+    },
+    /// The old copy of a unit that was moved runs no longer than this.
+    LingeringEnded {
+        /// The unit.
+        unit: UnitName,
+        /// Where the old copy is.
+        machine: MachineId,
+        /// Why it ends.
+        reason: LingerEnd,
+    },
+    /// A machine says that nothing is left of a unit there.
+    Gone {
+        /// The unit.
+        unit: UnitName,
+        /// The machine.
+        machine: MachineId,
+        /// Up to which placement.
+        epoch: Epoch,
+    },
+    /// A machine says that it has started a unit.
+    Started {
+        /// The unit.
+        unit: UnitName,
+        /// The machine.
+        machine: MachineId,
+        /// Which placement.
+        epoch: Epoch,
+    },
+    /// A unit did not start.
+    StartFailed {
+        /// The unit.
+        unit: UnitName,
+        /// The machine.
+        machine: MachineId,
+        /// Which placement.
+        epoch: Epoch,
+        /// systemd's words.
+        reason: Box<str>,
+    },
+    /// systemd gave up a unit that had been started.
+    Failed {
+        /// The unit.
+        unit: UnitName,
+        /// The machine.
+        machine: MachineId,
+        /// Which placement.
+        epoch: Epoch,
+        /// systemd's words.
+        reason: Box<str>,
+    },
+    /// A machine cannot hold a unit.
+    Refused {
+        /// The unit.
+        unit: UnitName,
+        /// The machine.
+        machine: MachineId,
+        /// Which placement.
+        epoch: Epoch,
+        /// The machine's words.
+        reason: Box<str>,
+    },
+    /// A machine holds a unit that the leader has no record of.
+    Orphaned {
+        /// The unit.
+        unit: UnitName,
+        /// Where.
+        machine: MachineId,
+    },
+}
+
+/// How much an event is worth an operator's attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// All is as it should be.
+    Info,
+    /// Something is wrong with a unit or a machine.
+    Warning,
+    /// Somebody should look.
+    Error,
+}
+
+impl Event {
+    /// What a machine's news of a copy means to an operator, if anything: what it does to it on the way does not.
+    pub(super) fn seen(
+        unit: &UnitName,
+        machine: MachineId,
+        epoch: Epoch,
+        before: Option<&Observation>,
+        now: &Observation,
+    ) -> Option<Self> {
+        let is_old = before.is_some_and(|before| match (before, now) {
+            (Observation::Held { phase: before, .. }, Observation::Held { phase: now, .. }) => before == now,
+            _ => before == now,
+        });
+        if is_old {
+            return None;
+        }
+        let unit = unit.clone();
+        Some(match now {
+            Observation::Refused(reason) => {
+                Self::Refused { unit, machine, epoch, reason: reason.as_str().into() }
+            }
+            Observation::Held { phase, .. } => match phase {
+                Phase::Launched => Self::Started { unit, machine, epoch },
+                Phase::StartFailed(failure) => {
+                    Self::StartFailed { unit, machine, epoch, reason: failure.reason.as_str().into() }
+                }
+                Phase::Failed(failure) => {
+                    Self::Failed { unit, machine, epoch, reason: failure.reason.as_str().into() }
+                }
+                Phase::Loaded | Phase::Starting | Phase::Stopping => return None,
+            },
+        })
+    }
+
+    /// What sort of event it is, as one word that stays the same.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::TookOffice { .. } => "leader_took_office",
+            Self::Command { verb, .. } => match verb {
+                Verb::Submit => "client_submit",
+                Verb::Load => "client_load",
+                Verb::Start => "client_start",
+                Verb::Stop => "client_stop",
+                Verb::Unload => "client_unload",
+                Verb::Destroy => "client_destroy",
+                Verb::Restart => "client_restart",
+            },
+            Self::MachineUp { .. } => "machine_up",
+            Self::MachineDegraded(_) => "machine_degraded",
+            Self::MachineRecovered(_) => "machine_recovered",
+            Self::MachineLost { .. } => "machine_lost",
+            Self::Availability { availability, .. } => match availability {
+                Availability::Open => "machine_uncordoned",
+                Availability::Cordoned => "machine_cordoned",
+                Availability::Draining(_) => "machine_drained",
+            },
+            Self::MachineLeaves(_) => "machine_leaves",
+            Self::AgentRestarts { .. } => "agent_restarts",
+            Self::MachineRefused { .. } => "machine_refused",
+            Self::Stalled(_) => "leader_stalled",
+            Self::BrakeApplied { .. } => "brake_applied",
+            Self::BrakeReleased(_) => "brake_released",
+            Self::StoreFailed(_) => "store_failed",
+            Self::Placed { .. } => "unit_placed",
+            Self::Withheld { .. } => "unit_withheld",
+            Self::GivenUp { .. } => "unit_given_up",
+            Self::Done { .. } => "unit_done",
+            Self::Unplaced { .. } => "unit_unplaced",
+            Self::LingeringEnded { .. } => "old_copy_ends",
+            Self::Gone { .. } => "copy_gone",
+            Self::Started { .. } => "unit_started",
+            Self::StartFailed { .. } => "start_failed",
+            Self::Failed { .. } => "unit_failed",
+            Self::Refused { .. } => "unit_refused",
+            Self::Orphaned { .. } => "unit_orphaned",
+        }
+    }
+
+    /// The units that it is about.
+    pub fn units(&self) -> &[UnitName] {
+        match self {
+            Self::Command { units, .. } | Self::MachineLost { units, .. } => units,
+            Self::Placed { unit, .. }
+            | Self::Withheld { unit, .. }
+            | Self::GivenUp { unit, .. }
+            | Self::Done { unit, .. }
+            | Self::Unplaced { unit, .. }
+            | Self::LingeringEnded { unit, .. }
+            | Self::Gone { unit, .. }
+            | Self::Started { unit, .. }
+            | Self::StartFailed { unit, .. }
+            | Self::Failed { unit, .. }
+            | Self::Refused { unit, .. }
+            | Self::Orphaned { unit, .. } => std::slice::from_ref(unit),
+            Self::TookOffice { .. }
+            | Self::MachineUp { .. }
+            | Self::MachineDegraded(_)
+            | Self::MachineRecovered(_)
+            | Self::Availability { .. }
+            | Self::MachineLeaves(_)
+            | Self::AgentRestarts { .. }
+            | Self::MachineRefused { .. }
+            | Self::Stalled(_)
+            | Self::BrakeApplied { .. }
+            | Self::BrakeReleased(_)
+            | Self::StoreFailed(_) => &[],
+        }
+    }
+
+    /// The machines that it is about. Of a unit that moves the new one comes first.
+    pub fn machines(&self) -> Vec<MachineId> {
+        match self {
+            Self::MachineDegraded(machine)
+            | Self::MachineRecovered(machine)
+            | Self::MachineLeaves(machine)
+            | Self::MachineUp { machine, .. }
+            | Self::MachineLost { machine, .. }
+            | Self::Availability { machine, .. }
+            | Self::AgentRestarts { machine, .. }
+            | Self::MachineRefused { machine, .. }
+            | Self::Withheld { machine, .. }
+            | Self::GivenUp { machine, .. }
+            | Self::Done { machine, .. }
+            | Self::Unplaced { machine, .. }
+            | Self::LingeringEnded { machine, .. }
+            | Self::Gone { machine, .. }
+            | Self::Started { machine, .. }
+            | Self::StartFailed { machine, .. }
+            | Self::Failed { machine, .. }
+            | Self::Refused { machine, .. }
+            | Self::Orphaned { machine, .. } => vec![*machine],
+            Self::Placed { machine, from, .. } => {
+                std::iter::once(*machine).chain(from.filter(|from| from != machine)).collect()
+            }
+            Self::BrakeApplied { machines, .. } => machines.clone(),
+            Self::TookOffice { .. }
+            | Self::Command { .. }
+            | Self::Stalled(_)
+            | Self::BrakeReleased(_)
+            | Self::StoreFailed(_) => Vec::new(),
+        }
+    }
+
+    /// Which placement of its unit it is about.
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Self::Placed { epoch, .. }
+            | Self::Gone { epoch, .. }
+            | Self::Started { epoch, .. }
+            | Self::StartFailed { epoch, .. }
+            | Self::Failed { epoch, .. }
+            | Self::Refused { epoch, .. } => Some(*epoch),
+            _ => None,
+        }
+    }
+
+    /// Why it was decided, or happened, where its kind does not say that.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::MachineLost { reason, .. } => Some(reason.to_string()),
+            Self::MachineRefused { reason, .. } | Self::StoreFailed(reason) => Some(reason.clone()),
+            Self::BrakeReleased(reason) => Some(reason.to_string()),
+            Self::Placed { reason, .. } => Some(reason.to_string()),
+            Self::Unplaced { reason, .. } => Some(reason.to_string()),
+            Self::LingeringEnded { reason, .. } => Some(reason.to_string()),
+            Self::StartFailed { reason, .. }
+            | Self::Failed { reason, .. }
+            | Self::Refused { reason, .. }
+            | Self::Withheld { reason, .. }
+            | Self::GivenUp { reason, .. } => Some(reason.to_string()),
+            _ => None,
+        }
+    }
+
+    /// How much it is worth an operator's attention.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::BrakeApplied { .. } | Self::StoreFailed(_) | Self::GivenUp { .. } => Severity::Error,
+            Self::MachineDegraded(_)
+            | Self::MachineLost { .. }
+            | Self::MachineRefused { .. }
+            | Self::Stalled(_)
+            | Self::BrakeReleased(_)
+            | Self::StartFailed { .. }
+            | Self::Failed { .. }
+            | Self::Refused { .. }
+            | Self::Orphaned { .. } => Severity::Warning,
+            _ => Severity::Info,
+        }
+    }
+
+    /// Whether it tells of a change that the store holds: it did not happen if the commit fails.
+    pub(super) fn tells_of_a_change(&self) -> bool {
+        matches!(
+            self,
+            Self::Command { .. }
+                | Self::Availability { .. }
+                | Self::Placed { .. }
+                | Self::Unplaced { .. }
+                | Self::Done { .. }
+                | Self::Withheld { .. }
+        )
+    }
+
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        let names: usize = self.units().iter().map(|name| size_of::<UnitName>() + name.as_str().len()).sum();
+        let text = match self {
+            Self::StartFailed { reason, .. }
+            | Self::Failed { reason, .. }
+            | Self::Refused { reason, .. }
+            | Self::Withheld { reason, .. }
+            | Self::GivenUp { reason, .. } => reason.len(),
+            Self::MachineRefused { reason, .. } | Self::StoreFailed(reason) => reason.len(),
+            Self::BrakeApplied { machines, .. } => size_of_val(machines.as_slice()),
+            _ => 0,
+        };
+        size_of::<Self>() + names + text
+    }
+
+    /// The event as clients are told of it.
+    pub fn record(&self, number: EventNumber, at_ms: u64) -> EventRecord {
+        EventRecord {
+            number,
+            at_ms,
+            kind: self.kind().to_owned(),
+            severity: self.severity(),
+            units: self.units().to_vec(),
+            machines: self.machines(),
+            epoch: self.epoch(),
+            reason: self.reason(),
+            message: self.to_string(),
+        }
+    }
+}
+
+/// One plain sentence.
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TookOffice { term, units, machines } => {
+                write!(
+                    f,
+                    "this scheduler leads, in term {term}, with {} and {}",
+                    units_of(*units),
+                    machines_of(*machines)
+                )
+            }
+            Self::Command { verb, units } => {
+                let verb = match verb {
+                    Verb::Submit => "submitted",
+                    Verb::Load => "loaded",
+                    Verb::Start => "started",
+                    Verb::Stop => "stopped",
+                    Verb::Unload => "unloaded",
+                    Verb::Destroy => "destroyed",
+                    Verb::Restart => "restarted",
+                };
+                write!(f, "a client {verb} {}", Listed(units))
+            }
+            Self::MachineUp { machine, arrival } => {
+                let how = match arrival {
+                    Arrival::Joined => "joined the cluster",
+                    Arrival::Reported => "reported to this leader",
+                    Arrival::Returned => "is back",
+                    Arrival::Rebooted => "has booted anew: nothing of what it ran before counts any more",
+                };
+                write!(f, "machine {} {how}", machine.short())
+            }
+            Self::MachineDegraded(machine) => {
+                write!(f, "machine {} gets nothing new: its systemd does not answer", machine.short())
+            }
+            Self::MachineRecovered(machine) => {
+                write!(f, "machine {} gets units again: its systemd answers", machine.short())
+            }
+            Self::MachineLost { machine, units, reason } => {
+                write!(f, "machine {} is lost: {reason}; it had ", machine.short())?;
+                if units.is_empty() { f.write_str("no units") } else { write!(f, "{}", Listed(units)) }
+            }
+            Self::Availability { machine, availability } => {
+                let decided = match availability {
+                    Availability::Open => "uncordoned",
+                    Availability::Cordoned => "cordoned",
+                    Availability::Draining(_) => "drains",
+                };
+                write!(f, "an operator {decided} machine {}", machine.short())
+            }
+            Self::MachineLeaves(machine) => {
+                write!(f, "machine {} shuts down: its units are placed elsewhere", machine.short())
+            }
+            Self::AgentRestarts { machine, grace } => write!(
+                f,
+                "the agent of machine {} is restarted: its lease lasts {} s",
+                machine.short(),
+                grace.as_secs()
+            ),
+            Self::MachineRefused { machine, reason } => {
+                write!(f, "machine {} is refused: {reason}", machine.short())
+            }
+            Self::Stalled(stalled) => write!(
+                f,
+                "this scheduler was stalled for {} ms; that is counted against no machine",
+                stalled.as_millis()
+            ),
+            Self::BrakeApplied { machines, of } => {
+                let shown: Vec<String> = machines.iter().map(|machine| machine.short()).collect();
+                write!(
+                    f,
+                    "{} of {of} machines seem to have died at once ({}): nothing is moved until they are back, \
+                     `musterctl brake release`, or brake_hold has passed",
+                    machines.len(),
+                    Listed(&shown)
+                )
+            }
+            Self::BrakeReleased(reason) => write!(f, "units of lost machines are moved again: {reason}"),
+            Self::StoreFailed(reason) => {
+                write!(f, "the store failed, and what was not yet written is undone: {reason}")
+            }
+            Self::Placed { unit, machine, from, epoch: _, reason, with } => {
+                match from.filter(|from| from != machine) {
+                    Some(from) => write!(f, "{unit} moves from {} to {}", from.short(), machine.short())?,
+                    None if from.is_some() => write!(f, "{unit} is placed anew on {}", machine.short())?,
+                    None => write!(f, "{unit} is placed on {}", machine.short())?,
+                }
+                if let Some(with) = with {
+                    write!(f, ", together with {with}")?;
+                }
+                write!(f, ": {reason}")
+            }
+            Self::Withheld { unit, machine, reason } => {
+                write!(f, "{unit} is placed on {} and not started there yet: {reason}", machine.short())
+            }
+            Self::GivenUp { unit, machine: _, reason } => write!(f, "{unit} is given up: {reason}"),
+            Self::Done { unit, machine } => write!(f, "{unit} has run to its end on {}", machine.short()),
+            Self::Unplaced { unit, machine, reason } => {
+                write!(f, "{unit} is taken off {}: {reason}", machine.short())
+            }
+            Self::LingeringEnded { unit, machine, reason } => {
+                write!(f, "the old copy of {unit} on {} is stopped: {reason}", machine.short())
+            }
+            Self::Gone { unit, machine, epoch: _ } => write!(f, "{unit} is gone from {}", machine.short()),
+            Self::Started { unit, machine, epoch: _ } => {
+                write!(f, "{unit} has started on {}", machine.short())
+            }
+            Self::StartFailed { unit, machine, epoch: _, reason } => {
+                write!(f, "{unit} did not start on {}: {reason}", machine.short())
+            }
+            Self::Failed { unit, machine, epoch: _, reason } => {
+                write!(f, "{unit} failed on {}: {reason}", machine.short())
+            }
+            Self::Refused { unit, machine, epoch: _, reason } => {
+                write!(f, "{unit} is refused by {}: {reason}", machine.short())
+            }
+            Self::Orphaned { unit, machine } => write!(
+                f,
+                "{unit} runs on {}, and the cluster has no record of that: it is left alone",
+                machine.short()
+            ),
+        }
+    }
+}
+
+fn units_of(count: usize) -> String {
+    if count == 1 { "1 unit".to_owned() } else { format!("{count} units") }
+}
+
+fn machines_of(count: usize) -> String {
+    if count == 1 { "1 machine".to_owned() } else { format!("{count} machines") }
+}
+
+/// The first of them, and how many more there are.
+struct Listed<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Listed<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, item) in self.0.iter().take(NAMED).enumerate() {
+            let separator = match index {
+                0 => "",
+                _ if index + 1 == self.0.len() => " and ",
+                _ => ", ",
+            };
+            write!(f, "{separator}{item}")?;
+        }
+        if self.0.len() > NAMED { write!(f, " and {} more", self.0.len() - NAMED) } else { Ok(()) }
+    }
+}
