@@ -20,6 +20,7 @@ mod files;
 pub mod goodbye;
 mod identity;
 mod notify;
+mod pressure;
 mod records;
 mod session;
 mod systemd;

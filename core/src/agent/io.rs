@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, SessionNumber, Term};
-use crate::machine::{Capacity, Labels};
+use crate::machine::{Capacity, Labels, Pressure};
 use crate::message::{FromAgent, Goodbye, Refused, ToAgent};
 use crate::state::{Failure, Phase, Target, UnitState};
 use crate::unit::{ContentHash, UnitName};
@@ -185,6 +185,8 @@ pub enum Input {
     Explained(UnitName, Option<Failure>),
     /// [`Effect::Ping`] is answered, or (`false`) was not.
     Pong(bool),
+    /// How short the machine is of what its units need.
+    Pressure(Pressure),
     /// A moment that [`Agent::next_timer`](super::Agent::next_timer) named has come.
     Tick,
 }

@@ -133,7 +133,7 @@ pub enum Event {
     },
     /// A machine shuts down: its units are placed elsewhere.
     MachineLeaves(MachineId),
-    /// The leader was stalled for so long, which is counted against no machine.
+    /// The leader was stalled for so long in all since this was last said, which is counted against no machine.
     Stalled(Duration),
     /// Too many machines seem to die at once: nothing is moved.
     BrakeApplied {
@@ -150,6 +150,15 @@ pub enum Event {
         machine: MachineId,
         /// Why.
         reason: String,
+    },
+    /// A machine claims the id of another one that is alive: one of the two is a copy.
+    IdInUse {
+        /// The id.
+        machine: MachineId,
+        /// The address of the machine that has it.
+        address: String,
+        /// The address of the one that was refused; both may be empty, or the same.
+        rival: String,
     },
     /// A unit was placed.
     Placed {

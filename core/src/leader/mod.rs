@@ -10,6 +10,7 @@
 //! | `durable` | what the store holds |
 //! | `outbox` | effects that wait for a commit |
 //! | `session` | agents: hello, heartbeats, reports, leases that end |
+//! | `rivals` | machines that claim the id of another one |
 //! | `doubt` | the leader's own stalls, and many deaths at once |
 //! | `commands` | clients' changes |
 //! | `moving` | machines that are drained or shut down |
@@ -25,6 +26,7 @@ mod io;
 mod moving;
 mod outbox;
 mod placing;
+mod rivals;
 mod session;
 mod status;
 #[cfg(test)]
@@ -43,9 +45,10 @@ pub use self::io::{ConnectionId, Effect, Event, Input, LossReason, ReleaseReason
 use self::moving::Lingering;
 use self::outbox::{Held, Outbox};
 use self::placing::Queue;
+use self::rivals::Rivals;
 use crate::by_name::ByName;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
-use crate::machine::{Availability, MachineRecord, MachineState};
+use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
 use crate::message::{Assignment, Assignments, LeaderMessage, Removal, ToAgent};
 use crate::placement::Placer;
 use crate::state::{DesiredState, Observation, Target};
@@ -77,6 +80,7 @@ pub struct Leader {
     strays: BTreeMap<UnitName, BTreeMap<MachineId, Epoch>>,
     commands: Commands,
     connections: BTreeMap<ConnectionId, MachineId>,
+    rivals: Rivals,
     awake: Awake,
     lingering: Lingering,
     /// The machines that are drained.
@@ -130,6 +134,8 @@ struct Machine {
     told: Option<Term>,
     session: Option<Session>,
     last_heard: Option<Time>,
+    /// What its last heartbeat said of it.
+    pressure: Pressure,
     /// When its lease ends, in the leader's own time.
     deadline: Option<Time>,
     /// When it was lost, in the leader's own time.
@@ -186,6 +192,7 @@ impl Leader {
             strays: BTreeMap::new(),
             commands: Commands::default(),
             connections: BTreeMap::new(),
+            rivals: Rivals::default(),
             awake: Awake::new(now),
             lingering: Lingering::default(),
             drains: BTreeSet::new(),
@@ -218,6 +225,7 @@ impl Leader {
         self.look_at_clock();
         // First, so that what was on its way when a lease ended does not revive it.
         self.end_leases();
+        self.end_probes();
         match input {
             Input::Command(request, command) => self.execute(request, &command),
             Input::Machines(request, command) => self.command_machines(request, &command),
@@ -240,7 +248,7 @@ impl Leader {
         let lease = self.deadlines.first().map(|(deadline, _)| *deadline);
         let drain = self.lingering.next_end(self.awake());
         // What is over already, and waits for something else, is looked at when the leader next looks at its clock.
-        let timers = [lease, drain, self.brake_ends()].into_iter().flatten();
+        let timers = [lease, drain, self.brake_ends(), self.rivals.next_end()].into_iter().flatten();
         let timer = self.awake.timer(timers.filter(|at| *at > self.awake()).min());
         self.paused_until.map_or(timer, |until| timer.min(until))
     }
@@ -568,6 +576,7 @@ impl Machine {
             told: None,
             session: None,
             last_heard: None,
+            pressure: Pressure::default(),
             deadline: None,
             lost: None,
             undoubted: false,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Change, Copy, Effect, Event, Leader, Machine, Session};
 use crate::ids::{Epoch, MachineId, Revision, SessionNumber};
 use crate::leader::io::{ConnectionId, LossReason};
-use crate::machine::{Availability, MachineRecord, MachineState};
+use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
 use crate::message::{
     FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
 };
@@ -19,9 +19,12 @@ impl Leader {
             return self.hello(connection, hello);
         }
         let Some(&id) = self.connections.get(&connection) else { return };
+        self.refuse_newcomer(id);
         match message {
             FromAgent::Hello(_) => {}
-            FromAgent::Heartbeat { number, pid1_age } => self.heartbeat(id, number, pid1_age),
+            FromAgent::Heartbeat { number, pid1_age, pressure } => {
+                self.heartbeat(id, number, pid1_age, pressure);
+            }
             FromAgent::Report(reports) => {
                 for report in reports {
                     self.report(id, report);
@@ -35,14 +38,17 @@ impl Leader {
     }
 
     pub(super) fn disconnected(&mut self, connection: ConnectionId) {
-        let Some(id) = self.connections.remove(&connection) else { return };
+        let Some(id) = self.connections.remove(&connection) else {
+            return self.rivals.disconnected(connection);
+        };
         if let Some(machine) = self.machines.get_mut(&id) {
             machine.session = None;
         }
         self.update_openness(id);
+        self.admit_newcomer(id);
     }
 
-    /// A machine presents itself: from here on this session is the one that counts.
+    /// A machine presents itself.
     fn hello(&mut self, connection: ConnectionId, hello: Hello) {
         let id = hello.machine;
         let refused = match hello.cluster {
@@ -66,6 +72,15 @@ impl Leader {
             self.refuse(connection, &hello, refused);
             return;
         }
+        if let Some(hello) = self.challenge(connection, hello) {
+            self.welcome(connection, hello);
+        }
+    }
+
+    /// From here on this session of the machine is the one that counts.
+    pub(super) fn welcome(&mut self, connection: ConnectionId, hello: Hello) {
+        let id = hello.machine;
+        self.rivals.welcomed(&hello);
         let old = self.machines.get_mut(&id).and_then(|machine| machine.session.take());
         if let Some(old) = old.filter(|old| old.connection != connection) {
             self.connections.remove(&old.connection);
@@ -134,6 +149,7 @@ impl Leader {
         }
         self.farewells.remove(&id);
         machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
+        machine.pressure = Pressure::default();
         machine.observed.clear();
         self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
         let was = std::mem::replace(&mut machine.state, state);
@@ -224,7 +240,7 @@ impl Leader {
         placed.or_else(|| self.retired.get(&(id, name.clone()))).copied()
     }
 
-    fn heartbeat(&mut self, id: MachineId, number: u64, pid1_age: Duration) {
+    fn heartbeat(&mut self, id: MachineId, number: u64, pid1_age: Duration, pressure: Pressure) {
         if pid1_age > self.settings.systemd_timeout {
             return self.lose(id, LossReason::SystemdSilent(pid1_age));
         }
@@ -232,6 +248,7 @@ impl Leader {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         let Some(session) = &machine.session else { return };
         let (connection, session) = (session.connection, session.number);
+        machine.pressure = pressure;
         if std::mem::replace(&mut machine.state, state) != state {
             self.update_openness(id);
         }
@@ -344,6 +361,7 @@ impl Leader {
             self.deadlines.remove(&(deadline, id));
         }
         machine.state = MachineState::Unreachable;
+        machine.pressure = Pressure::default();
         machine.observed.clear();
         if let Some(session) = machine.session.take() {
             self.connections.remove(&session.connection);
@@ -359,6 +377,7 @@ impl Leader {
             self.turn.seen.push(name);
         }
         self.event(Event::MachineLost { machine: id, units, reason });
+        self.admit_newcomer(id);
     }
 
     /// Whether the machine takes new units depends on its session and state.
@@ -374,7 +393,7 @@ impl Leader {
         }
     }
 
-    fn refuse(&mut self, connection: ConnectionId, hello: &Hello, refused: Refused) {
+    pub(super) fn refuse(&mut self, connection: ConnectionId, hello: &Hello, refused: Refused) {
         // An agent listens to no term below the one that it has seen.
         if !matches!(refused, Refused::HigherTermSeen(_)) {
             self.say(connection, hello.session, LeaderMessage::Refused(refused));
@@ -383,7 +402,7 @@ impl Leader {
     }
 
     /// Says something that rests on no commit.
-    fn say(&mut self, connection: ConnectionId, session: SessionNumber, body: LeaderMessage) {
+    pub(super) fn say(&mut self, connection: ConnectionId, session: SessionNumber, body: LeaderMessage) {
         let message = self.message(session, body);
         self.outbox.now(Effect::Send(connection, message));
     }

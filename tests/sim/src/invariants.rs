@@ -363,7 +363,7 @@ impl World {
                         self.book.machines[number].heard = None;
                     }
                     LeaderMessage::Assignments(assignments) => self.write_before_act(number, assignments),
-                    LeaderMessage::Refused(_) => {}
+                    LeaderMessage::Refused(_) | LeaderMessage::Probe => {}
                 }
             }
             _ => {}
