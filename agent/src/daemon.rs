@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use muster_core::agent::{Agent, Effect, Event, Input, Ledger, Membership};
-use muster_core::message::Goodbye;
+use muster_core::message::{Goodbye, Refused};
 use muster_daemon::clock;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,7 @@ use crate::goodbye::Goodbyes;
 use crate::guard::Pet;
 use crate::identity;
 use crate::notify::{Watchdog, tell};
+use crate::pressure;
 use crate::records::Records;
 use crate::session::Sessions;
 use crate::systemd::{Call, Systemd};
@@ -66,6 +67,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut waiting = Vec::new();
     let mut stop_by = None;
     let (inputs, mut queue) = mpsc::channel(INPUTS_MAX);
+    tokio::spawn(pressure::watch(inputs.clone()));
     let mut daemon = Daemon {
         systemd: Systemd::start(files.clone(), inputs.clone()),
         sessions: Sessions::new(config.schedulers, inputs.clone()),
@@ -200,6 +202,11 @@ impl Daemon {
                 info!(%cluster, %term, ?lease_ttl, "welcomed");
                 tell(&[NotifyState::Status(&format!("member of cluster {cluster}, term {term}"))]);
             }
+            Event::Refused(reason @ Refused::IdInUse { .. }) => error!(
+                %reason,
+                "refused by the scheduler: one of the two machines is a copy; units run on. If this is the copy, give it an \
+                 id of its own: remove /etc/machine-id, run systemd-machine-id-setup, and reboot"
+            ),
             Event::Refused(reason) => warn!(%reason, "refused by the scheduler; units run on"),
             Event::OtherCluster { ours, theirs } => {
                 warn!(

@@ -22,6 +22,7 @@ pub mod goodbye;
 mod guard;
 mod identity;
 mod notify;
+mod pressure;
 mod records;
 mod session;
 mod systemd;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ClusterId, CommandId, Epoch, MachineId, Term};
-use crate::machine::{Availability, MachineRecord, MachineState};
+use crate::ids::{BootId, ClusterId, CommandId, Epoch, MachineId, Term};
+use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
 use crate::state::{DesiredState, Observation};
 use crate::unit::{ContentHash, UnitName};
 
@@ -312,4 +312,19 @@ pub struct MachineStatus {
     pub units: usize,
     /// What they reserve.
     pub reserved: crate::machine::Capacity,
+    /// How short it is of what its units need, by its last heartbeat.
+    pub pressure: Pressure,
+    /// The machine that claims the same id and was refused for that lately.
+    pub rival: Option<RivalStatus>,
+}
+
+/// A machine that claims the id of another one which is alive: one of the two is a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RivalStatus {
+    /// Its address; may be empty, or the same where the configuration was copied too.
+    pub address: String,
+    /// Its boot.
+    pub boot: BootId,
+    /// Milliseconds since it was last refused.
+    pub last_heard_ms: u64,
 }

@@ -41,6 +41,18 @@ pub struct MachineRecord {
     pub restarting: bool,
 }
 
+/// How short a machine is of something: the kernel's pressure stall information (PSI). Each is the share of the last ten
+/// seconds in which some task had to wait for it, in hundredths of a percent; `None` where the kernel does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// Of processor time.
+    pub cpu: Option<u32>,
+    /// Of memory.
+    pub memory: Option<u32>,
+    /// Of disks.
+    pub io: Option<u32>,
+}
+
 /// What an operator has decided of a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

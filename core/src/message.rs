@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
-use crate::machine::{Capacity, Labels};
+use crate::machine::{Capacity, Labels, Pressure};
 use crate::state::{Observation, Target};
 use crate::unit::{ContentHash, UnitName};
 
@@ -20,8 +20,10 @@ pub enum FromAgent {
     Heartbeat {
         /// Counts the heartbeats of this session, from 1.
         number: u64,
-        /// How long ago PID 1 last answered the agent.
+        /// For how long PID 1 has given the agent no sign of life, apart from what the agent can explain.
         pid1_age: Duration,
+        /// How short the machine is of what its units need.
+        pressure: Pressure,
     },
     /// What has changed since the last report (since Hello, for the first).
     Report(Vec<UnitReport>),
@@ -127,6 +129,8 @@ pub enum LeaderMessage {
         /// The heartbeat that is answered.
         number: u64,
     },
+    /// Another machine says that it is this one: a heartbeat at once proves that this one is alive.
+    Probe,
     /// What the machine should hold.
     Assignments(Assignments),
     /// The agent may go: its units are active elsewhere as far as they can be, or its lease is longer.
@@ -172,6 +176,12 @@ pub enum Refused {
     /// The machine's PID 1 has not answered for so long that a lease would be lost at once.
     #[error("its systemd has not answered for {} s", .0.as_secs())]
     SystemdSilent(Duration),
+    /// Another machine with the same id is alive.
+    #[error("another machine has the same id{}{}", if address.is_empty() { "" } else { ": " }, address)]
+    IdInUse {
+        /// The address of that machine; may be empty.
+        address: String,
+    },
 }
 
 /// What a machine should hold: all of it (a snapshot), or what changed since the revision before (a delta).

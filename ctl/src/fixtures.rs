@@ -2,7 +2,7 @@
 
 use muster_core::command::{ClusterStatus, CopyRole, CopyStatus, MachineStatus, UnitStatus, Waiting};
 use muster_core::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, Term};
-use muster_core::machine::{Availability, Capacity, MachineRecord, MachineState};
+use muster_core::machine::{Availability, Capacity, MachineRecord, MachineState, Pressure};
 use muster_core::state::{DesiredState, Failure, Observation, Phase, UnitState};
 use muster_core::unit::{Bytes, ContentHash, MilliCpu, UnitName};
 
@@ -50,6 +50,12 @@ fn machine(digit: u128, address: &str, state: MachineState) -> MachineStatus {
         last_heard_ms: (digit != 2).then_some(if state == MachineState::Up { 400 } else { 12_700 }),
         units: 2,
         reserved: Capacity { cpu: MilliCpu(500), memory: Bytes(256 << 20) },
+        pressure: if digit == 1 {
+            Pressure { cpu: Some(1234), memory: Some(0), io: Some(7) }
+        } else {
+            Pressure::default()
+        },
+        rival: None,
     }
 }
 

@@ -150,6 +150,7 @@ impl From<Refused> for v1::Refused {
             Refused::LeaseEnded => Reason::LeaseEnded(v1::LeaseEnded {}),
             Refused::Replaced => Reason::Replaced(v1::Replaced {}),
             Refused::SystemdSilent(age) => Reason::SystemdSilentUs(micros(age)),
+            Refused::IdInUse { address } => Reason::IdInUse(address),
         };
         Self { reason: Some(reason) }
     }
@@ -169,6 +170,7 @@ impl TryFrom<v1::Refused> for Refused {
             Reason::LeaseEnded(v1::LeaseEnded {}) => Self::LeaseEnded,
             Reason::Replaced(v1::Replaced {}) => Self::Replaced,
             Reason::SystemdSilentUs(age) => Self::SystemdSilent(Duration::from_micros(age)),
+            Reason::IdInUse(address) => Self::IdInUse { address },
         })
     }
 }

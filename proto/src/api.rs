@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use muster_core::command::{
     BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
-    MachineCommand, MachineStatus, Query, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus,
-    Verb, Waiting,
+    MachineCommand, MachineStatus, Query, RivalStatus, UnitArgument, UnitError, UnitErrorKind, UnitOutcome,
+    UnitStatus, Verb, Waiting,
 };
 use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, MachineId, Term};
 use muster_core::machine::{Availability, Drain, MachineRecord, MachineState};
@@ -352,7 +352,25 @@ impl From<MachineStatus> for v1::MachineStatus {
             reserved: Some(status.reserved.into()),
             availability: Some(status.availability.into()),
             leaving: status.leaving,
+            pressure: Some(status.pressure.into()),
+            rival: status.rival.map(|rival| v1::Rival {
+                address: rival.address,
+                boot: id(rival.boot.bits()),
+                last_heard_ms: rival.last_heard_ms,
+            }),
         }
+    }
+}
+
+impl TryFrom<v1::Rival> for RivalStatus {
+    type Error = ConvertError;
+
+    fn try_from(rival: v1::Rival) -> Result<Self, ConvertError> {
+        Ok(Self {
+            address: rival.address,
+            boot: BootId::new(bits("boot", &rival.boot)?),
+            last_heard_ms: rival.last_heard_ms,
+        })
     }
 }
 
@@ -428,6 +446,8 @@ impl TryFrom<v1::MachineStatus> for MachineStatus {
             reserved: required("reserved", status.reserved)?.into(),
             availability: message("availability", status.availability)?,
             leaving: status.leaving,
+            pressure: status.pressure.unwrap_or_default().into(),
+            rival: status.rival.map(|rival| message("rival", Some(rival))).transpose()?,
         })
     }
 }

@@ -64,8 +64,9 @@ pub fn split_from_agent(said: FromAgent) -> Vec<v1::AgentMessage> {
             hellos.iter_mut().take(last).for_each(|hello| hello.more = true);
             hellos.into_iter().map(Body::Hello).collect()
         }
-        FromAgent::Heartbeat { number, pid1_age } => {
-            vec![Body::Heartbeat(v1::Heartbeat { number, pid1_age_us: micros(pid1_age) })]
+        FromAgent::Heartbeat { number, pid1_age, pressure } => {
+            let (pid1_age_us, pressure) = (micros(pid1_age), Some(pressure.into()));
+            vec![Body::Heartbeat(v1::Heartbeat { number, pid1_age_us, pressure })]
         }
         FromAgent::Report(reports) => cut(reports.into_iter().map(Into::into).collect())
             .into_iter()
@@ -99,9 +100,11 @@ impl FromAgentParts {
                 Some(hello) => FromAgent::Hello(message("hello", Some(hello))?),
                 None => return Ok(None),
             },
-            Body::Heartbeat(v1::Heartbeat { number, pid1_age_us }) => {
-                FromAgent::Heartbeat { number, pid1_age: std::time::Duration::from_micros(pid1_age_us) }
-            }
+            Body::Heartbeat(v1::Heartbeat { number, pid1_age_us, pressure }) => FromAgent::Heartbeat {
+                number,
+                pid1_age: Duration::from_micros(pid1_age_us),
+                pressure: pressure.unwrap_or_default().into(),
+            },
             Body::Report(report) => {
                 FromAgent::Report(each("units", report.units).map_err(|error| error.within("report"))?)
             }
@@ -139,6 +142,7 @@ pub fn split_to_agent(said: ToAgent) -> Vec<v1::LeaderMessage> {
             split_assignments(assignments).into_iter().map(Body::Assignments).collect()
         }
         LeaderMessage::Refused(refused) => vec![Body::Refused(refused.into())],
+        LeaderMessage::Probe => vec![Body::Probe(v1::Probe {})],
         LeaderMessage::Farewell { lease } => {
             vec![Body::Farewell(v1::Farewell { lease_us: lease.map(micros) })]
         }
@@ -188,6 +192,7 @@ impl ToAgentParts {
                 Some(assignments) => LeaderMessage::Assignments(whole(assignments)?),
                 None => return Ok(None),
             },
+            Body::Probe(v1::Probe {}) => LeaderMessage::Probe,
             Body::Refused(refused) => LeaderMessage::Refused(message("refused", Some(refused))?),
             Body::Farewell(v1::Farewell { lease_us }) => {
                 LeaderMessage::Farewell { lease: lease_us.map(Duration::from_micros) }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::ids::{Epoch, Term};
-use muster_core::machine::Capacity;
+use muster_core::machine::{Capacity, Pressure};
 use muster_core::state::{Failure, Observation, Phase, UnitState};
 use muster_core::unit::{Bytes as MemoryBytes, ContentHash, MilliCpu, UnitName};
 use prost::bytes::Bytes;
@@ -142,6 +142,18 @@ impl From<v1::Epoch> for Epoch {
 
 pub(crate) fn epoch(field: &str, epoch: Option<v1::Epoch>) -> Result<Epoch, ConvertError> {
     required(field, epoch).map(Epoch::from)
+}
+
+impl From<Pressure> for v1::Pressure {
+    fn from(Pressure { cpu, memory, io }: Pressure) -> Self {
+        Self { cpu, memory, io }
+    }
+}
+
+impl From<v1::Pressure> for Pressure {
+    fn from(v1::Pressure { cpu, memory, io }: v1::Pressure) -> Self {
+        Self { cpu, memory, io }
+    }
 }
 
 impl From<Capacity> for v1::Capacity {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use muster_core::command::{
     BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
-    MachineCommand, MachineStatus, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb,
-    Waiting,
+    MachineCommand, MachineStatus, RivalStatus, UnitArgument, UnitError, UnitErrorKind, UnitOutcome,
+    UnitStatus, Verb, Waiting,
 };
 use muster_core::ids::{
     AgentKey, BootId, ClusterId, CommandId, Epoch, MachineId, Revision, SessionNumber, Term,
 };
-use muster_core::machine::{Availability, Capacity, Drain, Labels, MachineRecord, MachineState};
+use muster_core::machine::{Availability, Capacity, Drain, Labels, MachineRecord, MachineState, Pressure};
 use muster_core::message::{
     Assignment, Assignments, FromAgent, Goodbye, HeldUnit, Hello, LeaderMessage, Refused, Removal,
     ReportedChange, ToAgent, UnitReport, Welcome,
@@ -127,11 +127,16 @@ fn report() -> impl Strategy<Value = UnitReport> {
     (unit_name(), epoch(), change).prop_map(|(name, epoch, change)| UnitReport { name, epoch, change })
 }
 
+fn pressure() -> impl Strategy<Value = Pressure> {
+    any::<[Option<u32>; 3]>().prop_map(|[cpu, memory, io]| Pressure { cpu, memory, io })
+}
+
 fn from_agent() -> impl Strategy<Value = FromAgent> {
     prop_oneof![
         hello().prop_map(FromAgent::Hello),
         select(vec![Goodbye::Restart, Goodbye::Shutdown]).prop_map(FromAgent::Goodbye),
-        (any::<u64>(), duration()).prop_map(|(number, pid1_age)| FromAgent::Heartbeat { number, pid1_age }),
+        (any::<u64>(), duration(), pressure())
+            .prop_map(|(number, pid1_age, pressure)| { FromAgent::Heartbeat { number, pid1_age, pressure } }),
         vec(report(), 1..4).prop_map(FromAgent::Report),
         Just(FromAgent::SnapshotWanted),
     ]
@@ -180,6 +185,8 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
         Just(LeaderMessage::Refused(Refused::Replaced)),
         option::of(duration()).prop_map(|lease| LeaderMessage::Farewell { lease }),
         duration().prop_map(|age| LeaderMessage::Refused(Refused::SystemdSilent(age))),
+        ".{0,9}".prop_map(|address| LeaderMessage::Refused(Refused::IdInUse { address })),
+        Just(LeaderMessage::Probe),
     ];
     (any::<u64>(), any::<u64>(), body).prop_map(|(term, session, body)| ToAgent {
         term: Term(term),
@@ -283,6 +290,8 @@ prop_compose! {
         units in any::<usize>(),
         availability in availability(),
         [leaving, restarting] in any::<[bool; 2]>(),
+        pressure in pressure(),
+        rival in option::of((".{0,9}", any::<u128>(), any::<u64>())),
     ) -> MachineStatus {
         let [address, version] = texts;
         let [capacity, reserved] = capacities;
@@ -304,6 +313,10 @@ prop_compose! {
             last_heard_ms,
             units,
             reserved,
+            pressure,
+            rival: rival.map(|(address, boot, last_heard_ms)| {
+                RivalStatus { address, boot: BootId::new(boot), last_heard_ms }
+            }),
         }
     }
 }

@@ -86,7 +86,7 @@ impl Daemon {
         let (leader, inbox) = inbox();
         let teller = leader.clone();
         let committer = Committer::start(store, term, move |committed| {
-            teller.send_blocking(ToLeader::Store(committed));
+            teller.committed(committed);
         })
         .context("cannot start the store's thread")?;
         let sessions = Sessions::new(leader.clone());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use muster_core::command::{Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer};
 use muster_core::leader::{ConnectionId, Effect, Input, Leader, RequestId};
 use muster_core::message::FromAgent;
+use muster_core::time::Time;
 use muster_daemon::clock;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -37,17 +38,28 @@ pub(crate) enum ToLeader {
     Stop,
 }
 
+impl ToLeader {
+    fn is_urgent(&self) -> bool {
+        match self {
+            Self::Agent(..) | Self::Disconnected(_) | Self::Store(_) | Self::Stop => true,
+            Self::Command(..) | Self::Query(..) | Self::Machines(..) | Self::ReleaseBrake(_) => false,
+        }
+    }
+}
+
 /// What other tasks talk to the leader through.
 #[derive(Clone, Debug)]
 pub(crate) struct LeaderHandle {
-    urgent: mpsc::Sender<ToLeader>,
+    /// With the moment when each message came: it counts from then, so that no machine's lease ends while its heartbeat
+    /// waits behind other messages.
+    urgent: mpsc::Sender<(Time, ToLeader)>,
     requests: mpsc::Sender<ToLeader>,
 }
 
 /// What waits for the leader. Neither a heartbeat nor a commit's end waits for clients, however many they are.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    urgent: mpsc::Receiver<ToLeader>,
+    urgent: mpsc::Receiver<(Time, ToLeader)>,
     requests: mpsc::Receiver<ToLeader>,
 }
 
@@ -59,12 +71,14 @@ pub(crate) fn inbox() -> (LeaderHandle, Inbox) {
 }
 
 impl Inbox {
-    /// The next message. Nothing is lost when this is dropped before it is ready.
-    async fn next(&mut self) -> Option<ToLeader> {
+    /// The next message, and the time to count from. Nothing is lost when this is dropped before it is ready.
+    async fn next(&mut self) -> Option<(Time, ToLeader)> {
         tokio::select! {
             biased;
             Some(message) = self.urgent.recv() => Some(message),
-            message = self.requests.recv() => message,
+            // Nothing urgent waits, so that it is as late as the clock says.
+            Some(message) = self.requests.recv() => Some((clock::now(), message)),
+            else => None,
         }
     }
 }
@@ -103,7 +117,11 @@ impl LeaderHandle {
 
     /// Says something that nobody waits for. After the leader has stopped it is lost, as it would be in a crash.
     pub(crate) async fn send(&self, message: ToLeader) {
-        self.way_of(&message).send(message).await.ok();
+        if message.is_urgent() {
+            self.urgent.send((clock::now(), message)).await.ok();
+        } else {
+            self.requests.send(message).await.ok();
+        }
     }
 
     /// Whether the leader has stopped.
@@ -111,21 +129,9 @@ impl LeaderHandle {
         self.requests.is_closed()
     }
 
-    /// [`LeaderHandle::send`] for threads.
-    pub(crate) fn send_blocking(&self, message: ToLeader) {
-        self.way_of(&message).blocking_send(message).ok();
-    }
-
-    fn way_of(&self, message: &ToLeader) -> &mpsc::Sender<ToLeader> {
-        match message {
-            ToLeader::Agent(..) | ToLeader::Disconnected(_) | ToLeader::Store(_) | ToLeader::Stop => {
-                &self.urgent
-            }
-            ToLeader::Command(..)
-            | ToLeader::Query(..)
-            | ToLeader::Machines(..)
-            | ToLeader::ReleaseBrake(_) => &self.requests,
-        }
+    /// Says what became of a commit, from a thread.
+    pub(crate) fn committed(&self, committed: Committed) {
+        self.urgent.blocking_send((clock::now(), ToLeader::Store(committed))).ok();
     }
 }
 
@@ -176,7 +182,8 @@ impl Lead {
             let timer = self.leader.next_timer().since(now);
             let sleep = timer.min(LONGEST_SLEEP).min(notifier.next());
             // It is closed by nobody but this loop.
-            let message = timeout(sleep, self.inbox.next()).await.ok().flatten();
+            let (came, message) = timeout(sleep, self.inbox.next()).await.ok().flatten().unzip();
+            let now = came.unwrap_or_else(clock::now);
             let input = match message {
                 None => Input::Tick,
                 Some(message) => match message {
@@ -217,14 +224,14 @@ impl Lead {
                     }
                 },
             };
-            self.step(input);
+            self.step(now, input);
             notifier.turned(|| self.leader.size());
         }
     }
 
-    fn step(&mut self, input: Input) {
+    fn step(&mut self, now: Time, input: Input) {
         let mut events = Vec::new();
-        for effect in self.leader.step(clock::now(), input) {
+        for effect in self.leader.step(now, input) {
             match effect {
                 Effect::Persist(commit, changes) => self.committer.commit(commit, changes),
                 Effect::TakeTerm { above } => self.committer.take_term(above),
@@ -248,5 +255,28 @@ impl Lead {
             }
         }
         self.events.push(events);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_urgent_goes_first_and_counts_from_when_it_came() {
+        let (leader, mut inbox) = inbox();
+        let (answer, _answered) = oneshot::channel();
+        leader.send(ToLeader::Query(Query::Machines, answer)).await;
+        let before = clock::now();
+        leader.send(ToLeader::Disconnected(ConnectionId(1))).await;
+        let after = clock::now();
+        // The leader is busy with something else meanwhile.
+        while clock::now() == after {}
+        let (came, message) = inbox.next().await.expect("a message");
+        assert!(matches!(message, ToLeader::Disconnected(_)), "{message:?}");
+        assert!((before..=after).contains(&came), "{came:?}");
+        let (came, message) = inbox.next().await.expect("a message");
+        assert!(matches!(message, ToLeader::Query(..)), "{message:?}");
+        assert!(came > after, "nothing is decided for it by a clock that is slow");
     }
 }

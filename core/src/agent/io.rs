@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, SessionNumber, Term};
-use crate::machine::{Capacity, Labels};
+use crate::machine::{Capacity, Labels, Pressure};
 use crate::message::{FromAgent, Goodbye, Refused, ToAgent};
 use crate::state::{Failure, Phase, Target, UnitState};
 use crate::time::Time;
@@ -192,6 +192,8 @@ pub enum Input {
     GuardDisarmed,
     /// [`Effect::PetGuard`] reached nobody: the guard does not run any more.
     GuardDown,
+    /// How short the machine is of what its units need.
+    Pressure(Pressure),
     /// A moment that [`Agent::next_timer`](super::Agent::next_timer) named has come.
     Tick,
 }

@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use super::io::{Effect, Event, Membership};
 use crate::ids::{Revision, SessionNumber, Term};
+use crate::machine::Pressure;
 use crate::message::{Assignments, FromAgent, LeaderMessage, Refused, ToAgent, Welcome};
 use crate::time::Time;
 
 /// The shortest and the longest wait before the next attempt to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// The wait of a machine whose id another one has. That lasts until an operator gives it an id of its own, or the other
+/// one is gone.
+const ID_IN_USE_WAIT: Duration = Duration::from_secs(15);
 /// How old PID 1's last sign of life may be, about, when a session begins.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// How long a leader may be silent before it has said how long a lease is.
 const SILENCE_BEFORE_WELCOME: Duration = Duration::from_secs(10);
 
@@ -80,6 +84,12 @@ impl Session {
 
     pub fn number(&self) -> SessionNumber {
         self.number
+    }
+
+    /// The number of the session's last heartbeat.
+    #[cfg(test)]
+    pub fn last_number(&self) -> u64 {
+        if let Link::Open(open) = &self.link { open.last_number } else { 0 }
     }
 
     pub fn lease_end(&self) -> Option<Time> {
@@ -178,7 +188,13 @@ impl Session {
 
     /// Does what is due: connects, sends heartbeats, gives up a leader that is silent. When it connects or sends a
     /// heartbeat, says how young PID 1's last sign of life should be at the next.
-    pub fn tick(&mut self, now: Time, pid1_age: Duration, effects: &mut Vec<Effect>) -> Option<Duration> {
+    pub fn tick(
+        &mut self,
+        now: Time,
+        pid1_age: Duration,
+        pressure: Pressure,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Duration> {
         match &mut self.link {
             Link::Waiting(until) if *until <= now => {
                 self.connections += 1;
@@ -199,7 +215,8 @@ impl Session {
                 // The rhythm is kept, but what was missed is not made up for.
                 *next_heartbeat = (*next_heartbeat + welcome.heartbeat_interval).max(now);
                 sent.push_back((*last_number, now));
-                effects.push(Effect::Send(FromAgent::Heartbeat { number: *last_number, pid1_age }));
+                let number = *last_number;
+                effects.push(Effect::Send(FromAgent::Heartbeat { number, pid1_age, pressure }));
                 Some(welcome.heartbeat_interval)
             }
             _ => None,
@@ -218,6 +235,7 @@ impl Session {
                 // Nothing but an operator changes the first; the agents of the second must not chase each other at full
                 // speed. Both may end at any moment, and then a lease's time must not pass before the next attempt.
                 Refused::OtherCluster { .. } | Refused::Replaced => BACKOFF.1,
+                Refused::IdInUse { .. } => ID_IN_USE_WAIT,
                 Refused::HigherTermSeen(_) | Refused::LeaseEnded | Refused::SystemdSilent(_) => {
                     self.backoff()
                 }
@@ -328,6 +346,10 @@ impl Session {
                 if !assignments.snapshot {
                     self.want_snapshot(effects);
                 }
+                None
+            }
+            LeaderMessage::Probe => {
+                open.next_heartbeat = now;
                 None
             }
             LeaderMessage::Farewell { lease } => {

@@ -15,6 +15,8 @@ use crate::time::Time;
 pub(super) const PULSE: Duration = Duration::from_millis(250);
 /// How late it may do so before that counts as a stall.
 pub(super) const TOLERANCE: Duration = Duration::from_millis(100);
+/// How often stalls are told of at most. One that is due to load comes with many others.
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The leader's own time: it stands still while the leader is stalled (its process paused, its loop blocked, its host
 /// suspended), so that no machine's lease ends for that.
@@ -23,20 +25,29 @@ pub(super) struct Awake {
     /// When the leader looks at its clock next, at the latest.
     pulse: Time,
     stalled: Duration,
+    /// How much of that was not told of yet, and when it was last.
+    untold: Duration,
+    told: Option<Time>,
 }
 
 impl Awake {
     pub(super) fn new(now: Time) -> Self {
-        Self { pulse: now + PULSE, stalled: Duration::ZERO }
+        Self { pulse: now + PULSE, stalled: Duration::ZERO, untold: Duration::ZERO, told: None }
     }
 
-    /// It is `now`: how long the leader was stalled until now, if it was.
+    /// It is `now`. Once a stall is over, gives how long the leader was stalled since that was last told.
     fn look(&mut self, now: Time) -> Option<Duration> {
         let late = now.since(self.pulse);
         self.pulse = now + PULSE;
-        (late > TOLERANCE).then(|| {
+        if late > TOLERANCE {
             self.stalled += late;
-            late
+            self.untold += late;
+            return None;
+        }
+        let told = self.told.is_some_and(|told| now.since(told) < TELL_INTERVAL);
+        (!self.untold.is_zero() && !told).then(|| {
+            self.told = Some(now);
+            std::mem::take(&mut self.untold)
         })
     }
 
@@ -63,7 +74,7 @@ pub(super) struct Brake {
 }
 
 impl Leader {
-    /// Takes note of a stall that ends now.
+    /// Takes note of stalls.
     pub(super) fn look_at_clock(&mut self) {
         if let Some(stalled) = self.awake.look(self.now) {
             self.event(Event::Stalled(stalled));

@@ -82,7 +82,16 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// The leader was stalled for so long, which is counted against no machine.
+    /// A machine claims the id of another one that is alive: one of the two is a copy.
+    IdInUse {
+        /// The id.
+        machine: MachineId,
+        /// The address of the machine that has it.
+        address: Box<str>,
+        /// The address of the one that was refused; both may be empty, or the same.
+        rival: Box<str>,
+    },
+    /// The leader was stalled for so long in all since this was last said, which is counted against no machine.
     Stalled(Duration),
     /// Too many machines seem to die at once: nothing is moved.
     BrakeApplied {
@@ -284,6 +293,7 @@ impl Event {
             Self::MachineLeaves(_) => "machine_leaves",
             Self::AgentRestarts { .. } => "agent_restarts",
             Self::MachineRefused { .. } => "machine_refused",
+            Self::IdInUse { .. } => "machine_id_in_use",
             Self::Stalled(_) => "leader_stalled",
             Self::BrakeApplied { .. } => "brake_applied",
             Self::BrakeReleased(_) => "brake_released",
@@ -327,6 +337,7 @@ impl Event {
             | Self::MachineLeaves(_)
             | Self::AgentRestarts { .. }
             | Self::MachineRefused { .. }
+            | Self::IdInUse { .. }
             | Self::Stalled(_)
             | Self::BrakeApplied { .. }
             | Self::BrakeReleased(_)
@@ -345,6 +356,7 @@ impl Event {
             | Self::Availability { machine, .. }
             | Self::AgentRestarts { machine, .. }
             | Self::MachineRefused { machine, .. }
+            | Self::IdInUse { machine, .. }
             | Self::Withheld { machine, .. }
             | Self::GivenUp { machine, .. }
             | Self::Done { machine, .. }
@@ -402,7 +414,10 @@ impl Event {
     /// How much it is worth an operator's attention.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::BrakeApplied { .. } | Self::StoreFailed(_) | Self::GivenUp { .. } => Severity::Error,
+            Self::BrakeApplied { .. }
+            | Self::StoreFailed(_)
+            | Self::GivenUp { .. }
+            | Self::IdInUse { .. } => Severity::Error,
             Self::MachineDegraded(_)
             | Self::MachineLost { .. }
             | Self::MachineRefused { .. }
@@ -524,6 +539,13 @@ impl fmt::Display for Event {
             Self::MachineRefused { machine, reason } => {
                 write!(f, "machine {} is refused: {reason}", machine.short())
             }
+            Self::IdInUse { machine, address, rival } => write!(
+                f,
+                "two machines have the machine-id {} ({address} and {rival}), one of them is a copy, and the later one is \
+                 refused; give the copy an id of its own: remove /etc/machine-id there, run systemd-machine-id-setup, \
+                 and reboot it",
+                machine.short()
+            ),
             Self::Stalled(stalled) => write!(
                 f,
                 "this scheduler was stalled for {} ms; that is counted against no machine",

@@ -11,6 +11,7 @@
 //! | `durable` | what the store holds |
 //! | `outbox` | effects that wait for a commit |
 //! | `session` | agents: hello, heartbeats, reports, leases that end |
+//! | `rivals` | machines that claim the id of another one |
 //! | `doubt` | the leader's own stalls, and many deaths at once |
 //! | `commands` | clients' changes |
 //! | `moving` | machines that are drained or shut down |
@@ -34,6 +35,7 @@ mod outbox;
 mod placing;
 mod reason;
 mod record;
+mod rivals;
 mod rto;
 mod session;
 mod status;
@@ -59,9 +61,10 @@ use self::outbox::{Held, Outbox};
 use self::placing::Queue;
 pub use self::reason::{Arrival, LingerEnd, LossReason, PlaceReason, ReleaseReason, UnplaceReason};
 pub use self::record::{EventFilter, EventNumber, EventRecord};
+use self::rivals::Rivals;
 use crate::by_name::ByName;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
-use crate::machine::{Availability, MachineRecord, MachineState};
+use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
 use crate::message::{Assignment, Assignments, LeaderMessage, Removal, ToAgent};
 use crate::placement::Placer;
 use crate::state::{DesiredState, Observation, Phase, Target};
@@ -93,6 +96,7 @@ pub struct Leader {
     strays: BTreeMap<UnitName, BTreeMap<MachineId, Epoch>>,
     commands: Commands,
     connections: BTreeMap<ConnectionId, MachineId>,
+    rivals: Rivals,
     awake: Awake,
     lingering: Lingering,
     /// The machines that are drained.
@@ -161,6 +165,8 @@ struct Machine {
     told: Option<Term>,
     session: Option<Session>,
     last_heard: Option<Time>,
+    /// What its last heartbeat said of it.
+    pressure: Pressure,
     /// When its lease ends, in the leader's own time.
     deadline: Option<Time>,
     /// Until when it may at most count on a lease, in the leader's own time, whatever has become of it since.
@@ -219,6 +225,7 @@ impl Leader {
             strays: BTreeMap::new(),
             commands: Commands::default(),
             connections: BTreeMap::new(),
+            rivals: Rivals::default(),
             awake: Awake::new(now),
             lingering: Lingering::default(),
             drains: BTreeSet::new(),
@@ -265,6 +272,7 @@ impl Leader {
         self.look_at_clock();
         // First, so that what was on its way when a lease ended does not revive it.
         self.end_leases();
+        self.end_probes();
         match input {
             Input::Command(request, command) => self.execute(request, &command),
             Input::Machines(request, command) => self.command_machines(request, &command),
@@ -289,7 +297,8 @@ impl Leader {
         // What is over already, and waits for something else, is looked at when the leader next looks at its clock.
         let settles = Some(self.settles).filter(|_| !self.settled);
         let (gate, retry) = (self.gates.next_timer(), self.troubles.next_timer());
-        let timers = [lease, drain, self.brake_ends(), settles, gate, retry].into_iter().flatten();
+        let rivals = self.rivals.next_end();
+        let timers = [lease, drain, self.brake_ends(), settles, gate, retry, rivals].into_iter().flatten();
         let timer = self.awake.timer(timers.filter(|at| *at > self.awake()).min());
         self.paused_until.map_or(timer, |until| timer.min(until))
     }
@@ -667,6 +676,7 @@ impl Machine {
             told: None,
             session: None,
             last_heard: None,
+            pressure: Pressure::default(),
             deadline: None,
             lease_until: Time::default(),
             lost: None,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::ids::{Epoch, MachineId, Revision, SessionNumber};
 use crate::leader::io::ConnectionId;
-use crate::machine::{Availability, MachineRecord, MachineState};
+use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
 use crate::message::{
     FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
 };
@@ -22,9 +22,12 @@ impl Leader {
             return self.hello(connection, hello);
         }
         let Some(&id) = self.connections.get(&connection) else { return };
+        self.refuse_newcomer(id);
         match message {
             FromAgent::Hello(_) => {}
-            FromAgent::Heartbeat { number, pid1_age } => self.heartbeat(id, number, pid1_age),
+            FromAgent::Heartbeat { number, pid1_age, pressure } => {
+                self.heartbeat(id, number, pid1_age, pressure);
+            }
             FromAgent::Report(reports) => {
                 for report in reports {
                     self.report(id, report);
@@ -38,14 +41,17 @@ impl Leader {
     }
 
     pub(super) fn disconnected(&mut self, connection: ConnectionId) {
-        let Some(id) = self.connections.remove(&connection) else { return };
+        let Some(id) = self.connections.remove(&connection) else {
+            return self.rivals.disconnected(connection);
+        };
         if let Some(machine) = self.machines.get_mut(&id) {
             machine.session = None;
         }
         self.update_openness(id);
+        self.admit_newcomer(id);
     }
 
-    /// A machine presents itself: from here on this session is the one that counts.
+    /// A machine presents itself.
     fn hello(&mut self, connection: ConnectionId, hello: Hello) {
         let id = hello.machine;
         let refused = match hello.cluster {
@@ -69,6 +75,15 @@ impl Leader {
             self.refuse(connection, &hello, refused);
             return;
         }
+        if let Some(hello) = self.challenge(connection, hello) {
+            self.welcome(connection, hello);
+        }
+    }
+
+    /// From here on this session of the machine is the one that counts.
+    pub(super) fn welcome(&mut self, connection: ConnectionId, hello: Hello) {
+        let id = hello.machine;
+        self.rivals.welcomed(&hello);
         let old = self.machines.get_mut(&id).and_then(|machine| machine.session.take());
         if let Some(old) = old.filter(|old| old.connection != connection) {
             self.connections.remove(&old.connection);
@@ -143,6 +158,7 @@ impl Leader {
         }
         self.farewells.remove(&id);
         machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
+        machine.pressure = Pressure::default();
         machine.observed.clear();
         self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
         let was = std::mem::replace(&mut machine.state, state);
@@ -289,7 +305,7 @@ impl Leader {
         }
     }
 
-    fn heartbeat(&mut self, id: MachineId, number: u64, pid1_age: Duration) {
+    fn heartbeat(&mut self, id: MachineId, number: u64, pid1_age: Duration, pressure: Pressure) {
         if pid1_age > self.settings.systemd_timeout {
             return self.lose(id, LossReason::SystemdSilent(pid1_age));
         }
@@ -297,6 +313,7 @@ impl Leader {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         let Some(session) = &machine.session else { return };
         let (connection, session) = (session.connection, session.number);
+        machine.pressure = pressure;
         if std::mem::replace(&mut machine.state, state) != state {
             self.update_openness(id);
             self.event(match state {
@@ -426,6 +443,7 @@ impl Leader {
             self.deadlines.remove(&(deadline, id));
         }
         machine.state = MachineState::Unreachable;
+        machine.pressure = Pressure::default();
         machine.observed.clear();
         if std::mem::take(&mut machine.record.restarting) {
             self.unsaved.insert(id);
@@ -447,6 +465,7 @@ impl Leader {
             self.turn.seen.push(name);
         }
         self.event(Event::MachineLost { machine: id, units: units.into(), reason });
+        self.admit_newcomer(id);
     }
 
     /// Whether the machine takes new units depends on its session and state.
@@ -462,7 +481,7 @@ impl Leader {
         }
     }
 
-    fn refuse(&mut self, connection: ConnectionId, hello: &Hello, refused: Refused) {
+    pub(super) fn refuse(&mut self, connection: ConnectionId, hello: &Hello, refused: Refused) {
         // An agent listens to no term below the one that it has seen.
         if !matches!(refused, Refused::HigherTermSeen(_)) {
             self.say(connection, hello.session, LeaderMessage::Refused(refused));
@@ -471,7 +490,7 @@ impl Leader {
     }
 
     /// Says something that rests on no commit.
-    fn say(&mut self, connection: ConnectionId, session: SessionNumber, body: LeaderMessage) {
+    pub(super) fn say(&mut self, connection: ConnectionId, session: SessionNumber, body: LeaderMessage) {
         let message = self.message(session, body);
         self.outbox.now(Effect::Send(connection, message));
     }

@@ -197,6 +197,8 @@ impl Leader {
                 last_heard_ms: heard.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
                 units,
                 reserved,
+                pressure: machine.pressure,
+                rival: self.rivals.status(*id, self.now),
             }
         };
         let machines = self.machines.iter().map(machine).collect();

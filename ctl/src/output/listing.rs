@@ -4,8 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use muster_core::command::{ClusterStatus, CopyRole, CopyStatus, MachineStatus, UnitStatus, Waiting};
-use muster_core::machine::{Availability, MachineState};
+use muster_core::command::{
+    ClusterStatus, CopyRole, CopyStatus, MachineStatus, RivalStatus, UnitStatus, Waiting,
+};
+use muster_core::machine::{Availability, MachineState, Pressure};
 use muster_core::state::{Observation, Phase};
 use serde_json::{Value, json};
 
@@ -26,8 +28,20 @@ pub const UNIT_FILE_FIELDS: [&str; 8] =
 pub const UNIT_FILE_DEFAULT: usize = 5;
 
 /// What `list-machines` can show; the first three are shown unless others are asked for.
-pub const MACHINE_FIELDS: [&str; 10] =
-    ["machine", "ip", "metadata", "state", "units", "cpu", "memory", "version", "availability", "heard"];
+pub const MACHINE_FIELDS: [&str; 12] = [
+    "machine",
+    "ip",
+    "metadata",
+    "state",
+    "units",
+    "cpu",
+    "memory",
+    "version",
+    "availability",
+    "heard",
+    "pressure",
+    "rival",
+];
 /// How many of [`MACHINE_FIELDS`] are shown by default.
 pub const MACHINE_DEFAULT: usize = 3;
 
@@ -142,7 +156,7 @@ fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
     let capacity = record.capacity;
     vec![
         Field::text("machine", machine.id.to_string()).shown_as(machine_name(machine.id, full)),
-        Field::optional("ip", Some(record.address.as_str()).filter(|address| !address.is_empty())),
+        ip(machine),
         Field::optional("metadata", Some(labels.join(",")).filter(|text| !text.is_empty()))
             .with_json(json!(record.labels)),
         Field::text("state", machine.state.to_string()).in_role(state),
@@ -157,7 +171,43 @@ fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
         Field::text("version", record.version.as_str()),
         Field::text("availability", availability),
         Field::optional("heard", heard).with_json(machine.last_heard_ms.map_or(Value::Null, Value::from)),
+        pressure(machine.pressure),
+        Field::optional("rival", machine.rival.as_ref().map(rival)).in_role(Role::Bad).with_json(
+            machine.rival.as_ref().map_or(
+                Value::Null,
+                |rival| json!({"ip": rival.address, "boot": rival.boot, "heard": rival.last_heard_ms}),
+            ),
+        ),
     ]
+}
+
+/// The machine's address, with that of another one which claims to be it.
+fn ip(machine: &MachineStatus) -> Field {
+    let address = machine.record.address.as_str();
+    let field = Field::optional("ip", Some(address).filter(|address| !address.is_empty()));
+    let Some(rival) = &machine.rival else { return field };
+    let own = if address.is_empty() { "-" } else { address };
+    let other = if rival.address.is_empty() { "another machine" } else { rival.address.as_str() };
+    field.shown_as(format!("{} (id also of {})", harmless(own), harmless(other))).in_role(Role::Bad)
+}
+
+fn rival(rival: &RivalStatus) -> String {
+    let address = if rival.address.is_empty() { "-" } else { rival.address.as_str() };
+    format!("{address}, {}", ago(Duration::from_millis(rival.last_heard_ms)))
+}
+
+/// In percent of the last ten seconds.
+fn pressure(pressure: Pressure) -> Field {
+    let Pressure { cpu, memory, io } = pressure;
+    let named = [("cpu", cpu), ("memory", memory), ("io", io)];
+    let said = named.iter().filter_map(|(name, share)| {
+        share.map(|share| format!("{name} {}.{}%", share / 100, share % 100 / 10))
+    });
+    let said = said.collect::<Vec<_>>().join(" ");
+    let percent = |share: Option<u32>| share.map(|share| f64::from(share) / 100.0);
+    Field::optional("pressure", Some(said).filter(|said| !said.is_empty())).with_json(json!({
+        "cpu_percent": percent(cpu), "memory_percent": percent(memory), "io_percent": percent(io),
+    }))
 }
 
 /// Whole mebibytes: a machine's memory is no round number of anything larger.
@@ -209,6 +259,7 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
                 .to_owned(),
         ];
     }
+    let mut notes = doubles(cluster);
     let lost: Vec<String> = cluster
         .machines
         .iter()
@@ -226,7 +277,7 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
         })
         .collect();
     let (count, are) = match lost.len() {
-        0 => return Vec::new(),
+        0 => return notes,
         1 => ("1 machine".to_owned(), "is"),
         many => (format!("{many} machines"), "are"),
     };
@@ -235,7 +286,7 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
         None => format!("{whose} units were placed elsewhere where they fit."),
         Some(_) => format!("{whose} units wait."),
     };
-    let mut notes = vec![format!("{count} {are} unreachable: {}; {units}", lost.join("; "))];
+    notes.push(format!("{count} {are} unreachable: {}; {units}", lost.join("; ")));
     if let Some(brake) = &cluster.brake {
         let until = match brake.left_ms {
             0 => String::new(),
@@ -250,9 +301,30 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
     notes
 }
 
+/// What to do about machines with the same id.
+fn doubles(cluster: &ClusterStatus) -> Vec<String> {
+    let named = |address: &str| match address {
+        "" => "one without an address".to_owned(),
+        address => harmless(address).to_string(),
+    };
+    let double = |machine: &MachineStatus| {
+        let rival = machine.rival.as_ref()?;
+        Some(format!(
+            "Two machines have the id {}: {}, and {}, which was refused {}. One is a copy of the other: remove \
+             /etc/machine-id there, run systemd-machine-id-setup, and reboot it.",
+            machine_name(machine.id, false),
+            named(&machine.record.address),
+            named(&rival.address),
+            ago(Duration::from_millis(rival.last_heard_ms))
+        ))
+    };
+    cluster.machines.iter().filter_map(double).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use muster_core::command::BrakeStatus;
+    use muster_core::ids::BootId;
 
     use super::super::table::{write_json, write_table};
     use super::*;
@@ -345,6 +417,32 @@ mod tests {
     fn an_empty_list_is_its_heading() {
         assert_eq!(table(&Vec::new(), &["unit", "machine"], true), "UNIT  MACHINE\n");
         assert_eq!(table(&Vec::new(), &["unit", "machine"], false), "");
+    }
+
+    #[test]
+    fn machines_with_one_id_are_both_shown() {
+        let mut cluster = cluster();
+        let rival = |address: &str| {
+            Some(RivalStatus { address: address.into(), boot: BootId::new(9), last_heard_ms: 4200 })
+        };
+        cluster.machines[0].rival = rival("198.18.0.104");
+        cluster.machines[1].rival = rival("");
+        cluster.machines.truncate(2);
+        let rows = machine_rows(&cluster, false, false);
+        insta::assert_snapshot!("machines_with_rivals", table(&rows, &["machine", "ip", "rival"], true));
+        assert_eq!(
+            machine_notes(&cluster),
+            [
+                "Two machines have the id 11111111...: 198.18.0.101, and 198.18.0.104, which was refused 4 s ago. One is a \
+              copy of the other: remove /etc/machine-id there, run systemd-machine-id-setup, and reboot it.",
+                "Two machines have the id 22222222...: one without an address, and one without an address, which was refused \
+              4 s ago. One is a copy of the other: remove /etc/machine-id there, run systemd-machine-id-setup, and reboot it."
+            ]
+        );
+        let json: Value = serde_json::from_str(&json(rows, Some(&["ip", "rival"]))).expect("JSON");
+        assert_eq!(json[0]["ip"], "198.18.0.101");
+        assert_eq!(json[0]["rival"]["ip"], "198.18.0.104");
+        assert_eq!(json[0]["rival"]["heard"], 4200);
     }
 
     #[test]

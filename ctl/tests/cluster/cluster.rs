@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use muster_core::ids::{AgentKey, BootId, MachineId, SessionNumber, Term};
-use muster_core::machine::Capacity;
+use muster_core::machine::{Capacity, Pressure};
 use muster_core::message::{
     Assignments, FromAgent, Hello, LeaderMessage, ReportedChange, ToAgent, UnitReport,
 };
@@ -248,7 +248,7 @@ async fn agent(address: SocketAddr, digit: u32) {
             }
             _ = heartbeats.tick() => {
                 number += 1;
-                send(FromAgent::Heartbeat { number, pid1_age: Duration::ZERO }).await;
+                send(FromAgent::Heartbeat { number, pid1_age: Duration::ZERO, pressure: Pressure::default() }).await;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use muster_core::command::Verb;
 use muster_core::ids::{AgentKey, BootId, MachineId, SessionNumber, Term};
-use muster_core::machine::Capacity;
+use muster_core::machine::{Capacity, Pressure};
 use muster_core::message::{
     Assignments, FromAgent, Hello, LeaderMessage, ReportedChange, ToAgent, UnitReport,
 };
@@ -98,7 +98,7 @@ async fn agent(address: &str, number: u32) -> Result<()> {
         tokio::select! {
             _ = heartbeats.tick() => {
                 number += 1;
-                say(FromAgent::Heartbeat { number, pid1_age: Duration::ZERO }).await?;
+                say(FromAgent::Heartbeat { number, pid1_age: Duration::ZERO, pressure: Pressure::default() }).await?;
             }
             part = from_leader.message() => {
                 let Some(part) = part? else { return Ok(()) };

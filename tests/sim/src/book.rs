@@ -464,7 +464,10 @@ impl World {
                     }
                 }
             }
-            LeaderMessage::Welcome(_) | LeaderMessage::Refused(_) | LeaderMessage::Farewell { .. } => {}
+            LeaderMessage::Welcome(_)
+            | LeaderMessage::Refused(_)
+            | LeaderMessage::Probe
+            | LeaderMessage::Farewell { .. } => {}
         }
     }
 

@@ -373,7 +373,9 @@ impl World {
                         self.book.machines[number].heard = None;
                     }
                     LeaderMessage::Assignments(assignments) => self.write_before_act(number, assignments),
-                    LeaderMessage::Farewell { lease: None } | LeaderMessage::Refused(_) => {}
+                    LeaderMessage::Farewell { lease: None }
+                    | LeaderMessage::Refused(_)
+                    | LeaderMessage::Probe => {}
                 }
             }
             _ => {}

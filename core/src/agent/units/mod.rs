@@ -11,6 +11,7 @@ use self::window::Window;
 use super::io::{Effect, Event, Held, Verb, Write};
 use super::unit::{Action, Doing, Reading, Unit, Want, Wanted, Writing};
 use crate::ids::Epoch;
+use crate::machine::Capacity;
 use crate::message::{Assignment, Assignments, HeldUnit, Removal, ReportedChange, UnitReport};
 use crate::state::{Observation, Phase};
 use crate::time::Time;
@@ -88,7 +89,11 @@ pub(super) struct Units {
 }
 
 impl Units {
-    pub fn new(held: BTreeMap<UnitName, Held>, stopped: BTreeMap<UnitName, Epoch>) -> Self {
+    pub fn new(
+        held: BTreeMap<UnitName, Held>,
+        stopped: BTreeMap<UnitName, Epoch>,
+        capacity: Capacity,
+    ) -> Self {
         Self {
             exclusive: held
                 .iter()
@@ -104,8 +109,8 @@ impl Units {
             checking: BTreeSet::new(),
             outdated: BTreeSet::new(),
             reload: Reload::Idle(None),
-            starts: Window::new(window::STARTS),
-            stops: Window::new(window::STOPS),
+            starts: Window::starts(capacity),
+            stops: Window::stops(),
             unsaved: Unsaved::Nothing,
             out: Out::default(),
         }
@@ -156,6 +161,18 @@ impl Units {
         units
     }
 
+    /// Whether a reload was asked for and has not ended.
+    pub fn is_reloading(&self) -> bool {
+        matches!(self.reload, Reload::Running(_))
+    }
+
+    /// How many starts and stops are under way.
+    pub fn jobs(&self) -> usize {
+        let has_job =
+            |verb| move |name: &UnitName| self.units.get(name).is_some_and(|unit| unit.has_job(verb));
+        self.starts.jobs(has_job(Verb::Start)) + self.stops.jobs(has_job(Verb::Stop))
+    }
+
     /// Whether there is something to report.
     pub fn has_report(&self) -> bool {
         !self.changed.is_empty() || !self.out.reports.is_empty()
@@ -189,7 +206,8 @@ impl Units {
             _ => None,
         };
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        [reload, deadline].into_iter().flatten().min()
+        let windows = [self.starts.next_timer(), self.stops.next_timer()];
+        [reload, deadline].into_iter().chain(windows).flatten().min()
     }
 
     // What the leader wants.
@@ -385,7 +403,7 @@ impl Units {
             }
             for (window, verb) in [(&mut self.starts, Verb::Start), (&mut self.stops, Verb::Stop)] {
                 let has_job = |name: &UnitName| self.units.get(name).is_some_and(|unit| unit.has_job(verb));
-                self.due.extend(window.next(has_job));
+                self.due.extend(window.next(now, has_job));
             }
             while let Some(name) = self.due.pop_first() {
                 self.advance(name);

@@ -58,6 +58,24 @@ fn a_stall_of_the_leader_is_counted_against_no_machine() {
 }
 
 #[test]
+fn stalls_that_follow_each_other_are_told_of_as_one() {
+    let mut world = cluster(1);
+    for _ in 0..40 {
+        world.now = world.now + Duration::from_millis(850);
+        world.step(Input::Tick);
+        world.step(Input::Tick);
+    }
+    let told = |world: &World| {
+        let stall = |event: &Event| if let Event::Stalled(stalled) = event { Some(*stalled) } else { None };
+        world.events.iter().filter_map(stall).collect::<Vec<_>>()
+    };
+    let times = told(&world);
+    assert!((5..=8).contains(&times.len()), "34 s: {times:?}");
+    world.pass(6);
+    assert_eq!(told(&world).iter().sum::<Duration>(), Duration::from_millis(600) * 40);
+}
+
+#[test]
 fn one_machine_of_three_or_of_two_is_replaced_at_once() {
     for machines in [2, 3] {
         let mut world = cluster(machines);

@@ -7,6 +7,7 @@ mod gates;
 mod moving;
 mod races;
 mod random;
+mod rivals;
 mod world;
 
 use std::time::Duration;
@@ -16,6 +17,11 @@ use super::*;
 use crate::command::{CommandError, CopyRole, Done, Query, QueryAnswer, UnitErrorKind, Verb};
 use crate::ids::CommandId;
 use crate::message::{FromAgent, Refused, ReportedChange, UnitReport};
+
+fn heartbeat(number: u64, pid1_age: u64) -> FromAgent {
+    let pid1_age = Duration::from_secs(pid1_age);
+    FromAgent::Heartbeat { number, pid1_age, pressure: Pressure::default() }
+}
 
 #[test]
 fn units_spread_over_the_least_loaded_machines() {
@@ -276,7 +282,7 @@ fn a_late_heartbeat_revives_no_lease() {
     let on = world.running("u.service")[0];
     let connection = world.agents[&on].connection.unwrap();
     world.silence(6);
-    world.step(Input::Agent(connection, FromAgent::Heartbeat { number: 1, pid1_age: Duration::ZERO }));
+    world.step(Input::Agent(connection, heartbeat(1, 0)));
     assert_ne!(world.agents[&on].acked, 1, "the heartbeat was on the way when the lease ended");
     assert_eq!(world.agents[&on].connection, None);
 }
@@ -524,7 +530,7 @@ fn nothing_is_told_before_it_is_durable() {
     world.step(Input::Query(asked, Query::Machines));
     assert!(!world.answers.contains_key(&asked), "the answer rests on what is not durable");
     let connection = world.agents[&machine(1)].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Heartbeat { number: 5, pid1_age: Duration::ZERO }));
+    world.step(Input::Agent(connection, heartbeat(5, 0)));
     assert_eq!(world.agents[&machine(1)].acked, 5, "a heartbeat waits for no disk");
     let (commit, changes) = world.uncommitted.remove(0);
     changes.into_iter().for_each(|change| world.stored.apply(change));
@@ -640,9 +646,7 @@ fn an_idle_cluster_writes_nothing() {
 fn a_machine_whose_pid_1_is_silent_gets_nothing_new_and_is_lost_in_the_end() {
     let mut world = World::new(2);
     let connection = world.agents[&machine(1)].connection.unwrap();
-    let beat = |age| {
-        Input::Agent(connection, FromAgent::Heartbeat { number: 1, pid1_age: Duration::from_secs(age) })
-    };
+    let beat = |age| Input::Agent(connection, heartbeat(1, age));
     world.step(beat(6));
     world.start("a.service", "");
     world.start("b.service", "");

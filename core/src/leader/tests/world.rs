@@ -10,7 +10,7 @@ use crate::command::{
 };
 use crate::ids::{AgentKey, BootId, ClusterId, CommandId, CommitId, Epoch, MachineId, SessionNumber, Term};
 use crate::leader::{Change, ConnectionId, Durable, Effect, Event, Input, Leader, RequestId, Settings};
-use crate::machine::{Availability, Capacity, Labels};
+use crate::machine::{Availability, Capacity, Labels, Pressure};
 use crate::message::{
     Assignment, FromAgent, HeldUnit, Hello, LeaderMessage, Refused, Removal, ReportedChange, ToAgent,
     UnitReport,
@@ -39,6 +39,8 @@ pub(super) struct Agent {
     pub(super) acked: u64,
     pub(super) refused: Option<Refused>,
     pub(super) farewell: bool,
+    /// Whether it was asked for a sign of life and has not given it.
+    pub(super) probed: bool,
     /// Whether what it starts is seen to be active; else it is starting.
     pub(super) activates: bool,
 }
@@ -115,9 +117,14 @@ impl World {
     }
 
     pub(super) fn join(&mut self, id: MachineId, labels: &[(&str, &str)]) {
+        self.join_as(id, id, labels);
+    }
+
+    /// A machine joins that has the id of another one; the first id is for the test.
+    pub(super) fn join_as(&mut self, number: MachineId, id: MachineId, labels: &[(&str, &str)]) {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         self.agents.insert(
-            id,
+            number,
             Agent {
                 id,
                 labels,
@@ -135,10 +142,11 @@ impl World {
                 acked: 0,
                 refused: None,
                 farewell: false,
+                probed: false,
                 activates: true,
             },
         );
-        self.connect(id);
+        self.connect(number);
     }
 
     pub(super) fn connect(&mut self, id: MachineId) {
@@ -149,12 +157,12 @@ impl World {
         agent.refused = None;
         let hello = Hello {
             cluster: agent.cluster,
-            machine: id,
+            machine: agent.id,
             boot: BootId::new(agent.boots),
             key: AgentKey::new(id.bits()),
             session: agent.session,
             term: agent.term,
-            address: "198.18.0.1".to_owned(),
+            address: format!("198.18.0.{}", id.bits() >> 96),
             labels: agent.labels.clone(),
             capacity: Capacity { cpu: MilliCpu(4000), memory: Bytes(1 << 30) },
             version: "test".to_owned(),
@@ -235,8 +243,12 @@ impl World {
             }
             Effect::Send(connection, message) => {
                 let agent = self.agents.values_mut().find(|agent| agent.connection == Some(connection));
-                if let Some(reports) = agent.and_then(|agent| agent.hear(message)) {
+                let Some(agent) = agent else { return };
+                if let Some(reports) = agent.hear(message) {
                     inputs.insert(0, Input::Agent(connection, FromAgent::Report(reports)));
+                }
+                if std::mem::take(&mut agent.probed) {
+                    inputs.insert(0, Input::Agent(connection, agent.heartbeat()));
                 }
             }
             Effect::Close(connection) => {
@@ -283,13 +295,11 @@ impl World {
                 self.step(Input::Tick);
             }
             let connected: Vec<(MachineId, ConnectionId)> =
-                self.agents.values().filter_map(|agent| Some((agent.id, agent.connection?))).collect();
+                self.agents.iter().filter_map(|(id, agent)| Some((*id, agent.connection?))).collect();
             for (id, connection) in connected {
                 let agent = self.agents.get_mut(&id).unwrap();
-                agent.heartbeats += 1;
-                let number = agent.heartbeats;
-                let pid1_age = agent.pid1_age;
-                self.step(Input::Agent(connection, FromAgent::Heartbeat { number, pid1_age }));
+                let heartbeat = agent.heartbeat();
+                self.step(Input::Agent(connection, heartbeat));
             }
         }
     }
@@ -362,7 +372,7 @@ impl World {
     pub(super) fn running(&self, unit: &str) -> Vec<MachineId> {
         let unit = name(unit);
         let runs = |agent: &&Agent| agent.held.get(&unit).is_some_and(|held| held.target == Target::Launched);
-        self.agents.values().filter(runs).map(|agent| agent.id).collect()
+        self.agents.iter().filter(|(_, agent)| runs(agent)).map(|(id, _)| *id).collect()
     }
 
     pub(super) fn reason(&mut self, unit: &str) -> String {
@@ -373,16 +383,25 @@ impl World {
 }
 
 impl Agent {
+    pub(super) fn heartbeat(&mut self) -> FromAgent {
+        self.heartbeats += 1;
+        let (number, pid1_age) = (self.heartbeats, self.pid1_age);
+        FromAgent::Heartbeat { number, pid1_age, pressure: Pressure::default() }
+    }
+
     pub(super) fn hear(&mut self, message: ToAgent) -> Option<Vec<UnitReport>> {
         assert!(message.term >= self.term, "a leader speaks in a term that is over");
         if message.session != self.session {
             return None;
         }
-        self.term = message.term;
+        if !matches!(message.body, LeaderMessage::Refused(_)) {
+            self.term = message.term;
+        }
         match message.body {
             LeaderMessage::Welcome(welcome) => self.cluster = Some(welcome.cluster),
             LeaderMessage::HeartbeatAck { number } => self.acked = number,
             LeaderMessage::Farewell { .. } => self.farewell = true,
+            LeaderMessage::Probe => self.probed = true,
             LeaderMessage::Refused(refused) => {
                 self.refused = Some(refused);
                 self.connection = None;
