@@ -103,6 +103,8 @@ pub(crate) struct MachineBook {
     pub(crate) told_to_remove: BTreeMap<UnitName, (Epoch, Term)>,
     /// The copies that it has begun to stop.
     pub(crate) stops: BTreeSet<(UnitName, Epoch)>,
+    /// Up to which epoch its agent has said that nothing is left, as far as the agent has written that down.
+    pub(crate) stopped: BTreeMap<UnitName, Epoch>,
     /// Until when its lease runs by its own clock: as it was told, and as the leader has promised.
     pub(crate) granted: Option<Time>,
     pub(crate) promised: Option<Time>,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use muster_core::agent;
 use muster_core::command::{CommandError, CommandResult, QueryAnswer};
 use muster_core::ids::{CommandId, Epoch, MachineId, Term};
-use muster_core::leader::{Change, Effect, RequestId};
+use muster_core::leader::{Change, Effect, Event, RequestId};
 use muster_core::machine::Availability;
-use muster_core::message::{Assignments, FromAgent, LeaderMessage, Refused};
+use muster_core::message::{Assignments, FromAgent, LeaderMessage, Refused, ReportedChange};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
@@ -339,6 +339,16 @@ impl World {
         }
     }
 
+    /// A leader never orders the removal of a unit whose end it has no record of. Such units are shown as orphaned.
+    ///
+    /// Here: only the store's past comes to that.
+    fn nothing_is_forgotten(&mut self, name: &UnitName, machine: MachineId) {
+        if !self.book.restored {
+            let text = format!("{name} on {} is an orphan, and no backup was restored", machine.short());
+            self.violate("nothing_is_forgotten", text);
+        }
+    }
+
     /// One effect of the leader's, at the moment when it is carried out.
     pub(crate) fn judge_effect(&mut self, now: Time, cause: &Cause, effect: &Effect) {
         match effect {
@@ -347,6 +357,7 @@ impl World {
                 self.judge_batch(cause, changes);
             }
             Effect::AnswerCommand(request, result) => self.is_answered(*request, result),
+            Effect::Event(Event::Orphaned { unit, machine }) => self.nothing_is_forgotten(unit, *machine),
             Effect::AnswerMachines(request, Ok(())) => self.judge_machines(*request),
             Effect::AnswerQuery(request, answer) => self.judge_query(*request, answer),
             Effect::Send(connection, message) => {
@@ -488,6 +499,12 @@ impl World {
             {
                 self.pid1_is_given_up(number, *pid1_age);
             }
+            agent::Effect::Send(FromAgent::Report(reports)) => {
+                for report in reports.iter().filter(|report| report.change == ReportedChange::Gone) {
+                    let stopped = self.book.machines[number].stopped.entry(report.name.clone()).or_default();
+                    *stopped = report.epoch.max(*stopped);
+                }
+            }
             agent::Effect::SaveMembership(membership)
                 if membership.term < self.machines[number].membership.term =>
             {
@@ -509,6 +526,7 @@ impl World {
             None => "nobody told it to",
             Some(told) if told.term > machine.membership.term => "its term is not written down",
             Some(_) if has.is_some_and(|has| has > epoch) => "it has a later copy",
+            Some(_) if book.stopped.get(name).is_some_and(|stopped| epoch <= *stopped) => "it has stopped it",
             Some(_) if book.over.get(name).is_some_and(|over| epoch <= *over) => {
                 "its end is recorded, and that nothing is left of it"
             }
@@ -557,15 +575,10 @@ impl World {
         });
         let removed =
             book.told_to_remove.get(name).is_some_and(|(epoch, term)| *epoch >= held && *term <= obeyed);
-        let unsettled = machine
-            .ledger
-            .as_ref()
-            .and_then(|ledger| ledger.units.get(name))
-            .is_none_or(|unit| !unit.settled);
         let other = machine.systemd.runs(name).is_none_or(|version| version.epoch != held)
             || machine.systemd.units.get(name).is_some_and(|unit| unit.foreign);
         let begun = book.stops.contains(&(name.clone(), held));
-        if !(later || removed || unsettled || other || begun) {
+        if !(later || removed || other || begun) {
             let text = format!("m{number} stops {name} ({held}), which is wanted as it is");
             return self.violate("control_plane_is_not_the_workload", text);
         }

@@ -176,6 +176,7 @@ impl World {
         ledger.units.retain(|name, _| machine.files.contains_key(name));
         // Nothing was started from files of which there is no record.
         machine.files.retain(|name, _| ledger.units.contains_key(name));
+        self.book.machines[number].stopped = ledger.stopped.clone();
         machine.ledger = Some(ledger.clone());
         let time = machine.clock.time(now);
         let agent = Agent::new(machine.identity(), machine.membership, ledger, machine.random.bits(), time);
