@@ -25,6 +25,9 @@ pub struct Plan {
     pub(crate) entries: Vec<Entry>,
     /// When everything heals.
     pub(crate) heals: Micros,
+    /// The fault that the code itself has.
+    #[cfg(feature = "planted-faults")]
+    pub(crate) planted: Option<muster_core::planted::Fault>,
 }
 
 #[derive(Clone, Debug)]
@@ -214,14 +217,23 @@ impl Plan {
         for (number, entry) in entries.iter_mut().enumerate() {
             entry.number = number;
         }
-        Self { seed, machines, entries, heals: FAULTS_LAST }
+        Self {
+            seed,
+            machines,
+            entries,
+            heals: FAULTS_LAST,
+            #[cfg(feature = "planted-faults")]
+            planted: None,
+        }
     }
 
     /// The same with only some of its entries.
     pub(crate) fn only(&self, numbers: &[usize], heals: Micros) -> Self {
         let kept = |entry: &&Entry| numbers.binary_search(&entry.number).is_ok();
         let entries = self.entries.iter().filter(kept).cloned().collect();
-        Self { seed: self.seed, machines: self.machines, entries, heals }
+        let mut shorter = self.clone();
+        (shorter.entries, shorter.heals) = (entries, heals);
+        shorter
     }
 }
 

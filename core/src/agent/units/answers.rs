@@ -4,6 +4,7 @@ use super::{FIRST_READ, RETRY, Reload, Units, Unsaved};
 use crate::agent::io::{CallError, Checked, Event, Held, Seen, Verb, Written};
 use crate::agent::unit::{Doing, Files, Reading, Want, Writing};
 use crate::ids::Epoch;
+use crate::planted::{self, Fault};
 use crate::state::{Failure, Phase, UnitState};
 use crate::time::Time;
 use crate::unit::UnitName;
@@ -15,7 +16,8 @@ impl Units {
         unit.doing = Doing::Nothing;
         let reason = match outcome {
             Written::Done { known } => {
-                unit.files = if known || unit.held.is_some() { Files::Replaced } else { Files::Fresh };
+                let known = (known || unit.held.is_some()) && !planted::is(Fault::ReplacedTakenForNew);
+                unit.files = if known { Files::Replaced } else { Files::Fresh };
                 unit.verified = false;
                 unit.stopped = false;
                 unit.reloaded = false;
@@ -30,6 +32,9 @@ impl Units {
                 unit.held =
                     Some(Held { epoch, hash, target, phase: Phase::Loaded, settled: false, exclusive });
                 self.unsaved = Unsaved::NowNeeded;
+                if planted::is(Fault::LedgerLate) {
+                    self.unsaved = Unsaved::Something;
+                }
                 self.out.events.push(Event::Holding(name.clone(), epoch));
                 None
             }
@@ -71,6 +76,9 @@ impl Units {
                 unit.doing = Doing::Nothing;
                 unit.removed = true;
                 self.unsaved = self.unsaved.max(Unsaved::Something);
+                if planted::is(Fault::GoneUnconfirmed) {
+                    return self.confirmed(name);
+                }
                 self.due.insert(name);
             }
             Err(reason) => {
@@ -97,6 +105,7 @@ impl Units {
                 }
                 match ended {
                     Some((_, result)) => self.job_ended(now, name, verb, result),
+                    None if planted::is(Fault::SignalAwaited) => {}
                     None => self.read_later(now, &name, FIRST_READ),
                 }
             }
@@ -125,6 +134,9 @@ impl Units {
                 unit.doing = Doing::Pausing;
                 self.out.events.push(Event::StopFailed(name.clone(), reason));
                 self.read_later(now, &name, FIRST_READ);
+            }
+            (Err(CallError::Unanswered(_)), Verb::Stop) if planted::is(Fault::UnansweredStopCounts) => {
+                self.stop_ended(now, &name);
             }
             (Err(CallError::Unanswered(_)), _) => {
                 unit.doing = if verb == Verb::Start { Doing::UnsureStart } else { Doing::Pausing };
