@@ -76,9 +76,6 @@ impl Units {
                 unit.doing = Doing::Nothing;
                 unit.removed = true;
                 self.unsaved = self.unsaved.max(Unsaved::Something);
-                if planted::is(Fault::GoneUnconfirmed) {
-                    return self.confirmed(name);
-                }
                 self.due.insert(name);
             }
             Err(reason) => {
@@ -249,6 +246,9 @@ impl Units {
             if let Some(held) = unit.held.as_mut().filter(|held| !held.settled) {
                 held.settled = true;
                 self.unsaved = Unsaved::NowNeeded;
+                if planted::is(Fault::LedgerLate) {
+                    self.unsaved = Unsaved::Something;
+                }
             }
         }
     }
@@ -344,7 +344,7 @@ impl Units {
                 }
                 self.nothing_more(name);
             }
-            Doing::Confirming if gone => self.confirmed(name),
+            Doing::Confirming if gone || planted::is(Fault::GoneUnconfirmed) => self.confirmed(name),
             Doing::Confirming => {
                 // It was activated between the end of its stop and the removal of its files.
                 self.stop_ended(now, &name);
