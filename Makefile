@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/target/tools
 DENY := $(TOOLS)/bin/cargo-deny
 CLUSTER := target/release/muster-cluster
 
-.PHONY: help cargo build demo cluster test lint unit-tests cluster-tests bench sim host-packages fmt clean
+.PHONY: help cargo build demo cluster test lint unit-tests cluster-tests bench sim sim-worth host-packages fmt clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,10 @@ bench: cargo host-packages build ## measure; prints a table and writes target/be
 sim: ## simulate: SEEDS=1000 FIRST=1, or one SEED=... with its history
 	$(CARGO) run --profile sim --locked -p muster-sim -- \
 	    $(if $(SEED),--seed $(SEED) $(if $(ONLY),--only $(ONLY)),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1))
+
+sim-worth: ## does the simulation find the faults that are planted in the code? FAULT=... for one
+	$(CARGO) run --profile sim --locked -p muster-sim --features planted-faults -- \
+	    $(if $(SEED),--seed $(SEED),--worth --seeds $(or $(SEEDS),1000)) $(if $(FAULT),--planted $(FAULT))
 
 host-packages: ## install what booting machines needs, with the host's package manager
 	@tests/cluster/host-packages

@@ -30,6 +30,8 @@ struct Arguments {
     goodbye: bool,
 }
 
+const _: () = assert!(!muster_core::HAS_PLANTED_FAULTS, "faults are planted for the simulation alone");
+
 fn main() -> ExitCode {
     program::run(start)
 }

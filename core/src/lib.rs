@@ -12,6 +12,7 @@
 //! | [`command`] | what clients ask for, and what they are answered |
 //! | [`placement`] | which machine takes a unit, and why the others do not |
 //! | [`leader`], [`agent`] | the two state machines |
+//! | [`planted`] | faults that the simulation must find; no daemon has them |
 
 pub mod agent;
 mod by_name;
@@ -21,6 +22,9 @@ pub mod leader;
 pub mod machine;
 pub mod message;
 pub mod placement;
+pub mod planted;
 pub mod state;
 pub mod time;
 pub mod unit;
+
+pub use planted::HAS_PLANTED_FAULTS;

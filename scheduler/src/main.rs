@@ -34,6 +34,8 @@ struct Arguments {
     insecure_listen: Option<SocketAddr>,
 }
 
+const _: () = assert!(!muster_core::HAS_PLANTED_FAULTS, "faults are planted for the simulation alone");
+
 fn main() -> ExitCode {
     program::run(start)
 }

@@ -7,6 +7,7 @@ use super::io::{Effect, Event, Membership};
 use crate::ids::{Revision, SessionNumber, Term};
 use crate::machine::Pressure;
 use crate::message::{Assignments, FromAgent, LeaderMessage, Refused, ToAgent, Welcome};
+use crate::planted::{self, Fault};
 use crate::time::Time;
 
 /// The shortest and the longest wait before the next attempt to connect.
@@ -225,7 +226,7 @@ impl Session {
 
     /// A leader says something: what of it concerns units, now that it is to be obeyed.
     pub fn heard(&mut self, now: Time, message: ToAgent, effects: &mut Vec<Effect>) -> Option<Assignments> {
-        if message.session != self.number {
+        if message.session != self.number && !planted::is(Fault::OldSessionObeyed) {
             return None;
         }
         let Link::Open(open) = &mut self.link else { return None };
@@ -250,7 +251,7 @@ impl Session {
         if open.welcome.is_none() && !matches!(message.body, LeaderMessage::Welcome(_)) {
             return None;
         }
-        if message.term < self.membership.term {
+        if message.term < self.membership.term && !planted::is(Fault::TermNotCompared) {
             effects.push(Effect::Event(Event::OldTerm { term: message.term, newest: self.membership.term }));
             return None;
         }
@@ -263,6 +264,10 @@ impl Session {
                 return None;
             }
             membership.cluster = Some(welcome.cluster);
+        }
+        if membership != self.membership && planted::is(Fault::TermNotWritten) {
+            self.membership = membership;
+            effects.push(Effect::SaveMembership(membership));
         }
         if membership != self.membership {
             self.saving = Some(membership);
@@ -325,6 +330,7 @@ impl Session {
                         && let Some(welcome) = &open.welcome
                     {
                         open.heard = now;
+                        let sent = if planted::is(Fault::LeaseFromAnswer) { now } else { sent };
                         open.lease_end = open.lease_end.max(Some(sent + welcome.lease_ttl));
                         self.lease_end = self.lease_end.max(open.lease_end);
                     }
@@ -338,7 +344,7 @@ impl Session {
                     Some((term, revision)) => term == next.0 && revision.0.checked_add(1) == Some(next.1.0),
                     None => false,
                 };
-                if follows {
+                if follows || planted::is(Fault::DeltaOutOfOrder) {
                     open.applied = Some(next);
                     open.snapshot_wanted &= !assignments.snapshot;
                     return Some(assignments);

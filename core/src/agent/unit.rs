@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::io::{Held, Verb};
 use crate::ids::Epoch;
+use crate::planted::{self, Fault};
 use crate::state::{Observation, Phase, Target, UnitState};
 use crate::time::Time;
 use crate::unit::ContentHash;
@@ -199,6 +200,9 @@ impl Unit {
                     // Whatever it does after the stop: what is activated again and again by a socket must not keep
                     // its old content for ever.
                     Some(held) if held.epoch < wanted.epoch => self.once_stopped(Action::Write),
+                    Some(held) if held.epoch > wanted.epoch && planted::is(Fault::EpochNotCompared) => {
+                        Action::Write
+                    }
                     Some(held) => self.next_of_current(wanted.target, &held.phase),
                 }
             }
@@ -222,7 +226,9 @@ impl Unit {
                 (Files::Replaced, _) => Action::Check,
                 // The reload covers many units and is not this one's own.
                 (Files::Outdated, _) => Action::Nothing,
-                (Files::Reloaded, _) if !self.stopped => Action::Stop,
+                (Files::Reloaded, _) if !self.stopped && !planted::is(Fault::NoStopAfterReload) => {
+                    Action::Stop
+                }
                 (_, Target::Launched) => Action::Start,
                 (_, Target::Loaded) if !self.verified => Action::Verify,
                 (_, Target::Loaded) => Action::Nothing,

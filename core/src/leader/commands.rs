@@ -13,6 +13,7 @@ use crate::command::{
 };
 use crate::ids::{CommandId, MachineId};
 use crate::leader::io::RequestId;
+use crate::planted::{self, Fault};
 use crate::state::DesiredState;
 use crate::unit::{ContentHash, Options, UnitFile, UnitName};
 
@@ -34,6 +35,7 @@ impl Commands {
     pub(super) fn new(by_number: BTreeMap<u64, StoredCommand>) -> Self {
         let numbers = by_number.iter().map(|(number, command)| (command.id, *number)).collect();
         let outcomes = by_number.values().map(StoredCommand::outcomes).sum();
+        let numbers = if planted::is(Fault::CommandsForgotten) { BTreeMap::new() } else { numbers };
         Self { by_number, numbers, outcomes }
     }
 
@@ -82,6 +84,9 @@ impl Leader {
             Some(result) => result.clone(),
             None => self.execute_new(command),
         };
+        if planted::is(Fault::AnswerBeforeCommit) {
+            return self.outbox.now(Effect::AnswerCommand(request, result));
+        }
         self.hold(Effect::AnswerCommand(request, result));
     }
 
@@ -297,7 +302,9 @@ impl Leader {
             unit.done = false;
         }
         self.troubles.forget(name);
-        self.renew_placements(name, PlaceReason::Restarted);
+        if !planted::is(Fault::RestartKeepsEpoch) {
+            self.renew_placements(name, PlaceReason::Restarted);
+        }
         Done::Changed
     }
 

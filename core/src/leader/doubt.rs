@@ -9,6 +9,7 @@ use crate::ids::MachineId;
 use crate::leader::io::RequestId;
 use crate::leader::{Effect, ReleaseReason};
 use crate::machine::MachineState;
+use crate::planted::{self, Fault};
 use crate::time::Time;
 
 /// How often the leader looks at its clock, to see its own stalls.
@@ -40,7 +41,9 @@ impl Awake {
         let late = now.since(self.pulse);
         self.pulse = now + PULSE;
         if late > TOLERANCE {
-            self.stalled += late;
+            if !planted::is(Fault::StallsCount) {
+                self.stalled += late;
+            }
             self.untold += late;
             return None;
         }
@@ -104,7 +107,7 @@ impl Leader {
         }
         let mut suspects: BTreeSet<MachineId> = self.machines_that(|m| m.is_suspect(awake, &self.settings));
         suspects.insert(dying);
-        if !self.are_too_many(&suspects) {
+        if !self.are_too_many(&suspects) || planted::is(Fault::NoBrake) {
             return Some(awake);
         }
         if let Some(brake) = &mut self.brake {

@@ -6,6 +6,7 @@ use std::fmt;
 use super::{Leader, Unit};
 use crate::ids::MachineId;
 use crate::placement::Refusal;
+use crate::planted::{self, Fault};
 use crate::state::DesiredState;
 use crate::unit::UnitName;
 
@@ -69,7 +70,7 @@ impl Leader {
         let Some(unit) = self.units.get(name) else {
             return Err(Ungrouped::TargetUnknown { unit: name.clone(), target: name.clone() });
         };
-        if !self.is_tied(name, unit) {
+        if !self.is_tied(name, unit) || planted::is(Fault::GroupSplit) {
             return Ok(Group { units: vec![name.clone()], pinned: None, globals: Vec::new() });
         }
         let mut excluded = BTreeSet::new();

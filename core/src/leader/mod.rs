@@ -67,6 +67,7 @@ use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
 use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
 use crate::message::{Assignment, Assignments, LeaderMessage, Removal, ToAgent};
 use crate::placement::Placer;
+use crate::planted::{self, Fault};
 use crate::state::{DesiredState, Observation, Phase, Target};
 use crate::time::Time;
 use crate::unit::{ContentHash, Options, UnitFile, UnitName};
@@ -241,7 +242,7 @@ impl Leader {
             troubles: Troubles::default(),
             exclusive_from: None,
             globals: BTreeMap::new(),
-            settled: durable.machines.is_empty(),
+            settled: durable.machines.is_empty() || planted::is(Fault::NewLeaderPlacesAtOnce),
             settles: now,
             stale: BTreeSet::new(),
             taking_term: false,
@@ -251,6 +252,8 @@ impl Leader {
         };
         leader.load(durable);
         let (lease, restart) = (now + leader.lease(), now + leader.restart_grace());
+        let short = planted::is(Fault::NewLeaderCountsShort);
+        let lease = if short { now + leader.settings.clock_margin } else { lease };
         for (id, machine) in &mut leader.machines {
             let deadline = if machine.record.restarting { restart } else { lease };
             machine.deadline = Some(deadline);
@@ -271,7 +274,9 @@ impl Leader {
         self.now = self.now.max(now);
         self.look_at_clock();
         // First, so that what was on its way when a lease ended does not revive it.
-        self.end_leases();
+        if !planted::is(Fault::LateHeartbeatRevives) {
+            self.end_leases();
+        }
         self.end_probes();
         match input {
             Input::Command(request, command) => self.execute(request, &command),
@@ -284,6 +289,9 @@ impl Leader {
             Input::TermTaken(term) => self.take_office(term),
             Input::ReleaseBrake(request) => self.release_brake_for(request),
             Input::Tick => {}
+        }
+        if planted::is(Fault::LateHeartbeatRevives) {
+            self.end_leases();
         }
         self.decide();
         self.finish_turn();
@@ -311,6 +319,9 @@ impl Leader {
 
     /// How long the leader counts a machine as alive after it heard from it.
     fn lease(&self) -> Duration {
+        if planted::is(Fault::NoMargin) {
+            return self.settings.lease_ttl;
+        }
         self.settings.lease()
     }
 
@@ -440,7 +451,9 @@ impl Leader {
     /// The store lost what was not yet durable: goes on from what it holds, and tells who waited.
     fn roll_back(&mut self, reason: &str, durable: Durable) {
         let waited = self.outbox.failed(reason);
-        self.load(durable);
+        if !planted::is(Fault::FailedCommitIsKept) {
+            self.load(durable);
+        }
         self.event(Event::StoreFailed(reason.to_owned()));
         self.paused_until = Some(self.now + STORE_RETRY);
         // What they were told of it is lost.
@@ -449,6 +462,7 @@ impl Leader {
             match held {
                 Held::Answer(request, query, _) => self.answer(request, query),
                 Held::Effect(Effect::UnitsChanged(names)) => self.turn.seen.extend(names),
+                Held::Effect(effect) if planted::is(Fault::FailedCommitIsTold) => self.outbox.now(effect),
                 // What machines were to be told was not decided: they are told anew when the pause ends.
                 Held::Effect(Effect::Send(..)) => {}
                 Held::Effect(Effect::Event(event)) if event.tells_of_a_change() => {}
@@ -561,6 +575,9 @@ impl Leader {
         let assignments = Assignments { snapshot, revision: session.revision, hold, remove };
         let (connection, session) = (session.connection, session.number);
         let message = ToAgent { term: self.term, session, body: LeaderMessage::Assignments(assignments) };
+        if planted::is(Fault::AssignmentBeforeCommit) {
+            return self.outbox.now(Effect::Send(connection, message));
+        }
         self.outbox.hold(Held::Effect(Effect::Send(connection, message)));
     }
 

@@ -13,6 +13,7 @@ use crate::ids::MachineId;
 use crate::leader::io::RequestId;
 use crate::machine::{Availability, MachineState};
 use crate::message::{Goodbye, LeaderMessage};
+use crate::planted::{self, Fault};
 use crate::state::{DesiredState, Observation, Phase};
 use crate::time::Time;
 use crate::unit::UnitName;
@@ -68,6 +69,9 @@ impl Leader {
                 self.set_availability(*id, command.availability);
             }
         }
+        if planted::is(Fault::AvailabilityBeforeCommit) {
+            return self.outbox.now(Effect::AnswerMachines(request, result));
+        }
         self.hold(Effect::AnswerMachines(request, result));
     }
 
@@ -94,7 +98,8 @@ impl Leader {
 
     /// A machine goes.
     pub(super) fn goodbye(&mut self, id: MachineId, goodbye: Goodbye) {
-        let restart = self.awake() + self.restart_grace();
+        let none = planted::is(Fault::NoRestartGrace);
+        let restart = self.awake() + if none { self.lease() } else { self.restart_grace() };
         // What is not written down is promised to nobody: the next leader would not know of it.
         let paused = self.paused_until.is_some();
         let lease = self.settings.restart_grace;
@@ -146,6 +151,7 @@ impl Leader {
             Observation::Refused(_) => false,
         });
         let may_run_twice = self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_none());
+        let may_run_twice = may_run_twice && !planted::is(Fault::DrainStopsFirst);
         if launched && runs && may_run_twice && machine.state != MachineState::Unreachable {
             let ends = self.lingers_until(from);
             self.lingering.insert(from, name, ends);
@@ -229,6 +235,7 @@ impl Leader {
         let awake = self.awake();
         let over = |(_, name, ends): &(MachineId, &UnitName, Option<Time>)| {
             let placed = self.units.get(name).is_some_and(|unit| !unit.placements.is_empty());
+            let ends = ends.filter(|_| !planted::is(Fault::DrainNeverEnds));
             ends.is_some_and(|ends| ends <= awake) && (!placed || self.may_become_active(name))
         };
         let over: Vec<(MachineId, UnitName)> =

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Change, Event, Leader, LingerEnd, Machine, PlaceReason, Retired, Unit, UnplaceReason, sorted};
 use crate::ids::{Epoch, MachineId};
 use crate::machine::MachineState;
+use crate::planted::{self, Fault};
 use crate::state::DesiredState;
 use crate::unit::{Bytes, MilliCpu, UnitName};
 
@@ -313,6 +314,9 @@ impl Leader {
         let Some(epoch) = unit.placements.remove(&machine) else { return };
         self.gates.forget(machine, name);
         self.retire(machine, name, Retired { epoch, exclusive });
+        if planted::is(Fault::EndingCopiesNotCounted) {
+            self.placer.release(name, machine);
+        }
         self.turn.records.push(name.clone());
     }
 
@@ -342,6 +346,9 @@ impl Leader {
 
     /// Takes those off their machine that are tied to a unit that is not there any more, and those tied to them.
     pub(super) fn unplace_followers(&mut self, name: &UnitName) {
+        if planted::is(Fault::FollowersStay) {
+            return;
+        }
         let mut targets = vec![name.clone()];
         while let Some(target) = targets.pop() {
             let on: BTreeSet<MachineId> = self

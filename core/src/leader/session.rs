@@ -12,6 +12,7 @@ use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
 use crate::message::{
     FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
 };
+use crate::planted::{self, Fault};
 use crate::state::{DesiredState, Observation, Phase, Target};
 use crate::time::Time;
 use crate::unit::UnitName;
@@ -115,6 +116,9 @@ impl Leader {
     /// Whether the agent has obeyed a term above this one, or this one under another leader: only from this leader, to
     /// which it then said Hello before, can it know its term. A store that was restored or copied leads to both.
     fn term_is_anothers(&self, hello: &Hello) -> bool {
+        if planted::is(Fault::HigherTermIgnored) {
+            return false;
+        }
         let told = self.machines.get(&hello.machine).and_then(|machine| machine.told);
         hello.term > self.term || (hello.term == self.term && told != Some(self.term))
     }
@@ -123,6 +127,7 @@ impl Leader {
     fn opened_later(&self, hello: &Hello) -> bool {
         self.machines.get(&hello.machine).is_some_and(|machine| {
             let newer = machine.session.as_ref().is_some_and(|session| session.number > hello.session);
+            let newer = newer && !planted::is(Fault::OldHelloTaken);
             newer && machine.record.key == hello.key && machine.record.boot == hello.boot
         })
     }
@@ -145,7 +150,7 @@ impl Leader {
         let state = self.state_of(hello.pid1_age);
         let known = self.machines.contains_key(&id);
         let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
-        let rebooted = machine.record.boot != record.boot;
+        let rebooted = machine.record.boot != record.boot || planted::is(Fault::EveryHelloIsAReboot);
         machine.record = record;
         if rebooted {
             // What an earlier boot was granted has ended with it.
@@ -280,6 +285,9 @@ impl Leader {
         if self.strays.entry(name.clone()).or_default().insert(id, epoch).is_none() {
             self.event(Event::Orphaned { unit: name.clone(), machine: id });
         }
+        if planted::is(Fault::OrphansRemoved) {
+            self.retire(id, name, super::Retired { epoch, exclusive: None });
+        }
     }
 
     /// The epoch up to which the leader has a record of copies of the unit on this machine.
@@ -378,7 +386,8 @@ impl Leader {
 
     /// Nothing of the unit up to this epoch is left on the machine; of any epoch, where none is given.
     fn copy_gone(&mut self, id: MachineId, name: &UnitName, upto: Option<Epoch>) {
-        let covers = |epoch: &Epoch| upto.is_none_or(|upto| *epoch <= upto);
+        let any = planted::is(Fault::GoneOfAnyEpoch);
+        let covers = |epoch: &Epoch| any || upto.is_none_or(|upto| *epoch <= upto);
         let machine = self.machines.get_mut(&id);
         if let Some(machine) =
             machine.filter(|m| m.observed.get(name).is_some_and(|copy| covers(&copy.epoch)))
@@ -403,6 +412,9 @@ impl Leader {
             self.turn.changes.push(Change::DeleteRetired(id, name.clone()));
             if !self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&id)) {
                 self.placer.release(name, id);
+                if planted::is(Fault::RoomNotNoticed) {
+                    return;
+                }
                 self.queue.touch(id);
             }
         }
@@ -448,7 +460,7 @@ impl Leader {
         if std::mem::take(&mut machine.record.restarting) {
             self.unsaved.insert(id);
         }
-        if let Some(session) = machine.session.take() {
+        if let Some(session) = machine.session.take_if(|_| !planted::is(Fault::LostKeepsSession)) {
             self.connections.remove(&session.connection);
             self.say(session.connection, session.number, LeaderMessage::Refused(Refused::LeaseEnded));
             self.outbox.now(Effect::Close(session.connection));
@@ -472,9 +484,10 @@ impl Leader {
     pub(super) fn update_openness(&mut self, id: MachineId) {
         let open = self.machines.get(&id).is_some_and(|machine| {
             machine.session.is_some()
-                && machine.state == MachineState::Up
-                && machine.availability == Availability::Open
-                && !machine.leaving
+                && (machine.state == MachineState::Up
+                    || machine.state == MachineState::Degraded && planted::is(Fault::DegradedIsOpen))
+                && (machine.availability == Availability::Open || planted::is(Fault::DrainedIsOpen))
+                && (!machine.leaving || planted::is(Fault::LeavingIsOpen))
         });
         if self.placer.set_open(id, open) && open {
             self.queue.touch(id);

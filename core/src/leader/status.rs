@@ -10,6 +10,7 @@ use crate::command::{
 use crate::ids::{Epoch, MachineId};
 use crate::leader::io::RequestId;
 use crate::machine::{Availability, MachineState};
+use crate::planted::{self, Fault};
 use crate::state::DesiredState;
 use crate::unit::{ContentHash, UnitName};
 
@@ -52,6 +53,9 @@ impl Leader {
             Query::Machines => QueryAnswer::Machines(self.cluster_status()),
             Query::Rto(name) => QueryAnswer::Rto(self.rto(name)),
         };
+        if planted::is(Fault::QueryBeforeCommit) {
+            return self.outbox.now(Effect::AnswerQuery(request, answer));
+        }
         self.turn.effects.push(Held::Answer(request, query, Effect::AnswerQuery(request, answer)));
     }
 

@@ -23,6 +23,7 @@ use self::refusal::Misfit;
 use crate::by_name::ByName;
 use crate::ids::MachineId;
 use crate::machine::{Capacity, Labels};
+use crate::planted::{self, Fault};
 use crate::unit::{Bytes, Glob, MachineIdMatch, MilliCpu, Options, UnitName};
 
 /// What a unit that reserves nothing counts as: a hundredth of a machine, in millionths.
@@ -118,7 +119,9 @@ impl Host {
     fn remove(&mut self, name: &UnitName, entry: &Entry) {
         let (cpu, memory) = reservation(&entry.options);
         self.load -= u128::from(self.share(&entry.options));
-        self.reserved = (self.reserved.0 - cpu, self.reserved.1 - memory);
+        if !planted::is(Fault::CapacityKept) {
+            self.reserved = (self.reserved.0 - cpu, self.reserved.1 - memory);
+        }
         self.units.remove(name);
         for id in &entry.declares {
             decrement(&mut self.declared, *id);
@@ -177,6 +180,9 @@ fn fits<'a>(members: &[Member<'a>], machine: MachineId, host: &Host) -> Result<(
         conflicts(unit, entry, host, already_here)?;
         let (cpu, memory) = reservation(options);
         needed = (needed.0 + cpu, needed.1 + memory);
+        if planted::is(Fault::GroupNotSummed) {
+            needed = (cpu, memory);
+        }
         if already_here {
             own = (own.0 + cpu, own.1 + memory);
         }
@@ -208,7 +214,7 @@ fn conflicts<'a>(
             return Err(Misfit::Conflict { unit, id: *id, own: true });
         }
     }
-    for id in &entry.matched_by {
+    for id in entry.matched_by.iter().filter(|_| !planted::is(Fault::ConflictOneWay)) {
         if other(&host.declared, id, already_here && entry.declares.contains(id)) {
             return Err(Misfit::Conflict { unit, id: *id, own: false });
         }

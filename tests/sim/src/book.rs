@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use muster_core::agent;
 use muster_core::command::{Command, CommandResult};
-use muster_core::ids::{CommandId, CommitId, Epoch, MachineId, Term};
+use muster_core::ids::{CommandId, CommitId, Epoch, MachineId, Revision, SessionNumber, Term};
 use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId, Retired, StoredUnit};
 use muster_core::machine::{Availability, MachineRecord};
 use muster_core::message::{FromAgent, Goodbye, LeaderMessage, ReportedChange, ToAgent};
@@ -49,6 +49,8 @@ pub(crate) struct Book {
     pub(crate) restored: bool,
     pub(crate) store_failed: bool,
     pub(crate) machines: Vec<MachineBook>,
+    /// When a machine, its stream or the store was last seen not to be well.
+    pub(crate) troubled: Micros,
     /// When the world was found to be well, what had been done until then.
     pub(crate) idle: Option<Done>,
 }
@@ -103,6 +105,8 @@ pub(crate) struct MachineBook {
     pub(crate) told_to_remove: BTreeMap<UnitName, (Epoch, Term)>,
     /// The copies that it has begun to stop.
     pub(crate) stops: BTreeSet<(UnitName, Epoch)>,
+    /// Up to which epoch its agent has said that nothing is left, as far as the agent has written that down.
+    pub(crate) stopped: BTreeMap<UnitName, Epoch>,
     /// Until when its lease runs by its own clock: as it was told, and as the leader has promised.
     pub(crate) granted: Option<Time>,
     pub(crate) promised: Option<Time>,
@@ -117,8 +121,28 @@ pub(crate) struct MachineBook {
     pub(crate) leaving: bool,
     /// Whether the present leader knows that its PID 1 is silent for too long.
     pub(crate) pid1_lost: bool,
+    /// The stream on which the present leader last welcomed it, and of which boot and session that is.
+    pub(crate) welcomed: Option<(ConnectionId, (u64, Option<SessionNumber>))>,
+    /// When the present leader last heard of it, by its clock, and how long it had been stopped until then; also after the
+    /// machine was given up.
+    pub(crate) last_heard: Option<(Time, Micros)>,
+    /// Whether its PID 1 was last said to have been silent for longer than a lease.
+    pub(crate) degraded: bool,
+    /// What of the assignments of this session the agent can have applied last.
+    pub(crate) applied: Option<(Term, Revision)>,
+    /// The copies that it said to be active when it last said anything of them.
+    pub(crate) says_active: BTreeSet<(UnitName, Epoch)>,
+    /// Active copies that were placed elsewhere since the machine is drained or shuts down.
+    pub(crate) moved: BTreeMap<UnitName, Moved>,
+    /// When its agent last took in a sign of life of its PID 1; and when something last was in the way of one.
+    pub(crate) pid1_heard: Micros,
+    pub(crate) pid1_impaired: Micros,
+    /// When it last sent a heartbeat.
+    pub(crate) last_beat: Micros,
     /// Placements that it has refused since it has a later one.
     pub(crate) stale: BTreeSet<(UnitName, Epoch)>,
+    /// Since when its agent knows that PID 1 reloads, or did when it was last heard.
+    pub(crate) reload: Option<Micros>,
     /// Whether it said at last that it was rebooted since the leader's record of it.
     pub(crate) rebooted: bool,
     /// Placements that it has said to have failed there.
@@ -127,6 +151,16 @@ pub(crate) struct MachineBook {
     pub(crate) over: BTreeMap<UnitName, Epoch>,
     /// What it said in this session that it holds.
     pub(crate) says: BTreeMap<UnitName, Epoch>,
+}
+
+/// A copy that was to run on until it is active elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved {
+    pub(crate) epoch: Epoch,
+    /// When that was decided, by the leader's clock, and how long it had been stopped until then.
+    pub(crate) at: (Time, Micros),
+    /// How long it may run on at most.
+    pub(crate) most: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -191,9 +225,15 @@ impl Book {
             restored: false,
             store_failed: false,
             machines: (0..machines).map(|_| MachineBook::default()).collect(),
+            troubled: 0,
             idle: None,
         }
     }
+}
+
+/// Whether a copy was started and is active.
+fn is_active(observation: &Observation) -> bool {
+    matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "active")
 }
 
 impl World {
@@ -263,6 +303,8 @@ impl World {
             machine.graced = None;
             machine.stale.clear();
             machine.says.clear();
+            machine.says_active.clear();
+            (machine.welcomed, machine.last_heard, machine.degraded) = (None, None, false);
         }
     }
 
@@ -283,6 +325,7 @@ impl World {
         book.commands = book.durable_commands.clone();
         book.durable = book.issued;
         for machine in &mut book.machines {
+            machine.moved.clear();
             // It may not have become durable.
             machine.over.clear();
         }
@@ -351,8 +394,14 @@ impl World {
                 book.says = hello.units.iter().map(|unit| (unit.name.clone(), unit.epoch)).collect();
                 let failed = hello.units.iter().filter(|unit| has_failed(&unit.observation));
                 book.failed.extend(failed.map(|unit| (unit.name.clone(), unit.epoch)));
+                let active = hello.units.iter().filter(|unit| is_active(&unit.observation));
+                book.says_active = active.map(|unit| (unit.name.clone(), unit.epoch)).collect();
+                book.degraded = hello.pid1_age > self.settings.lease_ttl;
             }
             FromAgent::Heartbeat { pid1_age, .. } => {
+                if book.welcomed.is_some_and(|(welcomed, _)| welcomed == connection) {
+                    book.degraded = *pid1_age > self.settings.lease_ttl;
+                }
                 if *pid1_age > self.settings.systemd_timeout && book.heard.is_some() {
                     book.pid1_lost = true;
                 }
@@ -368,6 +417,12 @@ impl World {
                                 book.failed.insert((report.name.clone(), report.epoch));
                             }
                             book.says.insert(report.name.clone(), report.epoch);
+                            let copy = (report.name.clone(), report.epoch);
+                            if is_active(observation) {
+                                book.says_active.insert(copy);
+                            } else {
+                                book.says_active.remove(&copy);
+                            }
                         }
                         ReportedChange::Gone => {}
                     }
@@ -426,8 +481,19 @@ impl World {
     /// The agent's loop hands it these.
     pub(crate) fn agent_hears(&mut self, number: usize, inputs: &[agent::Input]) {
         for input in inputs {
-            if let agent::Input::Leader(message) = input {
-                self.agent_is_told(number, message);
+            let now = self.queue.now();
+            match input {
+                agent::Input::Leader(message) => self.agent_is_told(number, message),
+                agent::Input::Reloading(true) => {
+                    self.book.machines[number].reload.get_or_insert(now);
+                }
+                agent::Input::Reloading(false) | agent::Input::Reloaded(_) => {
+                    self.book.machines[number].reload = None;
+                }
+                _ => {}
+            }
+            if crate::machine::is_from_pid1(input) {
+                self.book.machines[number].pid1_heard = self.queue.now();
             }
         }
     }
@@ -440,11 +506,24 @@ impl World {
         }
         let book = &mut self.book.machines[number];
         match &message.body {
+            LeaderMessage::Farewell { lease: Some(lease) } => {
+                book.granted = book.granted.max(stream.goodbye.map(|said| said + *lease));
+            }
             LeaderMessage::HeartbeatAck { number: beat } => {
                 let end = stream.heartbeats.get(beat).map(|sent| *sent + self.settings.lease_ttl);
                 book.granted = book.granted.max(end);
             }
             LeaderMessage::Assignments(assignments) => {
+                let next = (message.term, assignments.revision);
+                let follows = match book.applied {
+                    _ if assignments.snapshot => book.applied.is_none_or(|applied| applied <= next),
+                    Some((term, revision)) => term == next.0 && revision.0 + 1 == next.1.0,
+                    None => false,
+                };
+                if !follows {
+                    return;
+                }
+                book.applied = Some(next);
                 for hold in &assignments.hold {
                     let told = book.told_to_hold.entry(hold.name.clone()).or_default();
                     let told = told.entry(hold.epoch).or_insert(Told {
@@ -496,7 +575,11 @@ impl World {
 
     /// How long ago the leader heard from the machine, by its clock, without the time in which it was stopped.
     pub(crate) fn heard_ago(&self, number: usize) -> Option<Duration> {
-        let (heard, stalled) = self.book.machines[number].heard?;
+        self.ago(self.book.machines[number].heard?)
+    }
+
+    /// The same for any moment that the leader had.
+    pub(crate) fn ago(&self, (heard, stalled): (Time, Micros)) -> Option<Duration> {
         let now = self.queue.now();
         // Of its clock's drift, and of what it takes for a stall, the leader is given the benefit.
         let stopped = Duration::from_micros((self.scheduler.stalled(now) - stalled) * 102 / 100);

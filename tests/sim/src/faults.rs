@@ -25,6 +25,9 @@ pub struct Plan {
     pub(crate) entries: Vec<Entry>,
     /// When everything heals.
     pub(crate) heals: Micros,
+    /// The fault that the code itself has.
+    #[cfg(feature = "planted-faults")]
+    pub(crate) planted: Option<muster_core::planted::Fault>,
 }
 
 #[derive(Clone, Debug)]
@@ -131,6 +134,15 @@ pub(crate) enum Fault {
     OldLeader {
         machine: usize,
     },
+    /// Deltas are lost, and others come twice; then the stream breaks.
+    DeltasJumbled {
+        machine: usize,
+        lasts: Micros,
+    },
+    /// It does not become known whether the next commit was written: the scheduler ends, and starts from the store.
+    StoreLost {
+        down: Micros,
+    },
     DiskFull {
         machine: usize,
         lasts: Micros,
@@ -190,6 +202,7 @@ impl Fault {
             | Self::FreezeMachine { lasts, .. }
             | Self::Partition { lasts, .. }
             | Self::SlowLink { lasts, .. }
+            | Self::DeltasJumbled { lasts, .. }
             | Self::DiskFull { lasts, .. }
             | Self::DiskSlow { lasts, .. }
             | Self::Pid1Hangs { lasts, .. }
@@ -214,14 +227,23 @@ impl Plan {
         for (number, entry) in entries.iter_mut().enumerate() {
             entry.number = number;
         }
-        Self { seed, machines, entries, heals: FAULTS_LAST }
+        Self {
+            seed,
+            machines,
+            entries,
+            heals: FAULTS_LAST,
+            #[cfg(feature = "planted-faults")]
+            planted: None,
+        }
     }
 
     /// The same with only some of its entries.
     pub(crate) fn only(&self, numbers: &[usize], heals: Micros) -> Self {
         let kept = |entry: &&Entry| numbers.binary_search(&entry.number).is_ok();
         let entries = self.entries.iter().filter(kept).cloned().collect();
-        Self { seed: self.seed, machines: self.machines, entries, heals }
+        let mut shorter = self.clone();
+        (shorter.entries, shorter.heals) = (entries, heals);
+        shorter
     }
 }
 
@@ -296,7 +318,7 @@ fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
 }
 
 /// How many kinds of faults [`fault`] knows.
-const FAULTS: usize = 27;
+const FAULTS: usize = 30;
 
 fn faults(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
     // Not all kinds in each history: what one fault brings about, another may hide.
@@ -371,6 +393,7 @@ fn fault(random: &mut Random, machines: usize, kind: usize) -> Fault {
                 Behaviour::SlowStop,
                 Behaviour::Unstoppable,
                 Behaviour::Crashes,
+                Behaviour::Activated,
             ];
             Fault::UnitBehaves { unit, behaviour: *random.pick(&behaviours), lasts }
         }
@@ -378,6 +401,9 @@ fn fault(random: &mut Random, machines: usize, kind: usize) -> Fault {
         23 => Fault::UnitExits { machine, unit, restart: random.chance(500) },
         24 => Fault::RestartAgent { machine, down: random.spread(50 * MILLI, 40 * SECOND) },
         25 => Fault::Reboot { machine, down: random.spread(SECOND, 30 * SECOND) },
+        26 => Fault::DeltasJumbled { machine, lasts },
+        27 => Fault::StoreLost { down: random.spread(50 * MILLI, 12 * SECOND) },
+        28 => Fault::UnitBehaves { unit, behaviour: Behaviour::Activated, lasts },
         _ => Fault::ClockJumps { machine, by: random.spread(100 * MILLI, 20 * SECOND) },
     }
 }

@@ -124,6 +124,7 @@ impl World {
         self.memory_equals_store(&mut found);
         self.copies_are_right(&mut found);
         self.what_fits_is_placed(&mut found);
+        self.what_is_tied_is_together(&mut found);
         found
     }
 
@@ -224,6 +225,10 @@ impl World {
                 if !there {
                     found.push(format!("m{number} does not have {name} as {epoch}"));
                 }
+                let foreign = machine.systemd.units.get(name).is_some_and(|unit| unit.foreign);
+                if unit.desired == DesiredState::Loaded && machine.systemd.is_running(name) && !foreign {
+                    found.push(format!("{name} should only be loaded on m{number}, and runs"));
+                }
                 if unit.desired == DesiredState::Launched && active != Some(State::Running) {
                     found.push(format!("{name} should be active on m{number} and is {active:?}"));
                 }
@@ -266,6 +271,25 @@ impl World {
                     if together(palette, decided, &group, number).is_none() {
                         found.push(format!("{name} waits and would fit on m{number}"));
                     }
+                }
+            }
+        }
+    }
+
+    /// A unit is only where the units are that it is tied to. (What an old store finds, it takes up as it is.)
+    fn what_is_tied_is_together(&self, found: &mut Vec<String>) {
+        if self.book.restored || self.book.store_failed {
+            return;
+        }
+        let decided = &self.book.decided;
+        for (name, unit) in &decided.units {
+            let options = decided.files.get(name).map(|file| &self.palette.contents[*file].options);
+            let targets = options.into_iter().flat_map(|options| options.machine_of);
+            for target in targets.map(|target| &self.palette.names[*target]) {
+                let there =
+                    |id| decided.units.get(target).is_some_and(|unit| unit.placements.contains_key(id));
+                if let Some(id) = unit.placements.keys().find(|id| !there(*id)) {
+                    found.push(format!("{name} is on {} without {target}", id.short()));
                 }
             }
         }

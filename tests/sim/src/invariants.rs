@@ -6,17 +6,23 @@ use std::time::Duration;
 use muster_core::agent;
 use muster_core::command::{CommandError, CommandResult, QueryAnswer};
 use muster_core::ids::{CommandId, Epoch, MachineId, Term};
-use muster_core::leader::{Change, Effect, RequestId};
+use muster_core::leader::{Change, ConnectionId, Effect, Event, RequestId};
 use muster_core::machine::Availability;
-use muster_core::message::{Assignments, FromAgent, LeaderMessage, Refused};
+use muster_core::message::{Assignments, FromAgent, LeaderMessage, Refused, ReportedChange};
+use muster_core::state::DesiredState;
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
-use crate::book::{Cause, Expected};
+use crate::book::{Cause, Expected, MachineBook, Moved};
 use crate::fits::{misfit, tied};
 use crate::intent::Intent;
-use crate::queue::Micros;
+use crate::palette::UNITS;
+use crate::queue::{MILLI, Micros, SECOND};
 use crate::world::World;
+
+/// How much of PID 1's silence a job explains, and a reload.
+const JOB_MAX: Micros = 50 * MILLI;
+const RELOAD_MAX: Micros = 60 * SECOND;
 
 /// What a placement was before a batch, and after it.
 type Before = std::collections::BTreeMap<UnitName, Vec<(MachineId, Epoch)>>;
@@ -174,17 +180,16 @@ impl World {
     fn one_current_copy(&mut self, before: &Before) {
         for name in before.keys() {
             let Some(unit) = self.book.decided.units.get(name) else { continue };
-            let global = self
-                .book
-                .decided
-                .files
-                .get(name)
-                .is_some_and(|file| self.palette.contents[*file].options.global);
-            if unit.placements.len() > 1 && !global {
+            if unit.placements.len() > 1 && !self.is_global(name) {
                 let text = format!("{name} is placed on {} machines", unit.placements.len());
                 return self.violate("one_current_copy", text);
             }
         }
+    }
+
+    fn is_global(&self, name: &UnitName) -> bool {
+        let file = self.book.decided.files.get(name);
+        file.is_some_and(|file| self.palette.contents[*file].options.global)
     }
 
     /// Every placement carries an epoch, larger than that of every earlier placement of that unit.
@@ -228,6 +233,10 @@ impl World {
             }
             _ => BTreeSet::new(),
         };
+        for machine in &mut self.book.machines {
+            machine.moved.retain(|name, _| !asked_for.contains(name));
+        }
+        let mut moved = Vec::new();
         for (name, placements) in before.iter().filter(|(name, _)| !asked_for.contains(*name)) {
             for (machine, epoch) in placements {
                 let Some(number) = self.machine_number(*machine) else { continue };
@@ -242,6 +251,23 @@ impl World {
                 let lost = !self.lease_holds(number) || book.pid1_lost || book.leaving || drained;
                 let refused = book.stale.contains(&(name.clone(), *epoch));
                 let failed = book.failed.contains(&(name.clone(), *epoch));
+                let emptied = book.leaving || drained;
+                let active = book.says_active.contains(&(name.clone(), *epoch));
+                if now.is_none()
+                    && lost
+                    && !emptied
+                    && !failed
+                    && !book.rebooted
+                    && !book.pid1_lost
+                    && self.too_many_died(number)
+                {
+                    let text = format!("{name} is moved from m{number} although too many died at once");
+                    return self.violate("the_leader_doubts_itself_first", text);
+                }
+                let launched = unit.is_some_and(|unit| unit.desired == DesiredState::Launched);
+                if now.is_none() && emptied && active && launched && !failed && !self.is_global(name) {
+                    moved.push((number, name.clone(), *epoch));
+                }
                 // After the store has lost decisions, a machine that holds a later copy has the current one.
                 let overtaken = (self.book.restored || self.book.store_failed)
                     && self
@@ -261,6 +287,93 @@ impl World {
                     );
                     return self.violate("control_plane_is_not_the_workload", text);
                 }
+            }
+        }
+        let now = self.scheduler.clock.time(self.queue.now());
+        let at = (now, self.scheduler.stalled(self.queue.now()));
+        for (number, name, epoch) in moved {
+            let most = match self.book.decided.availability.get(&self.machines[number].id) {
+                Some(Availability::Draining(drain)) => Some(Duration::from_millis(drain.timeout_ms)),
+                _ => None,
+            };
+            self.book.machines[number].moved.insert(name, Moved { epoch, at, most });
+        }
+    }
+
+    /// The leader doubts itself first: when a large share of the machines seems to die at once it moves nothing until it knows
+    /// better.
+    ///
+    /// Here: this machine was lost within the last lease, and so many others with it. Those that were granted time to
+    /// restart, and a brake that was held for so long that it is released, are left out.
+    fn too_many_died(&self, number: usize) -> bool {
+        let lease = self.settings.lease_ttl + self.settings.clock_margin;
+        let silent = |book: &MachineBook| book.last_heard.and_then(|heard| self.ago(heard));
+        let just_lost = |book: &MachineBook| {
+            let window = lease..lease * 2 - Duration::from_millis(600);
+            !book.leaving && book.graced.is_none() && silent(book).is_some_and(|ago| window.contains(&ago))
+        };
+        let books = &self.book.machines;
+        let held_for_long = self.settings.brake_hold - lease;
+        let lost = books.iter().filter(|book| just_lost(book)).count();
+        let known = books.iter().filter(|book| book.last_heard.is_some()).count();
+        just_lost(&books[number])
+            && books.iter().all(|book| silent(book).is_none_or(|ago| ago < held_for_long))
+            && lost >= known.div_ceil(3).max(2)
+    }
+
+    /// Drain: units start elsewhere before they stop here where they may run twice. / A machine that shuts down: its units move
+    /// before they stop.
+    fn what_moves_runs_on(&mut self, number: usize, name: &UnitName, epoch: Epoch) {
+        let Some(moved) = self.book.machines[number].moved.remove(name) else { return };
+        let Some(unit) = self.book.decided.units.get(name) else { return };
+        let elsewhere = unit.placements.iter().next();
+        let Some((machine, current)) = elsewhere.filter(|_| moved.epoch == epoch) else { return };
+        let active = self
+            .machine_number(*machine)
+            .is_some_and(|other| self.book.machines[other].says_active.contains(&(name.clone(), *current)));
+        let knows_less = self.book.restored || self.book.store_failed || !self.lease_holds(number);
+        // It may take stalls for a little shorter than they are.
+        let passed = self.ago(moved.at).unwrap_or_default() + Duration::from_secs(1);
+        if !active && !knows_less && moved.most.is_none_or(|most| passed < most) {
+            let text = format!("m{number} is told to stop {name} ({epoch}) before it is active elsewhere");
+            self.violate("what_moves_runs_on", text);
+        }
+    }
+
+    /// Drain: the deadline always ends it.
+    ///
+    /// Here: where the unit may become active elsewhere, its old copy is told to stop soon after, if all that takes part is
+    /// well.
+    fn the_deadline_ends_a_drain(&mut self) {
+        let well = |number: usize| {
+            let book = &self.book.machines[number];
+            let open =
+                |connection| self.network.stream(connection).is_some_and(|stream| stream.scheduler_open);
+            let connected = book.welcomed.is_some_and(|(connection, _)| open(connection));
+            connected
+                && !book.leaving
+                && self.heard_ago(number).is_some_and(|ago| ago < Duration::from_secs(3))
+        };
+        if self.store.is_troubled() || self.book.store_failed || !(0..self.machines.len()).all(well) {
+            self.book.troubled = self.queue.now();
+        }
+        if self.queue.now() - self.book.troubled < 10 * SECOND {
+            return;
+        }
+        for (number, book) in self.book.machines.iter().enumerate() {
+            let id = self.machines[number].id;
+            let over = |(name, moved): &(&UnitName, &Moved)| {
+                let placed =
+                    self.book.decided.units.get(*name).is_some_and(|unit| {
+                        !unit.placements.is_empty() && !unit.placements.contains_key(&id)
+                    });
+                let most = moved.most.map(|most| most + Duration::from_secs(15));
+                placed && self.ago(moved.at).zip(most).is_some_and(|(passed, most)| passed > most)
+            };
+            if let Some((name, moved)) = book.moved.iter().find(over) {
+                let text =
+                    format!("{name} ({}) still runs on m{number}, beyond the time of the drain", moved.epoch);
+                return self.violate("the_deadline_ends_a_drain", text);
             }
         }
     }
@@ -312,7 +425,8 @@ impl World {
                 }
                 let open =
                     matches!(self.book.decided.availability.get(machine), None | Some(Availability::Open));
-                if new && (self.heard_ago(number).is_none_or(|ago| ago >= lease) || book.leaving || !open) {
+                let closed = book.leaving || book.degraded || !open;
+                if new && (self.heard_ago(number).is_none_or(|ago| ago >= lease) || closed) {
                     let text = format!("{name} is placed on m{number}, which takes nothing new");
                     return self.violate("constraints_hold", text);
                 }
@@ -339,6 +453,16 @@ impl World {
         }
     }
 
+    /// A leader never orders the removal of a unit whose end it has no record of. Such units are shown as orphaned.
+    ///
+    /// Here: only the store's past comes to that.
+    fn nothing_is_forgotten(&mut self, name: &UnitName, machine: MachineId) {
+        if !self.book.restored {
+            let text = format!("{name} on {} is an orphan, and no backup was restored", machine.short());
+            self.violate("nothing_is_forgotten", text);
+        }
+    }
+
     /// One effect of the leader's, at the moment when it is carried out.
     pub(crate) fn judge_effect(&mut self, now: Time, cause: &Cause, effect: &Effect) {
         match effect {
@@ -347,6 +471,7 @@ impl World {
                 self.judge_batch(cause, changes);
             }
             Effect::AnswerCommand(request, result) => self.is_answered(*request, result),
+            Effect::Event(Event::Orphaned { unit, machine }) => self.nothing_is_forgotten(unit, *machine),
             Effect::AnswerMachines(request, Ok(())) => self.judge_machines(*request),
             Effect::AnswerQuery(request, answer) => self.judge_query(*request, answer),
             Effect::Send(connection, message) => {
@@ -355,8 +480,10 @@ impl World {
                 self.old_leaders_are_harmless(message.term);
                 match &message.body {
                     LeaderMessage::Welcome(_) => {
+                        self.the_session_opened_last_counts(number, *connection);
                         let stalled = self.scheduler.stalled(self.queue.now());
                         let book = &mut self.book.machines[number];
+                        book.last_heard = Some((now, stalled));
                         (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
                         (book.grace, book.graced) = (None, None);
                     }
@@ -413,6 +540,21 @@ impl World {
                 );
                 return self.violate("write_before_act", text);
             }
+            self.what_moves_runs_on(number, &removal.name, removal.epoch);
+        }
+    }
+
+    /// Revisions count within (term, session): only the session opened last counts.
+    ///
+    /// Here: within one boot of the machine, while the later one's stream is open.
+    fn the_session_opened_last_counts(&mut self, number: usize, connection: ConnectionId) {
+        let Some(stream) = self.network.stream(connection) else { return };
+        let opened = (stream.boot, stream.session);
+        let last = self.book.machines[number].welcomed.replace((connection, opened));
+        let open = |connection| self.network.stream(connection).is_some_and(|stream| stream.scheduler_open);
+        if last.is_some_and(|(other, last)| last.0 == opened.0 && last.1 > opened.1 && open(other)) {
+            let text = format!("m{number} is welcomed in {opened:?} after {last:?}");
+            self.violate("the_session_opened_last_counts", text);
         }
     }
 
@@ -426,7 +568,8 @@ impl World {
             return self.violate("nothing_revives_a_lease", text);
         }
         let stalled = self.scheduler.stalled(self.queue.now());
-        self.book.machines[number].heard = Some((now, stalled));
+        let book = &mut self.book.machines[number];
+        (book.heard, book.last_heard) = (Some((now, stalled)), Some((now, stalled)));
     }
 
     /// The agent always knows first that its lease is over.
@@ -448,23 +591,46 @@ impl World {
         }
     }
 
-    /// Older than `systemd_timeout`: it is lost. (A daemon-reload of a large machine takes 8 s and is no death.)
-    fn pid1_is_given_up(&mut self, number: usize, age: Duration) {
+    /// A heartbeat carries the age of PID 1's last answer. Older than `systemd_timeout`: the machine is lost. (A daemon-reload of
+    /// a large machine takes 8 s and is no death.)
+    ///
+    /// Here: nobody's PID 1 is said to be more silent than it is, or less; nor silent while nothing keeps it from answering.
+    fn pid1_is_as_old_as_that(&mut self, number: usize, age: Duration) {
+        let now = self.queue.now();
         let machine = &self.machines[number];
-        let silent = self.queue.now() - machine.pid1_heard + machine.jumped;
-        // Clocks drift, and what it said last may have waited for the agent.
-        let least = Micros::try_from(age.as_micros()).unwrap_or(Micros::MAX) / 100 * 98;
-        if silent < least {
-            let text =
-                format!("PID 1 of m{number} counts as silent for {age:?}, and was heard {silent} µs ago");
-            self.violate("the_agent_knows_first", text);
+        let bus = machine.agent.as_ref().is_some_and(crate::machine::AgentProcess::has_bus);
+        let book = &mut self.book.machines[number];
+        // It is asked with every heartbeat.
+        let gap = now - std::mem::replace(&mut book.last_beat, now) > 3 * SECOND;
+        if gap || machine.pid1_busy > 0 || machine.bus_flaky > 0 || !bus {
+            book.pid1_impaired = now;
         }
+        // Clocks drift, and what it said last may have waited for the agent.
+        let age = Micros::try_from(age.as_micros()).unwrap_or(Micros::MAX);
+        let heard = machine.pid1_heard.max(machine.agent_since);
+        let (most, least) = (now - heard + machine.jumped, now - book.pid1_heard.max(machine.agent_since));
+        // Jobs of its own, and a reload that it knows of, explain some of it.
+        let reload = book.reload.map_or(0, |since| (now - since).min(RELOAD_MAX));
+        let least = least.saturating_sub(UNITS as Micros * JOB_MAX + reload);
+        let idle = now - book.pid1_impaired.max(machine.agent_since) > 6 * SECOND && machine.jumped == 0;
+        let problem = if age > self.settings.systemd_timeout.as_micros() as Micros && most < age / 100 * 98 {
+            "it was heard since"
+        } else if age < least / 100 * 98 {
+            "it has been silent for longer"
+        } else if idle && age > 5 * SECOND {
+            "nothing keeps it from answering"
+        } else {
+            return;
+        };
+        let text = format!("PID 1 of m{number} is said to be silent for {age} µs; {problem}");
+        self.violate("pid1_is_as_old_as_that", text);
     }
 
     pub(crate) fn after_step(&mut self) {
-        let Some(process) = &self.scheduler.process else { return };
         // Re-deriving everything costs as much as all else together.
         if self.stats.steps.is_multiple_of(16) || self.healed {
+            self.the_deadline_ends_a_drain();
+            let Some(process) = &self.scheduler.process else { return };
             let differences = process.leader.differences();
             if !differences.is_empty() {
                 self.violate("indexes_are_right", differences.join("; "));
@@ -485,10 +651,18 @@ impl World {
                     .iter()
                     .for_each(|write| self.writes_what_it_was_told(number, &write.name, write.epoch));
             }
-            agent::Effect::Send(FromAgent::Heartbeat { pid1_age, .. })
-                if *pid1_age > self.settings.systemd_timeout =>
-            {
-                self.pid1_is_given_up(number, *pid1_age);
+            agent::Effect::Send(FromAgent::Heartbeat { pid1_age, .. }) => {
+                self.pid1_is_as_old_as_that(number, *pid1_age);
+            }
+            agent::Effect::Send(FromAgent::Report(reports)) => {
+                for report in reports.iter().filter(|report| report.change == ReportedChange::Gone) {
+                    let stopped = self.book.machines[number].stopped.entry(report.name.clone()).or_default();
+                    *stopped = report.epoch.max(*stopped);
+                }
+            }
+            agent::Effect::Reload => {
+                let now = self.queue.now();
+                self.book.machines[number].reload.get_or_insert(now);
             }
             agent::Effect::SaveMembership(membership)
                 if membership.term < self.machines[number].membership.term =>
@@ -511,6 +685,7 @@ impl World {
             None => "nobody told it to",
             Some(told) if told.term > machine.membership.term => "its term is not written down",
             Some(_) if has.is_some_and(|has| has > epoch) => "it has a later copy",
+            Some(_) if book.stopped.get(name).is_some_and(|stopped| epoch <= *stopped) => "it has stopped it",
             Some(_) if book.over.get(name).is_some_and(|over| epoch <= *over) => {
                 "its end is recorded, and that nothing is left of it"
             }
@@ -559,15 +734,10 @@ impl World {
         });
         let removed =
             book.told_to_remove.get(name).is_some_and(|(epoch, term)| *epoch >= held && *term <= obeyed);
-        let unsettled = machine
-            .ledger
-            .as_ref()
-            .and_then(|ledger| ledger.units.get(name))
-            .is_none_or(|unit| !unit.settled);
         let other = machine.systemd.runs(name).is_none_or(|version| version.epoch != held)
             || machine.systemd.units.get(name).is_some_and(|unit| unit.foreign);
         let begun = book.stops.contains(&(name.clone(), held));
-        if !(later || removed || unsettled || other || begun) {
+        if !(later || removed || other || begun) {
             let text = format!("m{number} stops {name} ({held}), which is wanted as it is");
             return self.violate("control_plane_is_not_the_workload", text);
         }

@@ -51,6 +51,8 @@ pub struct Outcome {
 
 /// Lets a history happen.
 pub fn run(plan: &Plan, log: bool) -> Outcome {
+    #[cfg(feature = "planted-faults")]
+    muster_core::planted::plant(plan.planted);
     let mut world = world::World::new(plan.clone(), log);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
     if let Err(panic) = outcome {
@@ -62,6 +64,14 @@ pub fn run(plan: &Plan, log: bool) -> Outcome {
 }
 
 impl Plan {
+    /// The same history, of code that has this fault.
+    #[cfg(feature = "planted-faults")]
+    #[must_use]
+    pub fn with_planted(mut self, fault: muster_core::planted::Fault) -> Self {
+        self.planted = Some(fault);
+        self
+    }
+
     /// What goes wrong and what clients ask for, line by line.
     pub fn lines(&self) -> Vec<String> {
         self.entries.iter().map(ToString::to_string).collect()

@@ -32,6 +32,8 @@ pub(crate) struct Machine {
     pub(crate) agent: Option<AgentProcess>,
     /// Counts the agent's processes.
     pub(crate) agents: u64,
+    /// When the last of them was started.
+    pub(crate) agent_since: Micros,
     /// In `/run`.
     pub(crate) ledger: Option<Ledger>,
     pub(crate) files: Files,
@@ -77,6 +79,13 @@ pub(crate) struct AgentProcess {
     last_call: u64,
 }
 
+impl AgentProcess {
+    /// Whether it is connected to the bus.
+    pub(crate) fn has_bus(&self) -> bool {
+        self.bus.is_some()
+    }
+}
+
 impl Machine {
     pub(crate) fn new(seed: u64, number: usize, clock: Clock) -> Self {
         let dice = |purpose: &str| Random::new(seed, &format!("{purpose} {number}"));
@@ -90,6 +99,7 @@ impl Machine {
             waiting: Vec::new(),
             agent: None,
             agents: 0,
+            agent_since: 0,
             ledger: None,
             files: Files::new(),
             membership: Membership::default(),
@@ -169,6 +179,7 @@ impl World {
             return;
         }
         machine.agents += 1;
+        machine.agent_since = now;
         let boot = BootId::new((u128::from(boot) << 64) | number as u128);
         let key = AgentKey::new((u128::from(machine.random.bits()) << 64) | number as u128);
         let kept = machine.ledger.take().filter(|ledger| ledger.boot == boot);
@@ -176,6 +187,7 @@ impl World {
         ledger.units.retain(|name, _| machine.files.contains_key(name));
         // Nothing was started from files of which there is no record.
         machine.files.retain(|name, _| ledger.units.contains_key(name));
+        self.book.machines[number].stopped = ledger.stopped.clone();
         machine.ledger = Some(ledger.clone());
         let time = machine.clock.time(now);
         let agent = Agent::new(machine.identity(), machine.membership, ledger, machine.random.bits(), time);
@@ -581,7 +593,7 @@ impl World {
             return;
         }
         let mut out = Out::default();
-        machine.systemd.happens(later, &mut out);
+        machine.systemd.happens(&machine.files, self.queue.now(), later, &mut out);
         self.pid1_did(number, out);
     }
 
@@ -651,6 +663,20 @@ fn is_unanswered(input: &Input) -> bool {
         Input::Reloaded(outcome) => outcome.is_err(),
         Input::Pong(answered) => !answered,
         Input::Written(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether this is a sign of life of PID 1.
+pub(crate) fn is_from_pid1(input: &Input) -> bool {
+    match input {
+        Input::Answered(..)
+        | Input::Checked(..)
+        | Input::Explained(..)
+        | Input::Read(_)
+        | Input::Reloaded(_)
+        | Input::Pong(_) => !is_unanswered(input),
+        Input::SystemdUp | Input::Reloading(_) | Input::JobRemoved(..) | Input::Changed { .. } => true,
         _ => false,
     }
 }

@@ -1,5 +1,8 @@
 //! `muster-sim`: runs the simulation, from one seed or from many.
 
+#[cfg(feature = "planted-faults")]
+mod worth;
+
 use std::num::NonZeroU64;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -32,6 +35,14 @@ struct Cli {
     /// Of that seed's history only the entries with these numbers
     #[arg(long, value_name = "NUMBER", requires = "seed", value_delimiter = ',')]
     only: Option<Vec<usize>>,
+    /// Look for the faults that are planted in the code, for each in so many seeds, and print what found it
+    #[cfg(feature = "planted-faults")]
+    #[arg(long, conflicts_with_all = ["seed", "keep_going"])]
+    worth: bool,
+    /// Only this planted fault: look for it, or replay a seed with it
+    #[cfg(feature = "planted-faults")]
+    #[arg(long, value_name = "FAULT", value_parser = worth::named)]
+    planted: Option<muster_core::planted::Fault>,
     /// Print only what was planned and what was wrong, not all that happened
     #[arg(long, requires = "seed")]
     brief: bool,
@@ -50,19 +61,29 @@ fn main() -> ExitCode {
         std::panic::set_hook(Box::new(|_| {}));
     }
     let well = match cli.seed {
-        Some(seed) => replay(seed, cli.only.as_deref(), cli.brief),
+        #[cfg(feature = "planted-faults")]
+        None if cli.worth => {
+            let one = cli.planted.as_slice();
+            let faults = if one.is_empty() { muster_core::planted::Fault::ALL } else { one };
+            worth::measure(faults, cli.first, cli.seeds.get())
+        }
+        Some(seed) => replay(&cli, seed),
         None => many(&cli),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn replay(seed: u64, only: Option<&[usize]>, brief: bool) -> bool {
+fn replay(cli: &Cli, seed: u64) -> bool {
     let mut plan = Plan::new(seed);
-    if let Some(numbers) = only {
+    #[cfg(feature = "planted-faults")]
+    if let Some(fault) = cli.planted {
+        plan = plan.with_planted(fault);
+    }
+    if let Some(numbers) = &cli.only {
         plan = plan.with_only(numbers);
     }
     let outcome = run(&plan, true);
-    if brief {
+    if cli.brief {
         plan.lines().iter().for_each(|line| println!("{line}"));
     } else {
         outcome.log.iter().for_each(|line| println!("{line}"));

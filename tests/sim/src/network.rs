@@ -48,15 +48,20 @@ struct Pipe {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) machine: usize,
+    /// Which boot of the machine it belongs to.
+    pub(crate) boot: u64,
     /// Which process of the agent, and of the scheduler, has it.
     agent: u64,
     scheduler: u64,
     /// The agent's number for it.
     number: u64,
+    /// Until then nothing of it arrives at the scheduler: its packets are sent again and again.
+    stalls_until: Micros,
     pub(crate) session: Option<SessionNumber>,
     agent_open: bool,
-    agent_closed: Micros,
-    scheduler_open: bool,
+    /// Until when what was read from it before may still reach the agent.
+    agent_reads_until: Micros,
+    pub(crate) scheduler_open: bool,
     up: Pipe,
     down: Pipe,
     /// When each heartbeat was sent, by the agent's clock.
@@ -75,6 +80,8 @@ pub(crate) struct Link {
     pub(crate) down: u32,
     /// What faults add to the delay.
     pub(crate) delay: Micros,
+    /// How many faults lose and repeat deltas.
+    pub(crate) jumbles: u32,
     /// Since when one side does not hear the other's answers.
     silent_since: Option<Micros>,
     random: Random,
@@ -108,6 +115,13 @@ impl Link {
         }
     }
 
+    /// How often this message arrives. Losing or repeating an assignment is harmless, until the next one or the next
+    /// session at the latest; it is tried with deltas.
+    fn arrives(&mut self, message: &ToAgent) -> u32 {
+        let delta = matches!(&message.body, LeaderMessage::Assignments(assignments) if !assignments.snapshot);
+        if delta && self.jumbles > 0 { *self.random.pick(&[0, 1, 2]) } else { 1 }
+    }
+
     fn wait(&mut self) -> Micros {
         let spike = self.random.chance(10);
         let usual = self.random.between(MILLI / 5, if spike { 200 * MILLI } else { 2 * MILLI });
@@ -121,6 +135,7 @@ impl Network {
             up: 0,
             down: 0,
             delay: 0,
+            jumbles: 0,
             silent_since: None,
             random: Random::new(seed, &format!("link {number}")),
         };
@@ -147,10 +162,18 @@ impl World {
     pub(crate) fn packet(&mut self, connection: ConnectionId, way: Way) {
         let Some(stream) = self.network.streams.get_mut(&connection) else { return };
         let machine = stream.machine;
+        if way == Way::Up && self.queue.now() < stream.stalls_until {
+            self.queue.at(stream.stalls_until, Event::Packet(connection, way));
+            return;
+        }
         let blocked = self.network.links[machine].blocks(way) || self.machines[machine].frozen > 0;
         let pipe = if way == Way::Up { &mut stream.up } else { &mut stream.down };
         if blocked {
             pipe.held_up += 1;
+            return;
+        }
+        if way == Way::Down && !stream.agent_open && self.queue.now() + 1 < stream.agent_reads_until {
+            self.queue.at(stream.agent_reads_until - 1, Event::Packet(connection, way));
             return;
         }
         let Some(packet) = pipe.packets.pop_front() else { return };
@@ -167,9 +190,11 @@ impl World {
                 }
             }
             (Packet::Down(message), _) => {
-                let late = self.queue.now() < stream.agent_closed + READ_BEFORE;
+                let late = self.queue.now() < stream.agent_reads_until;
                 if (stream.agent_open || late) && stream.agent == self.machines[machine].agents {
-                    self.tell_agent(machine, agent::Input::Leader(message));
+                    for _ in 0..self.network.links[machine].arrives(&message) {
+                        self.tell_agent(machine, agent::Input::Leader(message.clone()));
+                    }
                 }
             }
             (Packet::End, _) => self.agent_loses(connection),
@@ -181,6 +206,10 @@ impl World {
         let Some(stream) = self.network.streams.get_mut(&connection) else { return };
         let (machine, number, agent) = (stream.machine, stream.number, stream.agent);
         if std::mem::replace(&mut stream.agent_open, false) && agent == self.machines[machine].agents {
+            let random = &mut self.network.links[machine].random;
+            if random.chance(200) {
+                stream.agent_reads_until = self.queue.now() + random.spread(MILLI, 4 * SECOND);
+            }
             self.tell_agent(machine, agent::Input::Disconnected(number));
         }
     }
@@ -209,6 +238,7 @@ impl World {
             FromAgent::Hello(hello) => {
                 stream.session = Some(hello.session);
                 self.book.machines[machine].session = Some(connection);
+                self.book.machines[machine].applied = None;
             }
             FromAgent::Heartbeat { number, .. } => {
                 stream.heartbeats.insert(*number, time);
@@ -238,7 +268,7 @@ impl World {
             && let Some(stream) = self.network.streams.get_mut(&connection)
         {
             stream.agent_open = false;
-            stream.agent_closed = self.queue.now();
+            stream.agent_reads_until = self.queue.now() + READ_BEFORE;
             self.send(connection, Way::Up, Packet::End);
         }
     }
@@ -298,12 +328,14 @@ impl World {
         let connection = ConnectionId(self.network.last);
         let stream = Stream {
             machine,
+            boot: self.machines[machine].boot,
             agent,
             scheduler: self.scheduler.incarnation,
             number,
+            stalls_until: 0,
             session: None,
             agent_open: true,
-            agent_closed: 0,
+            agent_reads_until: 0,
             scheduler_open: true,
             up: Pipe::default(),
             down: Pipe::default(),
@@ -312,6 +344,7 @@ impl World {
             old_leader: old_leader.then(|| Term(term.0 - 1)),
         };
         self.network.streams.insert(connection, stream);
+        self.may_stall(connection);
         if let Some(since) = self.network.links[machine].silent_since {
             self.expect_keepalives(connection, since);
         }
@@ -319,6 +352,23 @@ impl World {
             process.connecting = None;
         }
         self.tell_agent(machine, agent::Input::Connected(number));
+    }
+
+    /// Some streams are in trouble as soon as they are open: what the agent says on them comes late, also after the agent
+    /// has opened another one.
+    fn may_stall(&mut self, connection: ConnectionId) {
+        let Some(stream) = self.network.streams.get_mut(&connection) else { return };
+        let random = &mut self.network.links[stream.machine].random;
+        if random.chance(30) && !self.healed {
+            let stalls = random.spread(20 * MILLI, 5 * SECOND);
+            stream.stalls_until = self.queue.now() + stalls;
+            self.queue.after(random.between(0, stalls), Event::StreamBreaks(connection));
+        }
+    }
+
+    /// The agent learns that this stream is broken.
+    pub(crate) fn breaks(&mut self, connection: ConnectionId) {
+        self.loses_stream(connection, Way::Down);
     }
 
     pub(crate) fn connect_fails(&mut self, machine: usize, agent: u64, number: u64) {
@@ -447,8 +497,12 @@ impl World {
         for machine in 0..self.machines.len() {
             let link = &mut self.network.links[machine];
             (link.up, link.down, link.delay) = (0, 0, 0);
+            let jumbled = std::mem::take(&mut link.jumbles) > 0;
             self.machines[machine].old_leader_next = false;
             self.look_at_link(machine);
+            if jumbled {
+                self.stream_breaks(machine, true);
+            }
             let open = self.open_stream(machine);
             if let Some(connection) = open.filter(|open| self.network.streams[open].old_leader.is_some()) {
                 self.loses_stream(connection, Way::Down);

@@ -156,7 +156,9 @@ impl World {
         let at = self.scheduler.clock.moment(process.leader.next_timer());
         if process.timer.is_none_or(|timer| at < timer) {
             process.timer = Some(at);
-            self.queue.at(at, Event::LeaderTimer(self.scheduler.incarnation));
+            // A loop that has other things to do is a little late.
+            let late = self.random.spread(50, 80 * MILLI);
+            self.queue.at(at + late, Event::LeaderTimer(self.scheduler.incarnation));
         }
     }
 

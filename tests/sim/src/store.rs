@@ -6,7 +6,7 @@ use muster_core::ids::{ClusterId, CommandId, CommitId, Term};
 use muster_core::leader::{Change, Durable, Input};
 
 use crate::intent::Intent;
-use crate::queue::{MILLI, SECOND};
+use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
 
@@ -31,6 +31,8 @@ pub(crate) struct Store {
     /// How many faults make the disk full, and slow.
     pub(crate) full: u32,
     pub(crate) slow: u32,
+    /// What the next commit is written to has lost it, or not: nobody can say. For how long the scheduler is down then.
+    pub(crate) lost: Option<Micros>,
     backup: Option<Backup>,
     random: Random,
 }
@@ -54,6 +56,7 @@ impl Store {
             failed: false,
             full: 0,
             slow: 0,
+            lost: None,
             backup: None,
             random,
         }
@@ -63,6 +66,11 @@ impl Store {
     pub(crate) fn take_term(&mut self, above: Term) -> Term {
         self.term = self.term.max(above).next();
         self.term
+    }
+
+    /// Whether the disk is full or slow.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.full > 0 || self.slow > 0
     }
 
     /// Whether nothing is on its way to the disk.
@@ -120,6 +128,10 @@ impl World {
         if self.scheduler.frozen > 0 {
             self.scheduler.store_waits = true;
             return;
+        }
+        let commits = matches!(self.store.working.first(), Some(Job::Commit(..)));
+        if commits && let Some(down) = self.store.lost.take() {
+            return self.kill_scheduler(down);
         }
         let working = std::mem::take(&mut self.store.working);
         if self.store.full > 0 && matches!(working.first(), Some(Job::Commit(..))) {

@@ -54,6 +54,8 @@ pub(crate) enum Behaviour {
     Unstoppable,
     /// It fails soon after each start, and systemd restarts it.
     Crashes,
+    /// Something else, as its socket would, starts it whenever it has been stopped.
+    Activated,
 }
 
 /// A unit that PID 1 has loaded.
@@ -80,6 +82,8 @@ pub(crate) enum Later {
     /// `Restart=`: the unit failed and is started again.
     Restarts(UnitName, u32),
     Crashes(UnitName, u32),
+    /// Something else starts the unit.
+    Activates(UnitName),
 }
 
 /// What comes out of PID 1 when something goes in.
@@ -233,8 +237,9 @@ impl Systemd {
     }
 
     /// Something that was to happen later happens now.
-    pub(crate) fn happens(&mut self, later: Later, out: &mut Out) {
+    pub(crate) fn happens(&mut self, files: &Files, now: Micros, later: Later, out: &mut Out) {
         match later {
+            Later::Activates(name) => self.activate(files, now, &name, out),
             Later::JobEnds(name, job) => self.end_job(&name, job, out),
             Later::Restarts(name, count) => {
                 let waits = |unit: &Loaded| unit.restarts == count && unit.active == State::Activating;
@@ -281,6 +286,10 @@ impl Systemd {
                 "done"
             }
             (Verb::Stop, _, behaviour) => {
+                if behaviour == Some(&Behaviour::Activated) {
+                    let wait = self.random.spread(100, 50 * MILLI);
+                    out.later.push((wait, Later::Activates(name.clone())));
+                }
                 let killed = behaviour == Some(&Behaviour::Unstoppable);
                 self.set(name, if killed { State::Failed } else { State::Inactive }, out);
                 "done"

@@ -40,6 +40,7 @@ pub(crate) enum Event {
     StoreDone(u64),
     Packet(ConnectionId, Way),
     Keepalive(ConnectionId, Way, Micros),
+    StreamBreaks(ConnectionId),
     Handshake(usize, u64, u64),
     ConnectFails(usize, u64, u64),
     PowerOn(usize),
@@ -140,8 +141,9 @@ impl World {
     pub(crate) fn new(plan: Plan, log: bool) -> Self {
         let seed = plan.seed;
         let mut random = Random::new(seed, "world");
+        // Up to 1 %: two clocks that drift apart as far as `clock_margin` is for.
         let mut clock = || {
-            let drift = random.between(0, 20_000).cast_signed() - 10_000;
+            let drift = random.between(0, 19_800).cast_signed() - 9_900;
             Clock::new(0, random.between(SECOND, 100_000 * SECOND), drift)
         };
         let scheduler = Scheduler::new(clock());
@@ -225,6 +227,7 @@ impl World {
             Event::StoreDone(incarnation) => self.store_done(incarnation),
             Event::Packet(connection, way) => self.packet(connection, way),
             Event::Keepalive(connection, way, since) => self.keepalive(connection, way, since),
+            Event::StreamBreaks(connection) => self.breaks(connection),
             Event::Handshake(machine, agent, number) => self.handshake(machine, agent, number),
             Event::ConnectFails(machine, agent, number) => self.connect_fails(machine, agent, number),
             Event::PowerOn(machine) => self.power_on(machine),
@@ -310,6 +313,8 @@ impl World {
                 self.machines[machine].old_leader_next = true;
                 self.stream_breaks(machine, true);
             }
+            Fault::DeltasJumbled { machine, .. } => self.network.links[machine].jumbles += 1,
+            Fault::StoreLost { down } => self.store.lost = Some(down),
             Fault::DiskFull { machine, .. } => self.machines[machine].disk_full += 1,
             Fault::DiskSlow { machine, .. } => self.machines[machine].disk_slow += 1,
             Fault::Pid1Hangs { machine, .. } => self.machines[machine].pid1_busy += 1,
@@ -377,6 +382,10 @@ impl World {
                 self.look_at_link(machine);
             }
             Fault::SlowLink { machine, delay, .. } => self.network.links[machine].delay -= delay,
+            Fault::DeltasJumbled { machine, .. } => {
+                self.network.links[machine].jumbles -= 1;
+                self.stream_breaks(machine, true);
+            }
             Fault::DiskFull { machine, .. } => self.machines[machine].disk_full -= 1,
             Fault::DiskSlow { machine, .. } => self.machines[machine].disk_slow -= 1,
             Fault::Pid1Hangs { machine, .. } => {
@@ -401,7 +410,7 @@ impl World {
     fn heals(&mut self) {
         self.healed = true;
         self.note(|| "==== all faults end".to_owned());
-        (self.store.full, self.store.slow) = (0, 0);
+        (self.store.full, self.store.slow, self.store.lost) = (0, 0, None);
         self.scheduler.frozen = self.scheduler.frozen.min(1);
         if let Some(process) = &mut self.scheduler.process {
             process.dies = None;

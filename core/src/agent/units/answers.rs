@@ -4,6 +4,7 @@ use super::{FIRST_READ, RETRY, Reload, Units, Unsaved};
 use crate::agent::io::{CallError, Checked, Event, Held, Seen, Verb, Written};
 use crate::agent::unit::{Doing, Files, Reading, Want, Writing};
 use crate::ids::Epoch;
+use crate::planted::{self, Fault};
 use crate::state::{Failure, Phase, UnitState};
 use crate::time::Time;
 use crate::unit::UnitName;
@@ -15,7 +16,8 @@ impl Units {
         unit.doing = Doing::Nothing;
         let reason = match outcome {
             Written::Done { known } => {
-                unit.files = if known || unit.held.is_some() { Files::Replaced } else { Files::Fresh };
+                let known = (known || unit.held.is_some()) && !planted::is(Fault::ReplacedTakenForNew);
+                unit.files = if known { Files::Replaced } else { Files::Fresh };
                 unit.verified = false;
                 unit.stopped = false;
                 unit.reloaded = false;
@@ -30,6 +32,9 @@ impl Units {
                 unit.held =
                     Some(Held { epoch, hash, target, phase: Phase::Loaded, settled: false, exclusive });
                 self.unsaved = Unsaved::NowNeeded;
+                if planted::is(Fault::LedgerLate) {
+                    self.unsaved = Unsaved::Something;
+                }
                 self.out.events.push(Event::Holding(name.clone(), epoch));
                 None
             }
@@ -97,6 +102,7 @@ impl Units {
                 }
                 match ended {
                     Some((_, result)) => self.job_ended(now, name, verb, result),
+                    None if planted::is(Fault::SignalAwaited) => {}
                     None => self.read_later(now, &name, FIRST_READ),
                 }
             }
@@ -125,6 +131,9 @@ impl Units {
                 unit.doing = Doing::Pausing;
                 self.out.events.push(Event::StopFailed(name.clone(), reason));
                 self.read_later(now, &name, FIRST_READ);
+            }
+            (Err(CallError::Unanswered(_)), Verb::Stop) if planted::is(Fault::UnansweredStopCounts) => {
+                self.stop_ended(now, &name);
             }
             (Err(CallError::Unanswered(_)), _) => {
                 unit.doing = if verb == Verb::Start { Doing::UnsureStart } else { Doing::Pausing };
@@ -237,6 +246,9 @@ impl Units {
             if let Some(held) = unit.held.as_mut().filter(|held| !held.settled) {
                 held.settled = true;
                 self.unsaved = Unsaved::NowNeeded;
+                if planted::is(Fault::LedgerLate) {
+                    self.unsaved = Unsaved::Something;
+                }
             }
         }
     }
@@ -332,7 +344,7 @@ impl Units {
                 }
                 self.nothing_more(name);
             }
-            Doing::Confirming if gone => self.confirmed(name),
+            Doing::Confirming if gone || planted::is(Fault::GoneUnconfirmed) => self.confirmed(name),
             Doing::Confirming => {
                 // It was activated between the end of its stop and the removal of its files.
                 self.stop_ended(now, &name);

@@ -13,6 +13,7 @@ use super::unit::{Action, Doing, Reading, Unit, Want, Wanted, Writing};
 use crate::ids::Epoch;
 use crate::machine::Capacity;
 use crate::message::{Assignment, Assignments, HeldUnit, Removal, ReportedChange, UnitReport};
+use crate::planted::{self, Fault};
 use crate::state::{Observation, Phase};
 use crate::time::Time;
 use crate::unit::{UnitName, UnitType};
@@ -236,7 +237,8 @@ impl Units {
             // Nobody has a record of them: they are left alone.
             for name in unnamed {
                 if let Some(unit) = self.units.get_mut(&name) {
-                    unit.want = None;
+                    let remove = planted::is(Fault::UnnamedRemoved).then(|| unit.epoch()).flatten();
+                    unit.want = remove.map(Want::Remove);
                     self.due.insert(name);
                 }
             }
@@ -251,7 +253,8 @@ impl Units {
 
     fn hold(&mut self, hold: Assignment) {
         let Assignment { name, epoch, hash, content, target, exclusive } = hold;
-        if let Some(stopped) = self.stopped.get(&name).copied().filter(|stopped| epoch <= *stopped) {
+        let stopped = self.stopped.get(&name).copied().filter(|_| !planted::is(Fault::StoppedForgotten));
+        if let Some(stopped) = stopped.filter(|stopped| epoch <= *stopped) {
             return self.stale(name, epoch, stopped);
         }
         let unit = self.units.entry(name.clone()).or_insert_with(|| Unit::new(None));
@@ -263,7 +266,7 @@ impl Units {
                 unit.epoch().filter(|newest| epoch < *newest || epoch == *newest && !unit.may_be(epoch, hash))
             }
         };
-        if let Some(newest) = newest {
+        if let Some(newest) = newest.filter(|_| !planted::is(Fault::EpochNotCompared)) {
             return self.stale(name, epoch, newest);
         }
         let mut content = content;

@@ -1,0 +1,175 @@
+//! Faults that are planted in the code, to see that the simulation finds them: each a bug as somebody might write it one
+//! day. They exist only with the feature `planted-faults`, which only the simulation ever asks for, and of which neither
+//! daemon can be built; and then only the one that [`plant`] chose for this thread.
+
+/// Whether this build has them.
+pub const HAS_PLANTED_FAULTS: bool = cfg!(feature = "planted-faults");
+
+macro_rules! faults {
+    ($($(#[doc = $text:literal])+ $name:ident,)+) => {
+        /// A planted fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Fault {
+            $($(#[doc = $text])+ $name,)+
+        }
+
+        impl Fault {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// What is wrong with it, in words.
+            pub fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($text),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    // The leader.
+    /// the leader counts a lease without the margin
+    NoMargin,
+    /// a client is answered before the commit
+    AnswerBeforeCommit,
+    /// a question is answered from what is not committed
+    QueryBeforeCommit,
+    /// a drain is acknowledged before the commit
+    AvailabilityBeforeCommit,
+    /// an assignment is sent before its commit
+    AssignmentBeforeCommit,
+    /// what was to be sent with a commit is sent although it failed
+    FailedCommitIsTold,
+    /// after a failed commit the leader goes on from its memory
+    FailedCommitIsKept,
+    /// the ids of commands are not read from the store
+    CommandsForgotten,
+    /// a heartbeat that was on its way when the lease ended revives it
+    LateHeartbeatRevives,
+    /// the session of a lost machine goes on
+    LostKeepsSession,
+    /// a new leader gives machines no lease's time to report
+    NewLeaderCountsShort,
+    /// a new leader places units before all machines have reported
+    NewLeaderPlacesAtOnce,
+    /// a leader works on under a term that an agent knows to be overtaken
+    HigherTermIgnored,
+    /// the Hello of an older session is taken for the present one
+    OldHelloTaken,
+    /// a restart leaves the unit its epoch
+    RestartKeepsEpoch,
+    /// what is said to be gone is taken for later copies too
+    GoneOfAnyEpoch,
+    /// what an agent does not list counts as gone without a reboot
+    EveryHelloIsAReboot,
+    /// what the leader has no record of is removed
+    OrphansRemoved,
+    /// conflicts are looked at one way only
+    ConflictOneWay,
+    /// what has ended goes on counting against its machine
+    CapacityKept,
+    /// copies that are being stopped do not count
+    EndingCopiesNotCounted,
+    /// of a group only the largest need counts
+    GroupNotSummed,
+    /// units that are tied to each other are placed one by one
+    GroupSplit,
+    /// units stay when the one that they are tied to goes
+    FollowersStay,
+    /// what waits is not tried again when something ends
+    RoomNotNoticed,
+    /// a cordoned or drained machine gets new units
+    DrainedIsOpen,
+    /// a machine that shuts down gets new units
+    LeavingIsOpen,
+    /// a machine whose PID 1 is silent gets new units
+    DegradedIsOpen,
+    /// many deaths at once put no brake on
+    NoBrake,
+    /// the leader's own stalls count against machines
+    StallsCount,
+    /// what is drained is stopped before it runs elsewhere
+    DrainStopsFirst,
+    /// the deadline of a drain is not kept
+    DrainNeverEnds,
+    /// an agent that is restarted gets no longer lease
+    NoRestartGrace,
+    // The agent.
+    /// the agent counts its lease from the answer, not from its heartbeat
+    LeaseFromAnswer,
+    /// the agent obeys old terms
+    TermNotCompared,
+    /// the agent obeys a term before that is written down
+    TermNotWritten,
+    /// the agent obeys what is said in an older session
+    OldSessionObeyed,
+    /// the agent applies a delta that does not follow
+    DeltaOutOfOrder,
+    /// the agent removes what a snapshot does not name
+    UnnamedRemoved,
+    /// the agent goes back to an older epoch
+    EpochNotCompared,
+    /// the agent takes up again what it has stopped
+    StoppedForgotten,
+    /// a unit's files are replaced without asking whether PID 1 has the old ones
+    ReplacedTakenForNew,
+    /// after a reload, what runs from old files is left
+    NoStopAfterReload,
+    /// the end of a job is waited for although its signal may be lost
+    SignalAwaited,
+    /// a stop that came to no answer counts as done
+    UnansweredStopCounts,
+    /// that nothing is left is said without looking
+    GoneUnconfirmed,
+    /// files are written down in the ledger when there is time
+    LedgerLate,
+    /// a call without an answer counts as a sign of life of PID 1
+    Pid1AgeTooYoung,
+    /// PID 1 is not asked for a sign of life
+    Pid1NotAsked,
+}
+
+#[cfg(feature = "planted-faults")]
+mod chosen {
+    use std::cell::Cell;
+
+    use super::Fault;
+
+    thread_local! {
+        static CHOSEN: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    /// From now on all that runs in this thread has this fault, or none.
+    pub fn plant(fault: Option<Fault>) {
+        CHOSEN.set(fault);
+    }
+
+    pub(crate) fn is(fault: Fault) -> bool {
+        CHOSEN.get() == Some(fault)
+    }
+}
+
+#[cfg(feature = "planted-faults")]
+pub(crate) use chosen::is;
+#[cfg(feature = "planted-faults")]
+pub use chosen::plant;
+
+/// Whether the code has this fault: never, without the feature.
+#[cfg(not(feature = "planted-faults"))]
+#[inline]
+pub(crate) const fn is(_: Fault) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_the_feature_has_no_faults() {
+        assert_eq!(HAS_PLANTED_FAULTS, cfg!(feature = "planted-faults"));
+        assert!(Fault::ALL.len() >= 20);
+        assert!(Fault::ALL.iter().all(|fault| !is(*fault)), "none was chosen");
+    }
+}
