@@ -274,7 +274,7 @@ impl World {
                         .book
                         .machines
                         .iter()
-                        .any(|book| book.says.get(name).is_some_and(|said| said > epoch));
+                        .any(|book| book.says.get(name).is_some_and(|said| said >= epoch));
                 // What an earlier boot had is placed anew, also where it was.
                 let rebooted = !self.lease_holds(number) || book.rebooted;
                 if !(overtaken

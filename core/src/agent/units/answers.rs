@@ -2,7 +2,7 @@
 
 use super::{FIRST_READ, RETRY, Reload, Units, Unsaved};
 use crate::agent::io::{CallError, Checked, Event, Held, Seen, Verb, Written};
-use crate::agent::unit::{Doing, Files, Reading, Want, Writing};
+use crate::agent::unit::{Doing, Files, Reading, Unit, Want, Writing};
 use crate::ids::Epoch;
 use crate::planted::{self, Fault};
 use crate::state::{Failure, Phase, UnitState};
@@ -273,7 +273,12 @@ impl Units {
         }
         // The load state is never signalled; what changes its state was loaded.
         let load = unit.state.take().map_or_else(|| "loaded".into(), |state| state.load);
-        self.see(now, name, UnitState { load, active, sub }, job);
+        self.see(now, name.clone(), UnitState { load, active, sub }, job);
+        let again = |unit: &Unit| unit.stopped && unit.doing == Doing::Nothing && !unit.is_inactive();
+        if self.units.get(&name).is_some_and(again) {
+            // Something has started it since its stop: if it must go, it is stopped again, but not in a tight loop.
+            self.read_later(now, &name, FIRST_READ);
+        }
     }
 
     fn see(&mut self, now: Time, name: UnitName, state: UnitState, job: bool) {
