@@ -1,5 +1,6 @@
 //! Muster on machines with a real systemd: what it promises, tried from outside.
 
+mod clones;
 mod commands;
 mod examples;
 mod failure;

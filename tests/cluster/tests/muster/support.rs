@@ -38,6 +38,14 @@ pub struct Row {
 pub struct MachineRow {
     pub machine: String,
     pub state: String,
+    pub ip: Option<String>,
+    pub rival: Option<RivalRow>,
+}
+
+/// The machine that claims another one's id.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RivalRow {
+    pub ip: String,
 }
 
 impl World {
