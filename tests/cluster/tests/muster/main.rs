@@ -3,6 +3,8 @@
 mod clones;
 mod commands;
 mod examples;
+mod exclusive;
+mod failing;
 mod failure;
 mod machines;
 mod restarts;

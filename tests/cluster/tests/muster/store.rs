@@ -61,7 +61,8 @@ fn an_empty_or_old_store_stops_nothing() -> Result<()> {
 fn refusals(world: &World, machine: &Machine<'_>) -> Result<usize> {
     let journal =
         world.scheduler()?.exec(&["journalctl", "--unit", "muster-scheduler", "--output", "cat"])?.ok()?;
-    let of = |line: &&str| line.contains(machine.machine_id()) && line.contains("belongs to cluster");
+    let short = &machine.machine_id()[..8];
+    let of = |line: &&str| line.contains(short) && line.contains("belongs to cluster");
     Ok(journal.lines().filter(of).count())
 }
 
