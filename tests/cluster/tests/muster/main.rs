@@ -4,6 +4,7 @@ mod clones;
 mod commands;
 mod examples;
 mod failure;
+mod guard;
 mod machines;
 mod restarts;
 mod store;
