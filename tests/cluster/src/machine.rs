@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Cluster;
 use crate::process::{self, Output, PATH, status_field};
@@ -286,6 +287,28 @@ impl Machine<'_> {
     /// There is no such process.
     pub fn continue_process(&self, pid: u32) -> Result<()> {
         self.exec(&["bash", "-c", "kill -CONT \"$1\"", "kill", &pid.to_string()])?.ok().map(drop)
+    }
+
+    /// Stops its PID 1 (SIGSTOP), as if that hung: everything else goes on.
+    ///
+    /// # Errors
+    /// It is off.
+    pub fn stop_pid1(&self) -> Result<()> {
+        self.signal_pid1(Signal::STOP)
+    }
+
+    /// Lets its PID 1 go on (SIGCONT).
+    ///
+    /// # Errors
+    /// It is off.
+    pub fn continue_pid1(&self) -> Result<()> {
+        self.signal_pid1(Signal::CONT)
+    }
+
+    fn signal_pid1(&self, signal: Signal) -> Result<()> {
+        let leader =
+            self.leader().and_then(Pid::from_raw).with_context(|| format!("{} is off", self.name()))?;
+        kill_process(leader, signal).context("cannot signal PID 1")
     }
 
     /// A command that prints the machine's journal of all its boots, with further arguments of `journalctl`. The machine

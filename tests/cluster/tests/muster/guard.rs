@@ -1,0 +1,210 @@
+//! Exclusive units and the end of their machine's lease: whoever is dead or frozen by then, nothing of them is left when
+//! their time to stop and a second have passed.
+
+use anyhow::{Result, ensure};
+use muster_cluster::{Cluster, Machine};
+
+use super::support::{LIMIT, World, main_pid, property};
+
+const AGENT: &str = "muster-agent.service";
+const EXCLUSIVE: &str = "[X-Muster]\nExclusive=yes\nExclusiveStopSec=3\n";
+
+/// Says everything of the guard's time: uptime and the end of the lease, in hundredths of a second.
+const CLOCK: &str = r"
+    now() { read -r up _ </proc/uptime; now=${up%.*}${up#*.}; }
+    end() { read -r end </run/muster/guard/end; }
+";
+/// Prints the processes of exclusive units.
+const PROCESSES: &str = r"
+    find /sys/fs/cgroup -path '*/muster-exclusive.slice/*' -name cgroup.procs -exec grep -H . {} + || true
+";
+
+/// Services that do not want to end, by name.
+const STUBBORN: [(&str, &str); 9] = [
+    ("term", "Type=exec\nRestart=always\nExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done'\n"),
+    (
+        "none",
+        "Type=exec\nKillMode=none\nSendSIGKILL=no\nTimeoutStopSec=infinity\nSlice=system.slice\n\
+         ExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done'\n",
+    ),
+    (
+        "extends",
+        "Type=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'trap \"\" TERM; systemd-notify --ready; \
+         while :; do systemd-notify EXTEND_TIMEOUT_USEC=9000000; sleep 0.3; done'\n",
+    ),
+    ("stop", "Type=exec\nExecStart=/bin/sleep infinity\nExecStop=-/bin/sleep 99\nExecStop=/bin/sleep 99\n"),
+    (
+        "post",
+        "Type=exec\nExecStart=/bin/sleep infinity\nExecStopPost=-/bin/sleep 99\nExecStopPost=-/bin/sleep 99\n\
+         ExecStopPost=/bin/sleep 99\n",
+    ),
+    ("activating", "Type=oneshot\nExecStart=/bin/sleep infinity\n"),
+    ("pre", "Type=exec\nTimeoutStartSec=infinity\nExecStartPre=/bin/sleep infinity\nExecStart=/bin/true\n"),
+    ("restart", "Type=exec\nRestart=always\nRestartSec=500ms\nExecStart=/bin/false\n"),
+    ("fork", "Type=exec\nExecStart=/bin/sh -c 'trap \"\" TERM; setsid sleep 1000 & exec sleep 1000'\n"),
+];
+
+fn sh(machine: &Machine<'_>, script: &str) -> Result<String> {
+    machine.exec(&["sh", "-ec", script])?.ok()
+}
+
+/// Starts all of them, and a socket and a timer with services that they activate.
+fn start_stubborn(world: &World, machine: &Machine<'_>) -> Result<()> {
+    let mut arguments = vec!["start".to_owned(), "--no-block".to_owned()];
+    for (name, body) in STUBBORN {
+        let content = format!("[Unit]\nStartLimitIntervalSec=0\n[Service]\n{body}{EXCLUSIVE}");
+        arguments.push(world.file(&format!("{name}.service"), &content)?);
+    }
+    let activated = format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}");
+    let loaded = [world.file("socket.service", &activated)?, world.file("timer.service", &activated)?];
+    world.ctl(&["load", &loaded[0], &loaded[1]])?;
+    arguments.push(world.file("socket.socket", &format!("[Socket]\nListenStream=/run/front\n{EXCLUSIVE}"))?);
+    arguments.push(
+        world.file("timer.timer", &format!("[Timer]\nOnActiveSec=1s\nOnUnitInactiveSec=1s\n{EXCLUSIVE}"))?,
+    );
+    world.ctl(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
+    all_run(world, machine)
+}
+
+/// Waits until all of them run that are to run.
+fn all_run(world: &World, machine: &Machine<'_>) -> Result<()> {
+    let started = ["term", "none", "extends", "stop", "post", "activating", "pre", "fork", "timer"];
+    world.cluster.wait_for("all exclusive units to run", LIMIT, || {
+        let processes = sh(machine, PROCESSES)?;
+        for unit in started {
+            ensure!(processes.contains(&format!("muster-exclusive-3.slice/{unit}.service")), "{processes}");
+        }
+        ensure!(property(machine, "socket.socket", "ActiveState")? == "active", "the socket does not listen");
+        Ok(Some(()))
+    })
+}
+
+/// Waits for the moment when nothing may be left of exclusive units, and sees whether it is so.
+fn nothing_is_left_in_time(machine: &Machine<'_>) -> Result<()> {
+    let wait = format!(
+        "{CLOCK} end; last=$end; now; while [ $now -lt $((end + 400)) ]; do sleep 0.02; end; now; done; \
+         [ $end = $last ] || echo renewed; {PROCESSES}"
+    );
+    let left = sh(machine, &wait)?;
+    ensure!(left.is_empty(), "{left}");
+    Ok(())
+}
+
+/// Nobody can start one of them, in whatever way.
+fn nothing_starts(machine: &Machine<'_>) -> Result<()> {
+    for unit in ["term.service", "timer.timer", "socket.socket", "timer.service"] {
+        let started = machine.exec(&["systemctl", "start", unit])?;
+        ensure!(!started.success(), "{unit} was started");
+    }
+    // The timer would have done so each second, and its service's restart as well.
+    let states = sh(
+        machine,
+        &format!(
+            "{CLOCK} now; until=$((now + 250)); while [ $now -lt $until ]; do {PROCESSES} sleep 0.05; now; done"
+        ),
+    )?;
+    ensure!(states.is_empty(), "{states}");
+    Ok(())
+}
+
+#[test]
+fn exclusive_units_end_with_the_lease_whatever_they_do_and_whether_the_agent_lives() -> Result<()> {
+    let world = World::of(1)?;
+    let machine = world.cluster.machine("m1")?;
+    start_stubborn(&world, &machine)?;
+    assert_eq!(property(&machine, "none.service", "Slice")?, "muster-exclusive-3.slice");
+
+    // The agent is killed, and does not come back before we say so.
+    sh(
+        &machine,
+        "mkdir -p /run/systemd/system/muster-agent.service.d
+         printf '[Service]\nRestart=no\n' >/run/systemd/system/muster-agent.service.d/test.conf
+         systemctl daemon-reload
+         systemctl kill --signal KILL muster-agent",
+    )?;
+    nothing_is_left_in_time(&machine)?;
+    nothing_starts(&machine)?;
+    sh(&machine, "systemctl start muster-agent")?;
+    all_run(&world, &machine)?;
+
+    // It is frozen.
+    let agent = main_pid(&machine, AGENT)?.parse()?;
+    machine.stop_process(agent)?;
+    nothing_is_left_in_time(&machine)?;
+    nothing_starts(&machine)?;
+    machine.continue_process(agent)?;
+    all_run(&world, &machine)?;
+
+    // It lives, and hears nothing any more.
+    machine.cut()?;
+    nothing_is_left_in_time(&machine)?;
+    nothing_starts(&machine)?;
+    machine.heal()?;
+    all_run(&world, &machine)?;
+
+    // PID 1 hangs, and the agent lives.
+    machine.stop_pid1()?;
+    machine.cut()?;
+    let outcome = nothing_is_left_in_time(&machine);
+    machine.continue_pid1()?;
+    machine.heal()?;
+    outcome?;
+    all_run(&world, &machine)
+}
+
+#[test]
+fn a_guard_whose_process_hangs_or_dies_ends_exclusive_units_too() -> Result<()> {
+    let world = World::of(1)?;
+    let machine = world.cluster.machine("m1")?;
+    world.start("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    let mut before = main_pid(&machine, "a.service")?;
+    for signal in ["KILL", "STOP"] {
+        // The watchdog must do it where the process hangs: it has the time of the last lease.
+        sh(
+            &machine,
+            &format!(
+                "kill -STOP {agent}; kill -{signal} {guard}",
+                agent = main_pid(&machine, AGENT)?,
+                guard = main_pid(&machine, "muster-lease.service")?,
+            ),
+        )?;
+        nothing_is_left_in_time(&machine)?;
+        sh(&machine, &format!("kill -CONT {}", main_pid(&machine, AGENT)?))?;
+        world.wait_active_state(&machine, "a.service", "active")?;
+        let after = main_pid(&machine, "a.service")?;
+        assert_ne!(after, before, "{signal}");
+        before = after;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_back_in_time_takes_the_guard_up() -> Result<()> {
+    let world = World::up(Cluster::builder().machines(1))?;
+    let machine = world.cluster.machine("m1")?;
+    world.start("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    let before = world.invocations()?;
+    let guard = main_pid(&machine, "muster-lease.service")?;
+    for way in [
+        "systemctl restart muster-agent",
+        "systemctl kill --signal KILL muster-agent",
+        "systemctl daemon-reload",
+    ] {
+        sh(&machine, way)?;
+        world.wait_machines_up(1)?;
+        // Longer than the lease that the agent had before.
+        let end = sh(&machine, &format!("{CLOCK} end; echo $end"))?;
+        world.cluster.wait_for("a later lease", LIMIT, || {
+            let out = sh(&machine, &format!("{CLOCK} end; now; [ $now -lt {0} ] || echo $end", end.trim()))?;
+            ensure!(!out.trim().is_empty() && out != end, "{out} after {end}");
+            Ok(Some(()))
+        })?;
+        assert_eq!(world.invocations()?, before, "{way}: nothing was stopped");
+        assert_eq!(main_pid(&machine, "muster-lease.service")?, guard, "{way}");
+    }
+    // It goes with the last unit that needs it.
+    world.ctl(&["destroy", "a.service"])?;
+    world.wait_active_state(&machine, "muster-lease.service", "inactive")?;
+    assert_eq!(property(&machine, "muster-fence.service", "ActiveState")?, "inactive");
+    Ok(())
+}
