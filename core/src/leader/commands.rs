@@ -94,12 +94,14 @@ impl Leader {
         let steps = self.check(command).map_err(CommandError::Units)?;
         let outcomes: Vec<UnitOutcome> =
             steps.into_iter().map(|step| self.carry_out(command.verb, command.replace, step)).collect();
-        let changed =
-            |outcome: &&UnitOutcome| !matches!(outcome.done, Done::Unchanged | Done::KeptOtherContent);
-        let units: Vec<UnitName> =
-            outcomes.iter().filter(changed).map(|outcome| outcome.name.clone()).collect();
+        let mut units = Vec::with_capacity(outcomes.len());
+        for outcome in &outcomes {
+            if !matches!(outcome.done, Done::Unchanged | Done::KeptOtherContent) {
+                units.push(outcome.name.clone());
+            }
+        }
         if !units.is_empty() {
-            self.event(Event::Command { verb: command.verb, units: units.into() });
+            self.event(Event::Command { verb: command.verb, units });
         }
         let result = Ok(outcomes);
         let kept = self.commands.keep(StoredCommand { id: command.id, result: result.clone() });

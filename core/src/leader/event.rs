@@ -4,7 +4,6 @@
 //! [`Event::units`], [`Event::machines`] and `Display`; the other methods have a rest arm.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -37,7 +36,7 @@ pub enum Event {
         /// What was asked for.
         verb: Verb,
         /// The units that it changed, in the command's order.
-        units: Arc<[UnitName]>,
+        units: Vec<UnitName>,
     },
     /// A machine joined or came back.
     MachineUp {
@@ -55,7 +54,7 @@ pub enum Event {
         /// The machine.
         machine: MachineId,
         /// What was placed there.
-        units: Arc<[UnitName]>,
+        units: Vec<UnitName>,
         /// Why.
         reason: LossReason,
     },

@@ -476,7 +476,7 @@ impl Leader {
             self.gates.look_at(&name);
             self.turn.seen.push(name);
         }
-        self.event(Event::MachineLost { machine: id, units: units.into(), reason });
+        self.event(Event::MachineLost { machine: id, units, reason });
         self.admit_newcomer(id);
     }
 

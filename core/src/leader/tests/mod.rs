@@ -8,6 +8,7 @@ mod moving;
 mod races;
 mod random;
 mod rivals;
+mod rto;
 mod world;
 
 use std::time::Duration;
