@@ -56,7 +56,9 @@ pub async fn run(config: Config) -> Result<()> {
     let membership = records.membership()?;
     let files = UnitFiles::open(&config.run_dir, Path::new(LINK_DIR))
         .with_context(|| format!("cannot make the directories for unit files, {LINK_DIR} among them"))?;
-    ledger.units.retain(|name, _| files.has(name));
+    for (name, held) in &mut ledger.units {
+        held.removed = !files.has(name);
+    }
     let identity = identity::identity(&config)?;
     info!(machine = %identity.machine, units = ledger.units.len(), term = %membership.term, "starting");
 

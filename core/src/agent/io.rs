@@ -48,8 +48,8 @@ pub struct Ledger {
     pub key: AgentKey,
     /// The session opened last.
     pub session: SessionNumber,
-    /// The units whose files are on this machine. The ledger may be a little behind: those whose files are not there
-    /// (any more) are to be left out when it is read.
+    /// The units whose files are on this machine, and those that have not been seen to end since their files were removed.
+    /// The ledger may be a little behind: whoever reads it says of each unit whether its files are there.
     pub units: BTreeMap<UnitName, Held>,
     /// The last epochs of units that were here and are gone.
     pub stopped: BTreeMap<UnitName, Epoch>,
@@ -79,6 +79,9 @@ pub struct Held {
     /// Whether it is exclusive: then how long it may take to stop after the lease has ended.
     #[serde(default)]
     pub exclusive: Option<Duration>,
+    /// Whether its files are removed: what still runs of it, or was activated meanwhile, is to be stopped.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 /// A call that makes systemd do something with a unit.

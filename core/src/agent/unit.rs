@@ -145,7 +145,7 @@ impl Unit {
     pub fn new(held: Option<Held>) -> Self {
         // A start that was accepted before the agent was restarted may still be under way.
         let doing = match &held {
-            Some(Held { phase: Phase::Starting, .. }) => Doing::Job(Verb::Start, None),
+            Some(Held { phase: Phase::Starting, removed: false, .. }) => Doing::Job(Verb::Start, None),
             _ => Doing::Nothing,
         };
         Self {
@@ -157,12 +157,12 @@ impl Unit {
                 Some(held) if held.settled => Files::Current,
                 _ => Files::Replaced,
             },
+            removed: held.as_ref().is_some_and(|held| held.removed),
             held,
 
             verified: false,
             stopped: false,
             reloaded: false,
-            removed: false,
             ending: false,
             inactive_since: None,
             asked_for_content: false,
@@ -304,7 +304,8 @@ impl Unit {
         if let Some((epoch, reason)) = &self.refused {
             return Some((*epoch, Observation::Refused(reason.clone())));
         }
-        let held = self.held.as_ref()?;
+        // Of what is removed there is only its end to tell. The leader may know that already.
+        let held = self.held.as_ref().filter(|_| !self.removed)?;
         // That it is loaded is told once systemd was seen to accept it.
         let wanted_loaded = matches!(&self.want, Some(Want::Hold(wanted))
             if wanted.epoch == held.epoch && wanted.target == Target::Loaded);

@@ -487,9 +487,12 @@ impl World {
                 agent::Input::Reloading(true) => {
                     self.book.machines[number].reload.get_or_insert(now);
                 }
-                agent::Input::Reloading(false) | agent::Input::Reloaded(_) => {
-                    self.book.machines[number].reload = None;
+                // The call that asked for it may be unanswered still.
+                agent::Input::Reloading(false) => {
+                    let book = &mut self.book.machines[number];
+                    book.reload = book.reload.map(|_| now);
                 }
+                agent::Input::Reloaded(_) => self.book.machines[number].reload = None,
                 _ => {}
             }
             if crate::machine::is_from_pid1(input) {

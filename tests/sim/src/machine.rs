@@ -184,7 +184,9 @@ impl World {
         let key = AgentKey::new((u128::from(machine.random.bits()) << 64) | number as u128);
         let kept = machine.ledger.take().filter(|ledger| ledger.boot == boot);
         let mut ledger = kept.unwrap_or_else(|| Ledger::new(boot, key));
-        ledger.units.retain(|name, _| machine.files.contains_key(name));
+        for (name, held) in &mut ledger.units {
+            held.removed = !machine.files.contains_key(name);
+        }
         // Nothing was started from files of which there is no record.
         machine.files.retain(|name, _| ledger.units.contains_key(name));
         self.book.machines[number].stopped = ledger.stopped.clone();

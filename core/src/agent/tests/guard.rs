@@ -15,6 +15,7 @@ fn held() -> Held {
         target: Target::Launched,
         phase: Phase::Launched,
         settled: true,
+        removed: false,
         exclusive: Some(STOP),
     }
 }

@@ -29,8 +29,15 @@ impl Units {
                     wanted.content = None;
                     target = wanted.target;
                 }
-                unit.held =
-                    Some(Held { epoch, hash, target, phase: Phase::Loaded, settled: false, exclusive });
+                unit.held = Some(Held {
+                    epoch,
+                    hash,
+                    target,
+                    phase: Phase::Loaded,
+                    settled: false,
+                    exclusive,
+                    removed: false,
+                });
                 self.unsaved = Unsaved::NowNeeded;
                 if planted::is(Fault::LedgerLate) {
                     self.unsaved = Unsaved::Something;

@@ -125,7 +125,11 @@ impl Units {
 
     /// What the ledger keeps of them.
     pub fn held(&self) -> BTreeMap<UnitName, Held> {
-        self.kept().map(|(name, _, held)| (name.clone(), held.clone())).collect()
+        let held = |(name, unit): (&UnitName, &Unit)| {
+            let held = Held { removed: unit.removed, ..unit.held.clone()? };
+            Some((name.clone(), held))
+        };
+        self.units.iter().filter_map(held).collect()
     }
 
     pub fn stopped(&self) -> &BTreeMap<UnitName, Epoch> {
