@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use muster_core::agent::{Agent, Effect, Event, Input, Ledger, Membership};
 use muster_core::message::{Goodbye, Refused};
 use muster_daemon::clock;
+use muster_daemon::notify::{hint, tell};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -17,7 +18,7 @@ use crate::files::{LINK_DIR, UnitFiles};
 use crate::goodbye::Goodbyes;
 use crate::guard::Pet;
 use crate::identity;
-use crate::notify::{Watchdog, tell};
+use crate::notify::Watchdog;
 use crate::pressure;
 use crate::records::Records;
 use crate::session::Sessions;
@@ -202,7 +203,7 @@ impl Daemon {
             Event::Welcomed { cluster, term, lease_ttl } => {
                 self.sessions.welcomed();
                 info!(%cluster, %term, ?lease_ttl, "welcomed");
-                tell(&[NotifyState::Status(&format!("member of cluster {cluster}, term {term}"))]);
+                hint(&[NotifyState::Status(&format!("member of cluster {cluster}, term {term}"))]);
             }
             Event::Refused(reason @ Refused::IdInUse { .. }) => error!(
                 %reason,

@@ -42,7 +42,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         println!("{}: ok", arguments.config.display());
         return Ok(());
     }
-    log::start(config.log);
+    log::start(config.log)?;
     if arguments.goodbye { say_goodbye(&config) } else { run(config) }
 }
 

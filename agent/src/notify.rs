@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use muster_daemon::notify::hint;
 use sd_notify::NotifyState;
-use tracing::warn;
 
 /// Tells the service manager, where there is one, that the agent's loop turns.
 #[derive(Debug)]
@@ -29,14 +29,7 @@ impl Watchdog {
             && last.elapsed() >= *interval
         {
             *last = Instant::now();
-            tell(&[NotifyState::Watchdog]);
+            hint(&[NotifyState::Watchdog]);
         }
-    }
-}
-
-/// Tells the service manager something; without one this does nothing.
-pub(crate) fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "cannot notify the service manager");
     }
 }

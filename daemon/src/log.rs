@@ -1,7 +1,9 @@
 //! What the daemon logs, on standard error.
 
-use std::fmt;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::Duration;
+use std::{fmt, io};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
@@ -13,12 +15,26 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt as layer};
 
+use crate::lines::Lines;
+
+/// How long the end of a daemon waits for its last words to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+static LINES: OnceLock<Lines> = OnceLock::new();
+
 /// Logs on standard error from now on: Muster's own messages from this level on, and warnings of the libraries.
 ///
-/// Under systemd each line starts with its priority, and the journal knows the time.
-pub fn start(level: LevelFilter) {
+/// Under systemd each line starts with its priority, and the journal knows the time. Nobody waits for a journal that does
+/// not read: heartbeats must go on. What is lost then is counted.
+///
+/// # Errors
+/// When the system has no room for a thread.
+pub fn start(level: LevelFilter) -> io::Result<()> {
+    let lines = Lines::start(io::stderr())?;
+    // It is started once.
+    LINES.set(lines.clone()).ok();
     let filter = Targets::new().with_target("muster", level).with_default(level.min(LevelFilter::WARN));
-    let to_stderr = layer::layer().with_writer(std::io::stderr);
+    let to_stderr = layer::layer().with_writer(move || lines.clone());
     if to_journal() {
         let format = WithPriority(
             Format::default().without_time().with_ansi(false).with_level(false).with_target(false),
@@ -31,6 +47,14 @@ pub fn start(level: LevelFilter) {
         tracing_subscriber::registry()
             .with(to_stderr.with_ansi(ansi).with_target(false).with_filter(filter))
             .init();
+    }
+    Ok(())
+}
+
+/// Waits until what was logged is written, but not for long.
+pub(crate) fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(LAST_WORDS);
     }
 }
 

@@ -6,6 +6,7 @@ use clap::Parser;
 use tracing::error;
 
 use crate::config::ConfigError;
+use crate::log;
 
 /// `EX_USAGE` of `sysexits.h`: the units in `packaging` do not start a daemon again that ends with it.
 const BAD_CONFIG: u8 = 64;
@@ -23,7 +24,7 @@ pub fn run<A: Parser>(daemon: impl FnOnce(&A) -> anyhow::Result<()>) -> ExitCode
             return if error.use_stderr() { ExitCode::from(BAD_CONFIG) } else { ExitCode::SUCCESS };
         }
     };
-    match daemon(&arguments) {
+    let code = match daemon(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<ConfigError>() => {
             eprintln!("{}: {error:#}", A::command().get_name());
@@ -33,5 +34,7 @@ pub fn run<A: Parser>(daemon: impl FnOnce(&A) -> anyhow::Result<()>) -> ExitCode
             error!("{error:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    log::flush();
+    code
 }

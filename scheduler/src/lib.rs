@@ -19,7 +19,7 @@ pub mod config;
 pub mod daemon;
 mod events;
 mod lead;
-pub mod notify;
+mod notify;
 mod sessions;
 pub mod store;
 mod watchers;

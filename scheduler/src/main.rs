@@ -8,10 +8,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use muster_daemon::{log, program};
+use muster_daemon::{log, notify, program};
 use muster_scheduler::config::{Config, DEFAULT_PATH, insecure_address};
 use muster_scheduler::daemon::Daemon;
-use muster_scheduler::notify;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -48,7 +47,7 @@ fn start(arguments: &Arguments) -> Result<()> {
         println!("{}: {found}", arguments.config.display());
         return Ok(());
     }
-    log::start(config.log);
+    log::start(config.log)?;
     run(&config)
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use muster_daemon::notify::hint;
 use sd_notify::NotifyState;
-use tracing::warn;
 
 /// How often the status line may change.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ impl Notifier {
         if let Some((interval, last)) = &mut self.watchdog
             && now.duration_since(*last) >= *interval
         {
-            tell(&[NotifyState::Watchdog]);
+            hint(&[NotifyState::Watchdog]);
             *last = now;
         }
         self.stale = self.status.is_some_and(|(_, since)| now.duration_since(since) < STATUS_INTERVAL);
@@ -51,16 +51,9 @@ impl Notifier {
             let (machines, units) = size();
             if self.status.is_none_or(|(told, _)| told != (machines, units)) {
                 let line = format!("leading: machines up: {machines}, units known: {units}");
-                tell(&[NotifyState::Status(&line)]);
+                hint(&[NotifyState::Status(&line)]);
             }
             self.status = Some(((machines, units), now));
         }
-    }
-}
-
-/// Tells the service manager something; without one this does nothing.
-pub fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "cannot notify the service manager");
     }
 }
