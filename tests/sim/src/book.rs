@@ -492,7 +492,7 @@ impl World {
                     let book = &mut self.book.machines[number];
                     book.reload = book.reload.map(|_| now);
                 }
-                agent::Input::Reloaded(_) => self.book.machines[number].reload = None,
+                agent::Input::Reloaded(Ok(())) => self.book.machines[number].reload = None,
                 _ => {}
             }
             if crate::machine::is_from_pid1(input) {

@@ -611,7 +611,11 @@ impl World {
         let (most, least) = (now - heard + machine.jumped, now - book.pid1_heard.max(machine.agent_since));
         // Jobs of its own, and a reload that it knows of, explain some of it.
         book.reload = book.reload.filter(|since| book.pid1_heard <= since + SECOND);
-        let reload = book.reload.map_or(0, |since| (now - since).min(RELOAD_MAX));
+        let reload = if machine.agent.as_ref().is_some_and(crate::machine::AgentProcess::waits_for_reload) {
+            RELOAD_MAX
+        } else {
+            book.reload.map_or(0, |since| (now - since).min(RELOAD_MAX))
+        };
         let least = least.saturating_sub(UNITS as Micros * JOB_MAX + reload);
         let idle = now - book.pid1_impaired.max(machine.agent_since) > 6 * SECOND && machine.jumped == 0;
         let problem = if age > self.settings.systemd_timeout.as_micros() as Micros && most < age / 100 * 98 {

@@ -80,6 +80,11 @@ pub(crate) struct AgentProcess {
 }
 
 impl AgentProcess {
+    /// Whether it waits for the answer to a reload that it asked for.
+    pub(crate) fn waits_for_reload(&self) -> bool {
+        self.calls.values().any(|call| matches!(call, Effect::Reload))
+    }
+
     /// Whether it is connected to the bus.
     pub(crate) fn has_bus(&self) -> bool {
         self.bus.is_some()
