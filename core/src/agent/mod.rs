@@ -275,7 +275,7 @@ impl Agent {
                 self.guard.signalled(now, &active);
             }
             Input::JobRemoved(name, job, result) => self.units.job_removed(now, name, job, result),
-            Input::Changed { unit, active, sub, job } => self.units.signalled(now, unit, active, sub, job),
+            Input::Changed { unit, active, sub, job } => self.units.signalled(now, &unit, active, sub, job),
             Input::Read(units) => {
                 for (name, seen) in units {
                     if name.as_str() == LEASE {
