@@ -220,19 +220,14 @@ fn exclusive_units_stop_before_an_orderly_suspend_and_start_after_it() -> Result
         "{CLOCK} now; until=$((now + 250)); while [ $now -lt $until ]; do {PROCESSES} sleep 0.05; now; done"
     );
     machine.write_file("/run/nap", nap.as_bytes())?;
-    let seen = machine.exec(&[
-        "systemd-run",
-        "--wait",
-        "--pipe",
-        "--quiet",
-        "--property=Type=oneshot",
-        "--property=Requires=sleep.target",
-        "--property=After=sleep.target",
-        "sh",
-        "-e",
-        "/run/nap",
-    ])?;
-    assert_eq!(seen.ok()?, "", "nothing of them runs");
+    machine.write_file(
+        "/run/systemd/system/nap.service",
+        b"[Unit]\nRequires=sleep.target\nAfter=sleep.target\n[Service]\nType=oneshot\n\
+          ExecStart=/bin/sh -e /run/nap\nStandardOutput=file:/run/seen\n",
+    )?;
+    // In the way that logind does it.
+    sh(&machine, "systemctl start --job-mode=replace-irreversibly nap.service")?;
+    assert_eq!(sh(&machine, "cat /run/seen")?, "", "nothing of them runs");
     world.wait_active_state(&machine, "a.service", "active")?;
     assert_ne!(main_pid(&machine, "a.service")?, before);
     Ok(())
