@@ -43,7 +43,8 @@ impl Caller {
             // Nothing is left of the units that it waits for: they were seen to end. That it does not run is as well.
             let _ = self.manager.stop_unit(FENCE, "replace").await;
             guard.set_end(until).map_err(unwritten)?;
-            self.manager.start_unit(LEASE, "replace").await.map_err(|error| text(&error))?;
+            // Not in place of another job: it would call off a suspend that has begun.
+            self.manager.start_unit(LEASE, "fail").await.map_err(|error| text(&error))?;
         }
         let process = self.guard_process(deadline).await?;
         guard.set_process(Some(process));

@@ -40,6 +40,8 @@ pub(super) struct Guard {
     state: State,
     /// Whether systemd was asked about it in this state.
     asked: bool,
+    /// Since when it may not run any more, for all that is known in this state.
+    doubted: Option<Time>,
     /// It is not started before this moment, after a failure.
     retry: Time,
 }
@@ -47,12 +49,25 @@ pub(super) struct Guard {
 impl Guard {
     /// The guard of a machine that holds exclusive units already, or does not.
     pub fn new(holds_exclusive: bool, now: Time) -> Self {
-        Self { state: if holds_exclusive { State::Unknown } else { State::Off }, asked: false, retry: now }
+        Self {
+            state: if holds_exclusive { State::Unknown } else { State::Off },
+            asked: false,
+            doubted: Some(now),
+            retry: now,
+        }
     }
 
-    /// Something may have become of it: systemd is to be asked. A signal alone may be older than what was done since.
-    pub fn signalled(&mut self) {
+    /// Something may have become of it that nobody heard of: systemd is to be asked.
+    pub fn ask_again(&mut self, now: Time) {
+        self.doubted.get_or_insert(now);
         self.asked = false;
+    }
+
+    /// systemd signals how it is. That may be older than what was done since.
+    pub fn signalled(&mut self, now: Time, active: &str) {
+        if active != "active" {
+            self.ask_again(now);
+        }
     }
 
     fn wants_read(&mut self) -> bool {
@@ -68,9 +83,11 @@ impl Guard {
         };
         let active = seen.state.active == "active";
         match self.state {
-            State::Unknown if active => self.state = State::Found,
-            State::Unknown | State::Found | State::On(_) if !active => self.end(now, units, effects),
-            _ => {}
+            State::Unknown if active => (self.state, self.doubted) = (State::Found, None),
+            State::Unknown | State::Found | State::On(_) if !active => {
+                self.end(now, units, effects);
+            }
+            _ => self.doubted = None,
         }
     }
 
@@ -176,9 +193,12 @@ impl Guard {
     fn enter(&mut self, state: State) {
         self.state = state;
         self.asked = false;
+        self.doubted = None;
     }
 
     fn end(&mut self, since: Time, units: &mut Units, effects: &mut Vec<Effect>) {
+        // Units that ended since then did so with it, and not by themselves.
+        let since = self.doubted.map_or(since, |doubted| doubted.min(since));
         effects.push(Effect::Event(Event::GuardEnded));
         units.end_exclusive(since);
         self.enter(State::Ending { since, fenced: false });

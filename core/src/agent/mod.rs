@@ -253,14 +253,14 @@ impl Agent {
                 self.pid1.reloading = None;
                 self.pid1.asked = false;
                 self.units.systemd_up(now);
-                self.guard.signalled();
+                self.guard.ask_again(now);
             }
             Input::SystemdDown => self.pid1.up = false,
             Input::Reloading(true) => self.pid1.reloading = Some(now),
             Input::Reloading(false) => {
                 (self.pid1.reloading, self.pid1.reload) = (None, None);
                 self.units.read_all(now);
-                self.guard.signalled();
+                self.guard.ask_again(now);
             }
             Input::Reloaded(outcome) => {
                 if outcome.is_ok() {
@@ -271,9 +271,11 @@ impl Agent {
             Input::Answered(name, verb, answer) => self.units.answered(now, name, verb, answer),
             // All units and jobs go and come again during a reload.
             Input::JobRemoved(..) | Input::Changed { .. } if self.pid1.reloading.is_some() => {}
-            Input::Changed { unit, .. } if unit.as_str() == LEASE => self.guard.signalled(),
+            Input::Changed { unit, active, .. } if unit.as_str() == LEASE => {
+                self.guard.signalled(now, &active);
+            }
             Input::JobRemoved(name, job, result) => self.units.job_removed(now, name, job, result),
-            Input::Changed { unit, active, sub, job } => self.units.signalled(now, unit, active, sub, job),
+            Input::Changed { unit, active, sub, job } => self.units.signalled(now, &unit, active, sub, job),
             Input::Read(units) => {
                 for (name, seen) in units {
                     if name.as_str() == LEASE {
@@ -316,7 +318,7 @@ impl Agent {
             self.resync = now + RESYNC;
             if self.pid1.up {
                 self.units.read_all(now);
-                self.guard.signalled();
+                self.guard.ask_again(now);
             }
         }
     }

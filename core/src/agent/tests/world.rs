@@ -7,8 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Units of the test; the last is one of the machine's own.
-const NAMES: [&str; 4] = ["a.service", "b.service", "c.socket", "own.service"];
+/// Units of the test; some are exclusive, and the last is one of the machine's own.
+const NAMES: [&str; 6] = ["a.service", "b.service", "c.socket", "x.service", "y.socket", "own.service"];
+const EXCLUSIVE: [&str; 2] = ["x.service", "y.socket"];
 const OWN: &str = "own.service";
 
 /// Something that happens besides the ordinary course of things.
@@ -34,6 +35,10 @@ enum Chaos {
     RestartBus,
     /// Somebody else reloads systemd.
     Reload,
+    /// The guard of exclusive units dies.
+    KillGuard,
+    /// Nothing reaches anybody for longer than a lease.
+    Silence,
     /// Things take their course for so many moments.
     Run(u8),
 }
@@ -55,6 +60,8 @@ fn chaos() -> impl Strategy<Value = Chaos> {
         1 => Just(Chaos::RestartAgent),
         1 => Just(Chaos::RestartBus),
         1 => Just(Chaos::Reload),
+        1 => Just(Chaos::KillGuard),
+        1 => Just(Chaos::Silence),
         8 => (1..30_u8).prop_map(Chaos::Run),
     ]
 }
@@ -74,6 +81,26 @@ struct Loaded {
     job: Option<(u32, Verb)>,
     /// Whether another unit refers to it, so that it stays loaded when it is inactive.
     referenced: bool,
+}
+
+/// The guard of exclusive units, and what the agent may know of it.
+#[derive(Default)]
+struct FakeGuard {
+    /// Until when it runs, if it does.
+    runs: Option<Time>,
+    /// Whether it has ever ended before it was to be stopped.
+    ended: bool,
+    /// Until when it runs as the agent was told, and what the agent has asked for.
+    told: Option<Time>,
+    asked: Option<Time>,
+    /// When the heartbeats of this session were sent, and until when they have granted a lease.
+    sent: BTreeMap<u64, Time>,
+    lease: Option<Time>,
+    /// Whether a snapshot was applied in this session.
+    snapshot: bool,
+    /// The units that run since the agent has started them, and those that did when the guard ended.
+    started: BTreeSet<UnitName>,
+    stopped: BTreeSet<UnitName>,
 }
 
 struct World {
@@ -110,6 +137,19 @@ struct World {
     stops: BTreeSet<(UnitName, Epoch)>,
     /// What the agent was told last of each unit.
     told: BTreeMap<UnitName, Result<(Epoch, Target), Epoch>>,
+    guard: FakeGuard,
+}
+
+fn is_exclusive(name: &UnitName) -> bool {
+    EXCLUSIVE.contains(&name.as_str())
+}
+
+impl FakeGuard {
+    fn forget_session(&mut self) {
+        self.sent.clear();
+        self.lease = None;
+        self.snapshot = false;
+    }
 }
 
 impl World {
@@ -143,6 +183,7 @@ impl World {
             observed: BTreeMap::new(),
             stops: BTreeSet::new(),
             told: BTreeMap::new(),
+            guard: FakeGuard::default(),
         };
         world.step(Input::SystemdUp);
         world
@@ -160,6 +201,10 @@ impl World {
     }
 
     fn step(&mut self, input: Input) {
+        if self.guard.runs.is_some_and(|until| until <= self.now) {
+            self.end_guard();
+        }
+        self.watch_guard(&input);
         if !matches!(
             input,
             Input::Tick
@@ -213,7 +258,15 @@ impl World {
                 self.disconnect();
             }
             Effect::Send(message) => self.leader_hears(message),
-            Effect::Event(_) => {}
+            Effect::Event(_) | Effect::Fence => {}
+            Effect::PetGuard { until } => {
+                if self.guard.runs.is_some() {
+                    self.guard.runs = Some(until);
+                    self.guard.told = Some(until);
+                } else {
+                    self.signals.push_back(Input::GuardDown);
+                }
+            }
             _ => self.calls.push_back(effect),
         }
     }
@@ -226,9 +279,18 @@ impl World {
             panic!("{name} was started, which nobody asked for");
         };
         assert_eq!(Some(*epoch), files, "{name} was started from the wrong files");
+        if is_exclusive(name) {
+            let runs = |until: Option<Time>| until.is_some_and(|until| self.now < until);
+            assert!(runs(self.guard.told), "{name} was started without the guard");
+            assert!(runs(self.guard.lease), "{name} was started without a lease");
+            assert!(self.guard.snapshot, "{name} was started before a snapshot");
+        }
     }
 
     fn check_stop(&self, name: &UnitName) {
+        if is_exclusive(name) && self.guard.ended {
+            return;
+        }
         let held = self.files.get(name).map(|(epoch, _)| *epoch).unwrap_or_default();
         match self.told.get(name) {
             // What runs has older content (or that is not certain), or was being stopped when the agent was restarted.
@@ -269,13 +331,17 @@ impl World {
             FromAgent::Goodbye(_) => {}
             FromAgent::Hello(hello) => {
                 self.session = hello.session;
+                self.guard.forget_session();
                 self.holds = hello.units.iter().map(|u| (u.name.clone(), (u.epoch, u.hash))).collect();
                 self.observed =
                     hello.units.into_iter().map(|unit| (unit.name, (unit.epoch, unit.observation))).collect();
                 self.say(welcome(CLUSTER));
                 self.snapshot();
             }
-            FromAgent::Heartbeat { number, .. } => self.say(LeaderMessage::HeartbeatAck { number }),
+            FromAgent::Heartbeat { number, .. } => {
+                self.guard.sent.insert(number, self.now);
+                self.say(LeaderMessage::HeartbeatAck { number });
+            }
             FromAgent::SnapshotWanted => self.snapshot(),
             FromAgent::Report(reports) => {
                 for UnitReport { name, epoch, change } in reports {
@@ -312,7 +378,14 @@ impl World {
         // As the leader does it: of a placement that was not reported, it is not known what is held.
         let held = self.holds.get(name) == Some(&(*epoch, hash));
         let content = (!held).then(|| file.as_str().into());
-        Assignment { name: name.clone(), epoch: *epoch, hash, content, target: *target, exclusive: None }
+        Assignment {
+            name: name.clone(),
+            epoch: *epoch,
+            hash,
+            content,
+            target: *target,
+            exclusive: is_exclusive(name).then_some(Duration::from_secs(10)),
+        }
     }
 
     fn snapshot(&mut self) {
@@ -333,6 +406,46 @@ impl World {
         if let Some(connection) = self.connection.take() {
             self.disk.push_back(Effect::Disconnect(connection));
         }
+    }
+
+    // The guard.
+
+    /// Notes what an input tells the agent of the guard and of its lease.
+    fn watch_guard(&mut self, input: &Input) {
+        match input {
+            Input::GuardArmed(Ok(())) => self.guard.told = self.guard.asked,
+            Input::Leader(ToAgent { body, session, .. }) if *session == self.session => match body {
+                LeaderMessage::HeartbeatAck { number } => {
+                    let granted = self.guard.sent.get(number).map(|sent| *sent + Duration::from_secs(5));
+                    self.guard.lease = self.guard.lease.max(granted);
+                }
+                LeaderMessage::Assignments(assignments) => self.guard.snapshot |= assignments.snapshot,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    /// systemd ends the guard, and all exclusive units with it.
+    fn end_guard(&mut self) {
+        self.guard.runs = None;
+        self.guard.ended = true;
+        self.signal_guard("failed");
+        for name in EXCLUSIVE.map(unit) {
+            let Some(loaded) = self.loaded.get_mut(&name) else { continue };
+            if self.guard.started.contains(&name) {
+                self.guard.stopped.insert(name.clone());
+            }
+            if let Some((job, _)) = loaded.job.take() {
+                self.signal(Input::JobRemoved(name.clone(), job, "dependency".into()));
+            }
+            self.set(&name, "inactive");
+        }
+    }
+
+    fn signal_guard(&mut self, active: &str) {
+        let (unit, active, sub) = (unit(LEASE), active.into(), String::new());
+        self.signals.push_back(Input::Changed { unit, active, sub, job: false });
     }
 
     // systemd.
@@ -356,6 +469,10 @@ impl World {
     fn set(&mut self, name: &UnitName, active: &'static str) {
         if let Some(unit) = self.loaded.get_mut(name) {
             unit.active = active;
+            self.guard.started.remove(name);
+            if active != "inactive" {
+                self.guard.stopped.remove(name);
+            }
             unit.runs = if active == "active" { unit.content } else { None };
             let job = unit.job.is_some();
             self.signal(Input::Changed {
@@ -385,6 +502,9 @@ impl World {
         };
         if !(verb == Verb::Start && self.loaded[name].active == "active") {
             self.set(name, active);
+            if is_exclusive(name) && active == "active" {
+                self.guard.started.insert(name.clone());
+            }
         }
         self.signal(Input::JobRemoved(name.clone(), job, result.into()));
     }
@@ -461,6 +581,23 @@ impl World {
                 Some(Input::Reloaded(Ok(())))
             }
             Effect::Ping => Some(Input::Pong(!unanswered)),
+            Effect::ArmGuard { until, found } => {
+                let done = if found { self.guard.runs.is_some() } else { self.now < until };
+                if done && !lost {
+                    self.guard.runs = Some(until);
+                    self.signal_guard("active");
+                }
+                self.guard.asked = Some(until);
+                let outcome = if done && !unanswered { Ok(()) } else { Err("it does not start".into()) };
+                Some(Input::GuardArmed(outcome))
+            }
+            Effect::DisarmGuard => {
+                if !lost {
+                    self.guard.runs = None;
+                    self.signal_guard("inactive");
+                }
+                Some(Input::GuardDisarmed)
+            }
             other => panic!("{other:?} is no call"),
         }
     }
@@ -471,6 +608,10 @@ impl World {
             active: active.into(),
             sub: String::new(),
         };
+        if name.as_str() == LEASE {
+            let active = if self.guard.runs.is_some() { "active" } else { "inactive" };
+            return Seen { state: state("loaded", active), job: false, load_error: None };
+        }
         let seen = match self.load(name) {
             None => Seen { state: state("not-found", "inactive"), job: false, load_error: None },
             Some(unit) => {
@@ -484,6 +625,10 @@ impl World {
     fn job(&mut self, name: UnitName, verb: Verb, unanswered: bool) -> Input {
         self.jobs += 1;
         let job = self.jobs;
+        if verb == Verb::Start && is_exclusive(&name) && self.guard.runs.is_none() {
+            self.signal(Input::JobRemoved(name.clone(), job, "dependency".into()));
+            return Input::Answered(name, verb, Ok(job));
+        }
         let known = match verb {
             Verb::Start => self.load(&name).is_some(),
             Verb::Stop => self.loaded.contains_key(&name),
@@ -619,6 +764,9 @@ impl World {
             }
             Chaos::Activate(name) => {
                 let name = unit(NAMES[name]);
+                if is_exclusive(&name) && self.guard.runs.is_none() {
+                    return;
+                }
                 if self.load(&name).is_some_and(|unit| unit.active != "active" && unit.job.is_none()) {
                     self.set(&name, "active");
                 }
@@ -648,6 +796,10 @@ impl World {
                 self.to_agent.clear();
                 self.signals.clear();
                 self.told.clear();
+                self.guard.forget_session();
+                self.guard.told = None;
+                // An agent that finds no guard takes it for ended.
+                self.guard.ended |= self.guard.runs.is_none();
                 // What is on disk without a record was never started: the agent writes it again.
                 self.files.retain(|name, _| self.ledger.units.contains_key(name));
                 // And of what was removed there may still be a record: the shell says that it is.
@@ -673,12 +825,20 @@ impl World {
                         }
                         Effect::Reload => self.step(Input::Reloaded(Err("connection lost".into()))),
                         Effect::Ping => self.step(Input::Pong(false)),
+                        Effect::ArmGuard { .. } => self.step(Input::GuardArmed(Err("no answer".into()))),
+                        Effect::DisarmGuard => self.step(Input::GuardDisarmed),
                         _ => {}
                     }
                 }
                 self.step(Input::SystemdUp);
             }
             Chaos::Reload => self.reload(),
+            Chaos::KillGuard if self.guard.runs.is_some() => self.end_guard(),
+            Chaos::KillGuard => {}
+            Chaos::Silence => {
+                self.now = self.now + Duration::from_secs(6);
+                self.step(Input::Tick);
+            }
             Chaos::Run(moments) => {
                 for _ in 0..moments {
                     if !self.happen() {
@@ -715,6 +875,9 @@ impl World {
                 Some(Observation::Held { phase, .. }) => Some(phase),
                 _ => None,
             };
+            if *target == Target::Launched && self.guard.stopped.contains(name) {
+                differences.push(format!("{name} ended with the guard and was not started again"));
+            }
             let fits = match target {
                 Target::Launched => {
                     matches!(phase, Some(Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_)))

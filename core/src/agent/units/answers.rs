@@ -273,8 +273,8 @@ impl Units {
     }
 
     /// systemd signals a state.
-    pub fn signalled(&mut self, now: Time, name: UnitName, active: String, sub: String, job: bool) {
-        let Some(unit) = self.units.get_mut(&name) else { return };
+    pub fn signalled(&mut self, now: Time, name: &UnitName, active: String, sub: String, job: bool) {
+        let Some(unit) = self.units.get_mut(name) else { return };
         if unit.reading == Reading::Yes {
             unit.reading = Reading::Overtaken;
         }
@@ -282,9 +282,9 @@ impl Units {
         let load = unit.state.take().map_or_else(|| "loaded".into(), |state| state.load);
         self.see(now, name.clone(), UnitState { load, active, sub }, job);
         let again = |unit: &Unit| unit.stopped && unit.doing == Doing::Nothing && !unit.is_inactive();
-        if self.units.get(&name).is_some_and(again) {
+        if self.units.get(name).is_some_and(again) {
             // Something has started it since its stop: if it must go, it is stopped again, but not in a tight loop.
-            self.read_later(now, &name, FIRST_READ);
+            self.read_later(now, name, FIRST_READ);
         }
     }
 

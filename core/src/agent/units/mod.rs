@@ -527,6 +527,8 @@ impl Units {
             Action::Ended => {
                 unit.ending = false;
                 self.set_phase(&name, Phase::Loaded);
+                // Before the guard is started again: an agent that takes that up must not think that this one runs.
+                self.unsaved = Unsaved::NowNeeded;
                 self.advance(name);
             }
             Action::Forget => self.forget(name),

@@ -208,3 +208,27 @@ fn an_agent_that_is_back_in_time_takes_the_guard_up() -> Result<()> {
     assert_eq!(property(&machine, "muster-fence.service", "ActiveState")?, "inactive");
     Ok(())
 }
+
+#[test]
+fn exclusive_units_stop_before_an_orderly_suspend_and_start_after_it() -> Result<()> {
+    let world = World::of(1)?;
+    let machine = world.cluster.machine("m1")?;
+    world.start("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    let before = main_pid(&machine, "a.service")?;
+    // In the place of systemd-suspend.service, which containers do not have: it looks around for a while.
+    let nap = format!(
+        "{CLOCK} now; until=$((now + 250)); while [ $now -lt $until ]; do {PROCESSES} sleep 0.05; now; done"
+    );
+    machine.write_file("/run/nap", nap.as_bytes())?;
+    machine.write_file(
+        "/run/systemd/system/nap.service",
+        b"[Unit]\nRequires=sleep.target\nAfter=sleep.target\n[Service]\nType=oneshot\n\
+          ExecStart=/bin/sh -e /run/nap\nStandardOutput=file:/run/seen\n",
+    )?;
+    // In the way that logind does it.
+    sh(&machine, "systemctl start --job-mode=replace-irreversibly nap.service")?;
+    assert_eq!(sh(&machine, "cat /run/seen")?, "", "nothing of them runs");
+    world.wait_active_state(&machine, "a.service", "active")?;
+    assert_ne!(main_pid(&machine, "a.service")?, before);
+    Ok(())
+}
