@@ -49,6 +49,8 @@ pub(crate) struct Book {
     pub(crate) restored: bool,
     pub(crate) store_failed: bool,
     pub(crate) machines: Vec<MachineBook>,
+    /// The copies that a machine has ever said to the leader to be active.
+    pub(crate) said_active: BTreeSet<(UnitName, Epoch)>,
     /// When a machine, its stream or the store was last seen not to be well.
     pub(crate) troubled: Micros,
     /// When the world was found to be well, what had been done until then.
@@ -225,6 +227,7 @@ impl Book {
             restored: false,
             store_failed: false,
             machines: (0..machines).map(|_| MachineBook::default()).collect(),
+            said_active: BTreeSet::new(),
             troubled: 0,
             idle: None,
         }
@@ -396,6 +399,10 @@ impl World {
                 book.failed.extend(failed.map(|unit| (unit.name.clone(), unit.epoch)));
                 let active = hello.units.iter().filter(|unit| is_active(&unit.observation));
                 book.says_active = active.map(|unit| (unit.name.clone(), unit.epoch)).collect();
+                self.book.said_active.extend(book.says_active.iter().cloned());
+                if book.rebooted {
+                    book.moved.clear();
+                }
                 book.degraded = hello.pid1_age > self.settings.lease_ttl;
             }
             FromAgent::Heartbeat { pid1_age, .. } => {
@@ -419,7 +426,8 @@ impl World {
                             book.says.insert(report.name.clone(), report.epoch);
                             let copy = (report.name.clone(), report.epoch);
                             if is_active(observation) {
-                                book.says_active.insert(copy);
+                                book.says_active.insert(copy.clone());
+                                self.book.said_active.insert(copy);
                             } else {
                                 book.says_active.remove(&copy);
                             }
@@ -499,6 +507,16 @@ impl World {
                 self.book.machines[number].pid1_heard = self.queue.now();
             }
         }
+    }
+
+    /// Whether all that the agent is told now was said in sessions before its present one.
+    pub(crate) fn are_of_old_sessions(&self, number: usize, inputs: &[agent::Input]) -> bool {
+        let session = self.book.machines[number].session;
+        let session = session.and_then(|connection| self.network.stream(connection)?.session);
+        inputs.iter().all(|input| match input {
+            agent::Input::Leader(message) => session.is_some_and(|session| message.session < session),
+            _ => false,
+        })
     }
 
     fn agent_is_told(&mut self, number: usize, message: &ToAgent) {

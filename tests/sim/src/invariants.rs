@@ -270,11 +270,11 @@ impl World {
                 }
                 // After the store has lost decisions, a machine that holds a later copy has the current one.
                 let overtaken = (self.book.restored || self.book.store_failed)
-                    && self
-                        .book
-                        .machines
-                        .iter()
-                        .any(|book| book.says.get(name).is_some_and(|said| said >= epoch));
+                    && self.book.machines.iter().enumerate().any(|(other, book)| match book.says.get(name) {
+                        // An epoch of the time that was undone may be given again.
+                        Some(said) => said > epoch || said == epoch && other != number,
+                        None => false,
+                    });
                 // What an earlier boot had is placed anew, also where it was.
                 let rebooted = !self.lease_holds(number) || book.rebooted;
                 if !(overtaken
@@ -310,7 +310,10 @@ impl World {
         let silent = |book: &MachineBook| book.last_heard.and_then(|heard| self.ago(heard));
         let just_lost = |book: &MachineBook| {
             let window = lease..lease * 2 - Duration::from_millis(600);
-            !book.leaving && book.graced.is_none() && silent(book).is_some_and(|ago| window.contains(&ago))
+            !book.leaving
+                && !book.pid1_lost
+                && book.graced.is_none()
+                && silent(book).is_some_and(|ago| window.contains(&ago))
         };
         let books = &self.book.machines;
         let held_for_long = self.settings.brake_hold - lease;
@@ -327,10 +330,9 @@ impl World {
         let Some(moved) = self.book.machines[number].moved.remove(name) else { return };
         let Some(unit) = self.book.decided.units.get(name) else { return };
         let elsewhere = unit.placements.iter().next();
-        let Some((machine, current)) = elsewhere.filter(|_| moved.epoch == epoch) else { return };
-        let active = self
-            .machine_number(*machine)
-            .is_some_and(|other| self.book.machines[other].says_active.contains(&(name.clone(), *current)));
+        let Some((_, current)) = elsewhere.filter(|_| moved.epoch == epoch) else { return };
+        // It may have ended again meanwhile.
+        let active = self.book.said_active.contains(&(name.clone(), *current));
         let knows_less = self.book.restored || self.book.store_failed || !self.lease_holds(number);
         // It may take stalls for a little shorter than they are.
         let passed = self.ago(moved.at).unwrap_or_default() + Duration::from_secs(1);
@@ -357,7 +359,7 @@ impl World {
         if self.store.is_troubled() || self.book.store_failed || !(0..self.machines.len()).all(well) {
             self.book.troubled = self.queue.now();
         }
-        if self.queue.now() - self.book.troubled < 10 * SECOND {
+        if self.queue.now() - self.book.troubled < 3 * SECOND {
             return;
         }
         for (number, book) in self.book.machines.iter().enumerate() {
@@ -367,7 +369,7 @@ impl World {
                     self.book.decided.units.get(*name).is_some_and(|unit| {
                         !unit.placements.is_empty() && !unit.placements.contains_key(&id)
                     });
-                let most = moved.most.map(|most| most + Duration::from_secs(15));
+                let most = moved.most.map(|most| most + Duration::from_secs(4));
                 placed && self.ago(moved.at).zip(most).is_some_and(|(passed, most)| passed > most)
             };
             if let Some((name, moved)) = book.moved.iter().find(over) {
