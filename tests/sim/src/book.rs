@@ -139,12 +139,15 @@ pub(crate) struct MachineBook {
     /// When its agent last took in a sign of life of its PID 1; and when something last was in the way of one.
     pub(crate) pid1_heard: Micros,
     pub(crate) pid1_impaired: Micros,
+    /// Whether PID 1 reloads, as it has signalled to the agent, and as the agent has asked it to; and whether that may
+    /// explain why it is silent.
+    pub(crate) reloads: bool,
+    pub(crate) asked_to_reload: bool,
+    pub(crate) reload_explains: bool,
     /// When it last sent a heartbeat.
     pub(crate) last_beat: Micros,
     /// Placements that it has refused since it has a later one.
     pub(crate) stale: BTreeSet<(UnitName, Epoch)>,
-    /// Since when its agent knows that PID 1 reloads, or did when it was last heard.
-    pub(crate) reload: Option<Micros>,
     /// Whether it said at last that it was rebooted since the leader's record of it.
     pub(crate) rebooted: bool,
     /// Placements that it has said to have failed there.
@@ -489,22 +492,22 @@ impl World {
     /// The agent's loop hands it these.
     pub(crate) fn agent_hears(&mut self, number: usize, inputs: &[agent::Input]) {
         for input in inputs {
+            if let agent::Input::Leader(message) = input {
+                self.agent_is_told(number, message);
+            }
             let now = self.queue.now();
+            let book = &mut self.book.machines[number];
             match input {
-                agent::Input::Leader(message) => self.agent_is_told(number, message),
-                agent::Input::Reloading(true) => {
-                    self.book.machines[number].reload.get_or_insert(now);
+                agent::Input::Reloading(reloads) => {
+                    (book.reloads, book.reload_explains) = (*reloads, book.reload_explains || *reloads);
                 }
-                // The call that asked for it may be unanswered still.
-                agent::Input::Reloading(false) => {
-                    let book = &mut self.book.machines[number];
-                    book.reload = book.reload.map(|_| now);
-                }
-                agent::Input::Reloaded(_) => self.book.machines[number].reload = None,
+                agent::Input::SystemdUp => book.reloads = false,
+                agent::Input::Reloaded(_) => book.asked_to_reload = false,
                 _ => {}
             }
             if crate::machine::is_from_pid1(input) {
-                self.book.machines[number].pid1_heard = self.queue.now();
+                book.pid1_heard = now;
+                book.reload_explains &= book.reloads || book.asked_to_reload;
             }
         }
     }

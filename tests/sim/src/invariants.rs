@@ -20,9 +20,8 @@ use crate::palette::UNITS;
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::world::World;
 
-/// How much of PID 1's silence a job explains, and a reload.
+/// How much of PID 1's silence a job explains.
 const JOB_MAX: Micros = 50 * MILLI;
-const RELOAD_MAX: Micros = 60 * SECOND;
 
 /// What a placement was before a batch, and after it.
 type Before = std::collections::BTreeMap<UnitName, Vec<(MachineId, Epoch)>>;
@@ -612,9 +611,7 @@ impl World {
         let heard = machine.pid1_heard.max(machine.agent_since);
         let (most, least) = (now - heard + machine.jumped, now - book.pid1_heard.max(machine.agent_since));
         // Jobs of its own, and a reload that it knows of, explain some of it.
-        book.reload = book.reload.filter(|since| book.pid1_heard <= since + SECOND);
-        let reload = book.reload.map_or(0, |since| (now - since).min(RELOAD_MAX));
-        let least = least.saturating_sub(UNITS as Micros * JOB_MAX + reload);
+        let least = if book.reload_explains { 0 } else { least.saturating_sub(UNITS as Micros * JOB_MAX) };
         let idle = now - book.pid1_impaired.max(machine.agent_since) > 6 * SECOND && machine.jumped == 0;
         let problem = if age > self.settings.systemd_timeout.as_micros() as Micros && most < age / 100 * 98 {
             "it was heard since"
@@ -657,15 +654,15 @@ impl World {
             agent::Effect::Send(FromAgent::Heartbeat { pid1_age, .. }) => {
                 self.pid1_is_as_old_as_that(number, *pid1_age);
             }
+            agent::Effect::Reload => {
+                let book = &mut self.book.machines[number];
+                (book.asked_to_reload, book.reload_explains) = (true, true);
+            }
             agent::Effect::Send(FromAgent::Report(reports)) => {
                 for report in reports.iter().filter(|report| report.change == ReportedChange::Gone) {
                     let stopped = self.book.machines[number].stopped.entry(report.name.clone()).or_default();
                     *stopped = report.epoch.max(*stopped);
                 }
-            }
-            agent::Effect::Reload => {
-                let now = self.queue.now();
-                self.book.machines[number].reload.get_or_insert(now);
             }
             agent::Effect::SaveMembership(membership)
                 if membership.term < self.machines[number].membership.term =>

@@ -80,6 +80,14 @@ pub(crate) struct AgentProcess {
 }
 
 impl AgentProcess {
+    /// All that the agent has in its memory, but for what time it is.
+    fn remembers(&self) -> String {
+        let memory = format!("{:?}", self.agent);
+        let mut parts = memory.split(" now: Time(");
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |text, part| text + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+    }
+
     /// Whether it is connected to the bus.
     pub(crate) fn has_bus(&self) -> bool {
         self.bus.is_some()
@@ -189,7 +197,9 @@ impl World {
         }
         // Nothing was started from files of which there is no record.
         machine.files.retain(|name, _| ledger.units.contains_key(name));
-        self.book.machines[number].stopped = ledger.stopped.clone();
+        let book = &mut self.book.machines[number];
+        book.stopped = ledger.stopped.clone();
+        (book.reloads, book.asked_to_reload, book.reload_explains) = (false, false, false);
         machine.ledger = Some(ledger.clone());
         let time = machine.clock.time(now);
         let agent = Agent::new(machine.identity(), machine.membership, ledger, machine.random.bits(), time);
@@ -328,8 +338,15 @@ impl World {
         self.stats.steps += 1;
         self.agent_hears(number, &inputs);
         self.note_inputs(number, &inputs);
+        let old = self.are_of_old_sessions(number, &inputs);
         let Some(agent) = self.machines[number].agent_if(process) else { return };
+        let due = agent.agent.next_timer().is_some_and(|at| at <= time);
+        let before = (old && !due).then(|| agent.remembers());
         let effects = agent.agent.step(time, inputs);
+        let after = before.is_some().then(|| agent.remembers());
+        if before != after {
+            self.violate("the_session_opened_last_counts", format!("m{number} obeys an older session"));
+        }
         for effect in effects {
             let Some(agent) = self.machines[number].agent_if(process) else { return };
             match &mut agent.dies {
