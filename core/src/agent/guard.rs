@@ -42,12 +42,19 @@ pub(super) struct Guard {
     asked: bool,
     /// It is not started before this moment, after a failure.
     retry: Time,
+    /// When it was last seen whether it can be started.
+    looked: Time,
 }
 
 impl Guard {
     /// The guard of a machine that holds exclusive units already, or does not.
     pub fn new(holds_exclusive: bool, now: Time) -> Self {
-        Self { state: if holds_exclusive { State::Unknown } else { State::Off }, asked: false, retry: now }
+        Self {
+            state: if holds_exclusive { State::Unknown } else { State::Off },
+            asked: false,
+            retry: now,
+            looked: now,
+        }
     }
 
     /// Something may have become of it: systemd is to be asked. A signal alone may be older than what was done since.
@@ -129,6 +136,7 @@ impl Guard {
         units: &Units,
         effects: &mut Vec<Effect>,
     ) {
+        self.looked = now;
         if matches!(self.state, State::Ending { .. }) && !units.any_ending() {
             self.enter(State::Off);
         }
@@ -165,8 +173,9 @@ impl Guard {
     /// When to come back if nothing else happens.
     pub fn next_timer(&self, units: &Units, lease: Option<Time>) -> Option<Time> {
         match self.state {
-            State::Off if units.may_arm() => lease.and(Some(self.retry)),
-            State::Found => lease.and(Some(self.retry)),
+            // What else it may wait for than the moment, it hears of.
+            State::Off if units.may_arm() => lease.and(Some(self.retry)).filter(|at| *at > self.looked),
+            State::Found => lease.and(Some(self.retry)).filter(|at| *at > self.looked),
             State::On(until) => Some(until),
             State::Ending { since, fenced: false } => Some(since + units.shortest_stop()),
             _ => None,
