@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use muster_core::agent;
-use muster_core::command::{Command, CommandResult};
+use muster_core::command::{Command, CommandResult, Verb};
 use muster_core::ids::{CommandId, CommitId, Epoch, MachineId, Revision, SessionNumber, Term};
 use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId, Retired, StoredUnit};
 use muster_core::machine::{Availability, MachineRecord};
@@ -146,6 +146,8 @@ pub(crate) struct MachineBook {
     pub(crate) reload_explains: bool,
     /// When it last sent a heartbeat.
     pub(crate) last_beat: Micros,
+    /// Whether its agent has seen its guard end, and has not started it again.
+    pub(crate) guard_ended: bool,
     /// Placements that it has refused since it has a later one.
     pub(crate) stale: BTreeSet<(UnitName, Epoch)>,
     /// Whether it said at last that it was rebooted since the leader's record of it.
@@ -383,9 +385,30 @@ impl World {
     fn before_command(&mut self, request: RequestId, command: &Command) -> Cause {
         let ask = self.clients[client_of(command.id)].order.ask.clone();
         let new = !self.book.commands.contains(&command.id);
-        let outcome = if new { self.book.intent.clone().carry_out(&ask) } else { Ok(()) };
+        let outcome = if new {
+            self.book.intent.clone().carry_out(&ask).and_then(|()| self.guard_stays(&ask))
+        } else {
+            Ok(())
+        };
         self.book.expected.insert(request, Expected::Command { id: command.id, outcome });
         Cause::Command { request, id: command.id, ask, new }
+    }
+
+    /// Whether a unit is exclusive can change only while it is on no machine.
+    fn guard_stays(&self, ask: &Ask) -> Result<(), String> {
+        let Ask::Command { units, content: Some(content), replace: true, verb } = ask else { return Ok(()) };
+        let exclusive = |content: &usize| self.palette.contents[*content].options.exclusive;
+        let changes = |unit: &&usize| {
+            let name = &self.palette.names[**unit];
+            let placed = self.book.decided.units.get(name).is_some_and(|unit| !unit.placements.is_empty());
+            let file = self.book.decided.files.get(name);
+            placed && file.is_some_and(|file| exclusive(file) != exclusive(content))
+        };
+        let brings = matches!(verb, Verb::Submit | Verb::Load | Verb::Start);
+        match units.iter().find(changes).filter(|_| brings) {
+            Some(unit) => Err(format!("u{unit:02} is guarded otherwise where it is")),
+            None => Ok(()),
+        }
     }
 
     fn before_message(&mut self, connection: ConnectionId, message: &FromAgent) -> Cause {

@@ -16,6 +16,7 @@ use muster_core::unit::UnitName;
 use crate::book::{Cause, Expected, MachineBook, Moved};
 use crate::fits::{misfit, tied};
 use crate::intent::Intent;
+use crate::machine::{Machine, alive_since};
 use crate::palette::UNITS;
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::world::World;
@@ -175,6 +176,33 @@ impl World {
         }
     }
 
+    /// Invariant 2: Exclusive means one. An exclusive unit is never active on two machines at one moment (but for the two cases
+    /// under Leases).
+    ///
+    /// Here: a machine that stood still as a whole is one of them; and one whose PID 1 and agent both hang.
+    pub(crate) fn exclusive_means_one(&mut self) {
+        let now = self.queue.now();
+        let excepted = |machine: &Machine| {
+            let hangs = |since| !alive_since(machine.agent.as_ref(), machine.agent_since, since);
+            machine.frozen > 0 || now < machine.excepted_until || machine.hung_since.is_some_and(hangs)
+        };
+        let machines = || self.machines.iter().filter(|machine| machine.on);
+        for name in &self.palette.names {
+            let versions: Vec<_> = machines().filter_map(|m| Some((m, m.systemd.lives(name)?))).collect();
+            // What takes its place after a restore of the store may be another unit.
+            let latest = versions.iter().map(|(_, version)| version).max_by_key(|version| version.epoch);
+            let exclusive = latest.is_some_and(|version| version.exclusive.is_some());
+            if versions.len() > 1 && exclusive && !versions.iter().any(|(machine, _)| excepted(machine)) {
+                let on: Vec<String> = versions
+                    .iter()
+                    .map(|(m, version)| format!("{} ({})", m.id.short(), version.epoch))
+                    .collect();
+                let text = format!("{name} runs on {}", on.join(" and "));
+                return self.violate("exclusive_means_one", text);
+            }
+        }
+    }
+
     /// Invariant 3: One current copy. Any other unit has at most one current placement.
     fn one_current_copy(&mut self, before: &Before) {
         for name in before.keys() {
@@ -184,6 +212,11 @@ impl World {
                 return self.violate("one_current_copy", text);
             }
         }
+    }
+
+    fn is_exclusive(&self, name: &UnitName) -> bool {
+        let file = self.book.decided.files.get(name);
+        file.is_some_and(|file| self.palette.contents[*file].options.exclusive.is_some())
     }
 
     fn is_global(&self, name: &UnitName) -> bool {
@@ -264,7 +297,8 @@ impl World {
                     return self.violate("the_leader_doubts_itself_first", text);
                 }
                 let launched = unit.is_some_and(|unit| unit.desired == DesiredState::Launched);
-                if now.is_none() && emptied && active && launched && !failed && !self.is_global(name) {
+                let twice = !self.is_global(name) && !self.is_exclusive(name);
+                if now.is_none() && emptied && active && launched && !failed && twice {
                     moved.push((number, name.clone(), *epoch));
                 }
                 // After the store has lost decisions, a machine that holds a later copy has the current one.
@@ -654,6 +688,8 @@ impl World {
             agent::Effect::Send(FromAgent::Heartbeat { pid1_age, .. }) => {
                 self.pid1_is_as_old_as_that(number, *pid1_age);
             }
+            agent::Effect::ArmGuard { .. } => self.book.machines[number].guard_ended = false,
+            agent::Effect::Event(agent::Event::GuardEnded) => self.guard_ends_with_the_lease(number),
             agent::Effect::Reload => {
                 let book = &mut self.book.machines[number];
                 (book.asked_to_reload, book.reload_explains) = (true, true);
@@ -736,12 +772,29 @@ impl World {
             book.told_to_remove.get(name).is_some_and(|(epoch, term)| *epoch >= held && *term <= obeyed);
         let other = machine.systemd.runs(name).is_none_or(|version| version.epoch != held)
             || machine.systemd.units.get(name).is_some_and(|unit| unit.foreign);
+        // Exclusive units end with the guard.
+        let file = machine.files.get(name).map(|file| file.version);
+        let unguarded = (book.guard_ended || machine.guard.is_none())
+            && file.is_some_and(|version| version.exclusive.is_some());
+        let other = other || unguarded;
         let begun = book.stops.contains(&(name.clone(), held));
         if !(later || removed || other || begun) {
             let text = format!("m{number} stops {name} ({held}), which is wanted as it is");
             return self.violate("control_plane_is_not_the_workload", text);
         }
         book.stops.insert((name.clone(), held));
+    }
+
+    /// Exclusive units end with the lease of their machine, and not before.
+    fn guard_ends_with_the_lease(&mut self, number: usize) {
+        let machine = &self.machines[number];
+        let time = machine.clock.time(self.queue.now());
+        self.book.machines[number].guard_ended = true;
+        let lease = machine.agent.as_ref().and_then(|agent| agent.agent.lease_end());
+        if machine.guard.is_some() && lease.is_some_and(|end| time < end) {
+            let text = format!("m{number} ends its exclusive units while its lease and its guard last");
+            self.violate("control_plane_is_not_the_workload", text);
+        }
     }
 
     /// The agent counts its lease from the moment it sent the heartbeat that was answered.
