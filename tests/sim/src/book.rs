@@ -130,6 +130,8 @@ pub(crate) struct MachineBook {
     pub(crate) last_heard: Option<(Time, Micros)>,
     /// Whether its PID 1 was last said to have been silent for longer than a lease.
     pub(crate) degraded: bool,
+    /// The same, of a Hello that the leader may not have answered yet.
+    pub(crate) says_degraded: bool,
     /// What of the assignments of this session the agent can have applied last.
     pub(crate) applied: Option<(Term, Revision)>,
     /// The copies that it said to be active when it last said anything of them.
@@ -429,7 +431,7 @@ impl World {
                 if book.rebooted {
                     book.moved.clear();
                 }
-                book.degraded = hello.pid1_age > self.settings.lease_ttl;
+                book.says_degraded = hello.pid1_age > self.settings.lease_ttl;
             }
             FromAgent::Heartbeat { pid1_age, .. } => {
                 if book.welcomed.is_some_and(|(welcomed, _)| welcomed == connection) {

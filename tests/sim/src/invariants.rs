@@ -375,11 +375,8 @@ impl World {
         }
     }
 
-    /// Drain: the deadline always ends it.
-    ///
-    /// Here: where the unit may become active elsewhere, its old copy is told to stop soon after, if all that takes part is
-    /// well.
-    fn the_deadline_ends_a_drain(&mut self) {
+    /// Whether the store, a machine or its stream is not well now.
+    fn look_for_trouble(&mut self) {
         let well = |number: usize| {
             let book = &self.book.machines[number];
             let open =
@@ -392,6 +389,13 @@ impl World {
         if self.store.is_troubled() || self.book.store_failed || !(0..self.machines.len()).all(well) {
             self.book.troubled = self.queue.now();
         }
+    }
+
+    /// Drain: the deadline always ends it.
+    ///
+    /// Here: where the unit may become active elsewhere, its old copy is told to stop soon after, if all that takes part is
+    /// well.
+    fn the_deadline_ends_a_drain(&mut self) {
         if self.queue.now() - self.book.troubled < 3 * SECOND {
             return;
         }
@@ -519,6 +523,7 @@ impl World {
                         let stalled = self.scheduler.stalled(self.queue.now());
                         let book = &mut self.book.machines[number];
                         book.last_heard = Some((now, stalled));
+                        book.degraded = book.says_degraded;
                         (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
                         (book.grace, book.graced) = (None, None);
                     }
@@ -662,6 +667,7 @@ impl World {
 
     pub(crate) fn after_step(&mut self) {
         // Re-deriving everything costs as much as all else together.
+        self.look_for_trouble();
         if self.stats.steps.is_multiple_of(16) || self.healed {
             self.the_deadline_ends_a_drain();
             let Some(process) = &self.scheduler.process else { return };
