@@ -1,6 +1,6 @@
 //! Faults that are planted in the code, to see that the simulation finds them: each a bug as somebody might write it one
 //! day. They exist only with the feature `planted-faults`, which only the simulation ever asks for, and of which neither
-//! daemon can be built; and then only the one that [`plant`] chose for this thread.
+//! daemon can be built; and then only the one that `plant` chose for this thread.
 
 /// Whether this build has them.
 pub const HAS_PLANTED_FAULTS: bool = cfg!(feature = "planted-faults");

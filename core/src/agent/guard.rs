@@ -44,6 +44,8 @@ pub(super) struct Guard {
     doubted: Option<Time>,
     /// It is not started before this moment, after a failure.
     retry: Time,
+    /// When it was last seen whether it can be started.
+    looked: Time,
 }
 
 impl Guard {
@@ -54,6 +56,7 @@ impl Guard {
             asked: false,
             doubted: Some(now),
             retry: now,
+            looked: now,
         }
     }
 
@@ -120,17 +123,22 @@ impl Guard {
     }
 
     /// Ends it when its moment has come, and says whether exclusive units may start. `lease` is the end of the lease of
-    /// this session, in which it is known what the leader wants here.
+    /// this session, in which it is known what the leader wants here, `last` the last end of a lease that is known.
     pub fn look_at_clock(
         &mut self,
         now: Time,
         lease: Option<Time>,
+        last: Option<Time>,
         units: &mut Units,
         effects: &mut Vec<Effect>,
     ) {
-        if let State::On(until) = self.state
-            && until <= now
-        {
+        let ends = match self.state {
+            State::On(until) => Some(until),
+            // PID 1 has not said how it is, and may never: nothing that is bound to it outlasts the lease.
+            State::Unknown | State::Found => last,
+            _ => None,
+        };
+        if let Some(until) = ends.filter(|until| *until <= now) {
             self.end(until, units, effects);
         }
         let runs = lease.is_some_and(|end| now < end);
@@ -146,6 +154,7 @@ impl Guard {
         units: &Units,
         effects: &mut Vec<Effect>,
     ) {
+        self.looked = now;
         if matches!(self.state, State::Ending { .. }) && !units.any_ending() {
             self.enter(State::Off);
         }
@@ -180,10 +189,16 @@ impl Guard {
     }
 
     /// When to come back if nothing else happens.
-    pub fn next_timer(&self, units: &Units, lease: Option<Time>) -> Option<Time> {
+    pub fn next_timer(&self, units: &Units, lease: Option<Time>, last: Option<Time>) -> Option<Time> {
+        let later = |at: &Time| *at > self.looked;
         match self.state {
-            State::Off if units.may_arm() => lease.and(Some(self.retry)),
-            State::Found => lease.and(Some(self.retry)),
+            // What else it may wait for than the moment, it hears of.
+            State::Off if units.may_arm() => lease.and(Some(self.retry)).filter(later),
+            State::Unknown => last.filter(later),
+            State::Found => {
+                let retry = lease.and(Some(self.retry)).filter(later);
+                [retry, last.filter(later)].into_iter().flatten().min()
+            }
             State::On(until) => Some(until),
             State::Ending { since, fenced: false } => Some(since + units.shortest_stop()),
             _ => None,

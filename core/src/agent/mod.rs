@@ -137,7 +137,7 @@ impl Agent {
         }
         self.say_goodbye(now, &mut effects);
         let lease = self.session.lease_of_session();
-        self.guard.look_at_clock(now, lease, &mut self.units, &mut effects);
+        self.guard.look_at_clock(now, lease, self.session.lease_end(), &mut self.units, &mut effects);
         self.units.effects(now, self.pid1.up, &mut effects);
         self.guard.tick(now, lease, self.pid1.up, &self.units, &mut effects);
         self.pid1.note_reload(now, self.pid1.reloading.is_some() || self.units.is_reloading());
@@ -179,7 +179,8 @@ impl Agent {
         let reloading = self.pid1.reloading.map(|since| since + RELOAD_MAX);
         let units = self.units.next_timer().filter(|_| self.pid1.up);
         let report = Some(self.report_at).filter(|_| self.to_report && self.session.is_welcome());
-        let guard = self.guard.next_timer(&self.units, self.session.lease_of_session());
+        let (lease, last) = (self.session.lease_of_session(), self.session.lease_end());
+        let guard = self.guard.next_timer(&self.units, lease, last);
         let timers =
             [self.session.next_timer(), units, guard, reloading, report, self.save_at, Some(self.resync)];
         timers.into_iter().flatten().min()

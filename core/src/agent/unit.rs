@@ -146,6 +146,14 @@ impl Unit {
         // A start that was accepted before the agent was restarted may still be under way.
         let doing = match &held {
             Some(Held { phase: Phase::Starting, removed: false, .. }) => Doing::Job(Verb::Start, None),
+            // One may have been asked for before what came of it was written down.
+            Some(Held {
+                phase: Phase::Loaded,
+                target: Target::Launched,
+                settled: true,
+                removed: false,
+                ..
+            }) => Doing::UnsureStart,
             _ => Doing::Nothing,
         };
         Self {

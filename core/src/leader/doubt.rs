@@ -158,8 +158,12 @@ impl Leader {
     }
 
     fn release_brake(&mut self, reason: ReleaseReason) {
+        let awake = self.awake();
         for id in self.brake.take().into_iter().flat_map(|brake| brake.machines) {
-            if let Some(machine) = self.machines.get_mut(&id) {
+            // Of those that are back nobody says that they are dead.
+            if let Some(machine) = self.machines.get_mut(&id)
+                && (machine.state == MachineState::Unreachable || machine.is_suspect(awake, &self.settings))
+            {
                 machine.undoubted = true;
             }
         }

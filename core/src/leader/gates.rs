@@ -165,7 +165,11 @@ impl Leader {
                 latest = Some((until, why));
             }
         };
-        if let Some((orphaned, _)) = self.strays.get(name).and_then(|machines| machines.iter().next()) {
+        // One on the same machine ends before this one starts there; of one with a record that record says more.
+        let unknown = |(other, epoch): &(&MachineId, &Epoch)| {
+            **other != machine && self.latest_known(**other, name).is_none_or(|known| known < **epoch)
+        };
+        if let Some((orphaned, _)) = self.strays.get(name).and_then(|on| on.iter().find(unknown)) {
             let why = format!(
                 "{} has a copy of it that the cluster has no record of; `musterctl destroy {name}` ends that one",
                 orphaned.short()

@@ -683,6 +683,17 @@ impl Unit {
     }
 }
 
+impl Copy {
+    /// Whether it runs, as far as its machine has said.
+    fn runs(&self) -> bool {
+        match &self.observation {
+            Observation::Held { state: Some(state), .. } => !matches!(&*state.active, "inactive" | "failed"),
+            Observation::Held { state: None, phase } => *phase == Phase::Launched,
+            Observation::Refused(_) => false,
+        }
+    }
+}
+
 impl Machine {
     fn awaited(record: MachineRecord) -> Self {
         Self {

@@ -145,11 +145,7 @@ impl Leader {
     pub(super) fn linger(&mut self, name: &UnitName, from: MachineId) {
         let launched = self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Launched);
         let Some(machine) = self.machines.get(&from) else { return };
-        let runs = machine.observed.get(name).is_some_and(|copy| match &copy.observation {
-            Observation::Held { state: Some(state), .. } => !matches!(&*state.active, "inactive" | "failed"),
-            Observation::Held { state: None, phase } => *phase == Phase::Launched,
-            Observation::Refused(_) => false,
-        });
+        let runs = machine.observed.get(name).is_some_and(super::Copy::runs);
         let may_run_twice = self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_none());
         let may_run_twice = may_run_twice && !planted::is(Fault::DrainStopsFirst);
         if launched && runs && may_run_twice && machine.state != MachineState::Unreachable {

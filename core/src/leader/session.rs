@@ -242,8 +242,11 @@ impl Leader {
             self.adopt_or_note(id, &unit.name, &copy);
             self.turn.seen.push(unit.name.clone());
             if self.units.get(&unit.name).and_then(|known| known.placements.get(&id)) == Some(&copy.epoch) {
-                if unit.target == Target::Launched {
-                    // It was told so, by this leader or one before.
+                let exclusive =
+                    self.units.get(&unit.name).is_some_and(|unit| unit.options.exclusive.is_some());
+                if unit.target == Target::Launched && (!exclusive || copy.runs()) {
+                    // It was told so, by this leader or one before. What has ended with the lease may run elsewhere by
+                    // now, and an old store would not know.
                     self.gates.open(id, &unit.name, copy.epoch);
                 }
                 self.look_at_current(id, &unit.name, copy.epoch, &copy.observation);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use muster_core::agent;
-use muster_core::command::{Command, CommandResult};
+use muster_core::command::{Command, CommandResult, Verb};
 use muster_core::ids::{CommandId, CommitId, Epoch, MachineId, Revision, SessionNumber, Term};
 use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId, Retired, StoredUnit};
 use muster_core::machine::{Availability, MachineRecord};
@@ -49,6 +49,8 @@ pub(crate) struct Book {
     pub(crate) restored: bool,
     pub(crate) store_failed: bool,
     pub(crate) machines: Vec<MachineBook>,
+    /// The copies that a machine has ever said to the leader to be active.
+    pub(crate) said_active: BTreeSet<(UnitName, Epoch)>,
     /// When a machine, its stream or the store was last seen not to be well.
     pub(crate) troubled: Micros,
     /// When the world was found to be well, what had been done until then.
@@ -128,6 +130,8 @@ pub(crate) struct MachineBook {
     pub(crate) last_heard: Option<(Time, Micros)>,
     /// Whether its PID 1 was last said to have been silent for longer than a lease.
     pub(crate) degraded: bool,
+    /// The same, of a Hello that the leader may not have answered yet.
+    pub(crate) says_degraded: bool,
     /// What of the assignments of this session the agent can have applied last.
     pub(crate) applied: Option<(Term, Revision)>,
     /// The copies that it said to be active when it last said anything of them.
@@ -137,12 +141,17 @@ pub(crate) struct MachineBook {
     /// When its agent last took in a sign of life of its PID 1; and when something last was in the way of one.
     pub(crate) pid1_heard: Micros,
     pub(crate) pid1_impaired: Micros,
+    /// Whether PID 1 reloads, as it has signalled to the agent, and as the agent has asked it to; and whether that may
+    /// explain why it is silent.
+    pub(crate) reloads: bool,
+    pub(crate) asked_to_reload: bool,
+    pub(crate) reload_explains: bool,
     /// When it last sent a heartbeat.
     pub(crate) last_beat: Micros,
+    /// Whether its agent has seen its guard end, and has not started it again.
+    pub(crate) guard_ended: bool,
     /// Placements that it has refused since it has a later one.
     pub(crate) stale: BTreeSet<(UnitName, Epoch)>,
-    /// Since when its agent knows that PID 1 reloads, or did when it was last heard.
-    pub(crate) reload: Option<Micros>,
     /// Whether it said at last that it was rebooted since the leader's record of it.
     pub(crate) rebooted: bool,
     /// Placements that it has said to have failed there.
@@ -225,6 +234,7 @@ impl Book {
             restored: false,
             store_failed: false,
             machines: (0..machines).map(|_| MachineBook::default()).collect(),
+            said_active: BTreeSet::new(),
             troubled: 0,
             idle: None,
         }
@@ -377,9 +387,30 @@ impl World {
     fn before_command(&mut self, request: RequestId, command: &Command) -> Cause {
         let ask = self.clients[client_of(command.id)].order.ask.clone();
         let new = !self.book.commands.contains(&command.id);
-        let outcome = if new { self.book.intent.clone().carry_out(&ask) } else { Ok(()) };
+        let outcome = if new {
+            self.book.intent.clone().carry_out(&ask).and_then(|()| self.guard_stays(&ask))
+        } else {
+            Ok(())
+        };
         self.book.expected.insert(request, Expected::Command { id: command.id, outcome });
         Cause::Command { request, id: command.id, ask, new }
+    }
+
+    /// Whether a unit is exclusive can change only while it is on no machine.
+    fn guard_stays(&self, ask: &Ask) -> Result<(), String> {
+        let Ask::Command { units, content: Some(content), replace: true, verb } = ask else { return Ok(()) };
+        let exclusive = |content: &usize| self.palette.contents[*content].options.exclusive;
+        let changes = |unit: &&usize| {
+            let name = &self.palette.names[**unit];
+            let placed = self.book.decided.units.get(name).is_some_and(|unit| !unit.placements.is_empty());
+            let file = self.book.decided.files.get(name);
+            placed && file.is_some_and(|file| exclusive(file) != exclusive(content))
+        };
+        let brings = matches!(verb, Verb::Submit | Verb::Load | Verb::Start);
+        match units.iter().find(changes).filter(|_| brings) {
+            Some(unit) => Err(format!("u{unit:02} is guarded otherwise where it is")),
+            None => Ok(()),
+        }
     }
 
     fn before_message(&mut self, connection: ConnectionId, message: &FromAgent) -> Cause {
@@ -396,7 +427,11 @@ impl World {
                 book.failed.extend(failed.map(|unit| (unit.name.clone(), unit.epoch)));
                 let active = hello.units.iter().filter(|unit| is_active(&unit.observation));
                 book.says_active = active.map(|unit| (unit.name.clone(), unit.epoch)).collect();
-                book.degraded = hello.pid1_age > self.settings.lease_ttl;
+                self.book.said_active.extend(book.says_active.iter().cloned());
+                if book.rebooted {
+                    book.moved.clear();
+                }
+                book.says_degraded = hello.pid1_age > self.settings.lease_ttl;
             }
             FromAgent::Heartbeat { pid1_age, .. } => {
                 if book.welcomed.is_some_and(|(welcomed, _)| welcomed == connection) {
@@ -419,7 +454,8 @@ impl World {
                             book.says.insert(report.name.clone(), report.epoch);
                             let copy = (report.name.clone(), report.epoch);
                             if is_active(observation) {
-                                book.says_active.insert(copy);
+                                book.says_active.insert(copy.clone());
+                                self.book.said_active.insert(copy);
                             } else {
                                 book.says_active.remove(&copy);
                             }
@@ -481,24 +517,34 @@ impl World {
     /// The agent's loop hands it these.
     pub(crate) fn agent_hears(&mut self, number: usize, inputs: &[agent::Input]) {
         for input in inputs {
+            if let agent::Input::Leader(message) = input {
+                self.agent_is_told(number, message);
+            }
             let now = self.queue.now();
+            let book = &mut self.book.machines[number];
             match input {
-                agent::Input::Leader(message) => self.agent_is_told(number, message),
-                agent::Input::Reloading(true) => {
-                    self.book.machines[number].reload.get_or_insert(now);
+                agent::Input::Reloading(reloads) => {
+                    (book.reloads, book.reload_explains) = (*reloads, book.reload_explains || *reloads);
                 }
-                // The call that asked for it may be unanswered still.
-                agent::Input::Reloading(false) => {
-                    let book = &mut self.book.machines[number];
-                    book.reload = book.reload.map(|_| now);
-                }
-                agent::Input::Reloaded(Ok(())) => self.book.machines[number].reload = None,
+                agent::Input::SystemdUp => book.reloads = false,
+                agent::Input::Reloaded(_) => book.asked_to_reload = false,
                 _ => {}
             }
             if crate::machine::is_from_pid1(input) {
-                self.book.machines[number].pid1_heard = self.queue.now();
+                book.pid1_heard = now;
+                book.reload_explains &= book.reloads || book.asked_to_reload;
             }
         }
+    }
+
+    /// Whether all that the agent is told now was said in sessions before its present one.
+    pub(crate) fn are_of_old_sessions(&self, number: usize, inputs: &[agent::Input]) -> bool {
+        let session = self.book.machines[number].session;
+        let session = session.and_then(|connection| self.network.stream(connection)?.session);
+        inputs.iter().all(|input| match input {
+            agent::Input::Leader(message) => session.is_some_and(|session| message.session < session),
+            _ => false,
+        })
     }
 
     fn agent_is_told(&mut self, number: usize, message: &ToAgent) {
@@ -578,15 +624,15 @@ impl World {
 
     /// How long ago the leader heard from the machine, by its clock, without the time in which it was stopped.
     pub(crate) fn heard_ago(&self, number: usize) -> Option<Duration> {
-        self.ago(self.book.machines[number].heard?)
+        Some(self.ago(self.book.machines[number].heard?))
     }
 
     /// The same for any moment that the leader had.
-    pub(crate) fn ago(&self, (heard, stalled): (Time, Micros)) -> Option<Duration> {
+    pub(crate) fn ago(&self, (heard, stalled): (Time, Micros)) -> Duration {
         let now = self.queue.now();
         // Of its clock's drift, and of what it takes for a stall, the leader is given the benefit.
         let stopped = Duration::from_micros((self.scheduler.stalled(now) - stalled) * 102 / 100);
-        Some(self.scheduler.clock.time(now).since(heard).saturating_sub(stopped))
+        self.scheduler.clock.time(now).since(heard).saturating_sub(stopped)
     }
 
     /// Whether the machine has reason to believe that its lease holds.

@@ -287,6 +287,7 @@ fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
         Verb::Start,
         Verb::Start,
         Verb::Stop,
+        Verb::Stop,
         Verb::Unload,
         Verb::Destroy,
         Verb::Destroy,
@@ -296,7 +297,7 @@ fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
         let at = random.between(5 * SECOND, FAULTS_LAST - SECOND);
         let ask = if random.chance(150) {
             Ask::Query
-        } else if random.chance(120) {
+        } else if random.chance(200) {
             let drain =
                 Drain { timeout_ms: random.spread(100, 30_000), max_parallel: *random.pick(&[0, 0, 1, 3]) };
             let kinds = [
@@ -345,12 +346,33 @@ fn faults(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
             add(entries, at, What::Fault(fault));
         }
     }
+    // Drains of machines whose units are slow to come elsewhere.
+    for at in drains(entries) {
+        for unit in 0..UNITS {
+            if random.chance(100) {
+                let behaviour = *random.pick(&[Behaviour::SlowStart, Behaviour::Hangs]);
+                let lasts = random.between(5 * SECOND, 40 * SECOND);
+                add(entries, at, What::Fault(Fault::UnitBehaves { unit, behaviour, lasts }));
+            }
+        }
+    }
     if restores {
         let backup = random.between(5 * SECOND, 60 * SECOND);
         add(entries, backup, What::Fault(Fault::BackUp));
         let at = random.between(backup + SECOND, FAULTS_LAST - SECOND);
         add(entries, at, What::Fault(Fault::Restore { down: random.spread(100 * MILLI, 10 * SECOND) }));
     }
+}
+
+/// When machines are drained.
+fn drains(entries: &[Entry]) -> Vec<Micros> {
+    let drained = |entry: &&Entry| {
+        let What::Client(Order { ask: Ask::Machine { availability, .. }, .. }) = &entry.what else {
+            return false;
+        };
+        matches!(availability, Availability::Draining(_))
+    };
+    entries.iter().filter(drained).map(|entry| entry.at).collect()
 }
 
 fn fault(random: &mut Random, machines: usize, kind: usize) -> Fault {

@@ -19,6 +19,8 @@ use crate::world::{Event, World};
 const CONVERGES_WITHIN: Micros = 120 * SECOND;
 /// After this, everything that was on its way has arrived.
 const SETTLES: Micros = 3 * SECOND;
+/// After this, nothing keeps an exclusive unit from being started.
+const GATES_OPEN: Micros = 20 * SECOND;
 /// How long the silence lasts.
 const SILENCE: Micros = 10 * SECOND;
 /// How often the operator looks after what nothing but a person decides.
@@ -29,11 +31,13 @@ impl World {
     pub(crate) fn looks(&mut self) {
         let since = self.queue.now() - self.plan.heals;
         if let Some(done) = self.book.idle {
-            if since >= done.since + SETTLES + SILENCE {
+            // A scheduler that has just taken over lets exclusive units wait for a lease and a stop.
+            let settled = (done.since + SETTLES).max(GATES_OPEN);
+            if since >= settled + SILENCE {
                 self.an_idle_cluster_is_silent(done);
                 self.over = true;
             } else {
-                if since < done.since + SETTLES + SECOND {
+                if since < settled + SECOND {
                     self.book.idle = Some(Done { since: done.since, ..self.done() });
                 }
                 self.queue.after(SECOND, Event::Looks);

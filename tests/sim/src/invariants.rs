@@ -16,13 +16,13 @@ use muster_core::unit::UnitName;
 use crate::book::{Cause, Expected, MachineBook, Moved};
 use crate::fits::{misfit, tied};
 use crate::intent::Intent;
+use crate::machine::{Machine, alive_since};
 use crate::palette::UNITS;
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::world::World;
 
-/// How much of PID 1's silence a job explains, and a reload.
+/// How much of PID 1's silence a job explains.
 const JOB_MAX: Micros = 50 * MILLI;
-const RELOAD_MAX: Micros = 60 * SECOND;
 
 /// What a placement was before a batch, and after it.
 type Before = std::collections::BTreeMap<UnitName, Vec<(MachineId, Epoch)>>;
@@ -176,6 +176,33 @@ impl World {
         }
     }
 
+    /// Invariant 2: Exclusive means one. An exclusive unit is never active on two machines at one moment (but for the two cases
+    /// under Leases).
+    ///
+    /// Here: a machine that stood still as a whole is one of them; and one whose PID 1 and agent both hang.
+    pub(crate) fn exclusive_means_one(&mut self) {
+        let now = self.queue.now();
+        let excepted = |machine: &Machine| {
+            let hangs = |since| !alive_since(machine.agent.as_ref(), machine.agent_since, since);
+            machine.frozen > 0 || now < machine.excepted_until || machine.hung_since.is_some_and(hangs)
+        };
+        let machines = || self.machines.iter().filter(|machine| machine.on);
+        for name in &self.palette.names {
+            let versions: Vec<_> = machines().filter_map(|m| Some((m, m.systemd.lives(name)?))).collect();
+            // What takes its place after a restore of the store may be another unit.
+            let latest = versions.iter().map(|(_, version)| version).max_by_key(|version| version.epoch);
+            let exclusive = latest.is_some_and(|version| version.exclusive.is_some());
+            if versions.len() > 1 && exclusive && !versions.iter().any(|(machine, _)| excepted(machine)) {
+                let on: Vec<String> = versions
+                    .iter()
+                    .map(|(m, version)| format!("{} ({})", m.id.short(), version.epoch))
+                    .collect();
+                let text = format!("{name} runs on {}", on.join(" and "));
+                return self.violate("exclusive_means_one", text);
+            }
+        }
+    }
+
     /// Invariant 3: One current copy. Any other unit has at most one current placement.
     fn one_current_copy(&mut self, before: &Before) {
         for name in before.keys() {
@@ -185,6 +212,11 @@ impl World {
                 return self.violate("one_current_copy", text);
             }
         }
+    }
+
+    fn is_exclusive(&self, name: &UnitName) -> bool {
+        let file = self.book.decided.files.get(name);
+        file.is_some_and(|file| self.palette.contents[*file].options.exclusive.is_some())
     }
 
     fn is_global(&self, name: &UnitName) -> bool {
@@ -265,16 +297,17 @@ impl World {
                     return self.violate("the_leader_doubts_itself_first", text);
                 }
                 let launched = unit.is_some_and(|unit| unit.desired == DesiredState::Launched);
-                if now.is_none() && emptied && active && launched && !failed && !self.is_global(name) {
+                let twice = !self.is_global(name) && !self.is_exclusive(name);
+                if now.is_none() && emptied && active && launched && !failed && twice {
                     moved.push((number, name.clone(), *epoch));
                 }
                 // After the store has lost decisions, a machine that holds a later copy has the current one.
                 let overtaken = (self.book.restored || self.book.store_failed)
-                    && self
-                        .book
-                        .machines
-                        .iter()
-                        .any(|book| book.says.get(name).is_some_and(|said| said >= epoch));
+                    && self.book.machines.iter().enumerate().any(|(other, book)| match book.says.get(name) {
+                        // An epoch of the time that was undone may be given again.
+                        Some(said) => said > epoch || said == epoch && other != number,
+                        None => false,
+                    });
                 // What an earlier boot had is placed anew, also where it was.
                 let rebooted = !self.lease_holds(number) || book.rebooted;
                 if !(overtaken
@@ -307,13 +340,16 @@ impl World {
     /// restart, and a brake that was held for so long that it is released, are left out.
     fn too_many_died(&self, number: usize) -> bool {
         let lease = self.settings.lease_ttl + self.settings.clock_margin;
-        let silent = |book: &MachineBook| book.last_heard.and_then(|heard| self.ago(heard));
+        let silent = |book: &MachineBook| book.last_heard.map(|heard| self.ago(heard));
         let just_lost = |book: &MachineBook| {
-            let window = lease..lease * 2 - Duration::from_millis(600);
-            !book.leaving && book.graced.is_none() && silent(book).is_some_and(|ago| window.contains(&ago))
+            let window = lease..(lease * 2).saturating_sub(Duration::from_millis(600));
+            !book.leaving
+                && !book.pid1_lost
+                && book.graced.is_none()
+                && silent(book).is_some_and(|ago| window.contains(&ago))
         };
         let books = &self.book.machines;
-        let held_for_long = self.settings.brake_hold - lease;
+        let held_for_long = self.settings.brake_hold.saturating_sub(lease);
         let lost = books.iter().filter(|book| just_lost(book)).count();
         let known = books.iter().filter(|book| book.last_heard.is_some()).count();
         just_lost(&books[number])
@@ -327,24 +363,20 @@ impl World {
         let Some(moved) = self.book.machines[number].moved.remove(name) else { return };
         let Some(unit) = self.book.decided.units.get(name) else { return };
         let elsewhere = unit.placements.iter().next();
-        let Some((machine, current)) = elsewhere.filter(|_| moved.epoch == epoch) else { return };
-        let active = self
-            .machine_number(*machine)
-            .is_some_and(|other| self.book.machines[other].says_active.contains(&(name.clone(), *current)));
+        let Some((_, current)) = elsewhere.filter(|_| moved.epoch == epoch) else { return };
+        // It may have ended again meanwhile.
+        let active = self.book.said_active.contains(&(name.clone(), *current));
         let knows_less = self.book.restored || self.book.store_failed || !self.lease_holds(number);
         // It may take stalls for a little shorter than they are.
-        let passed = self.ago(moved.at).unwrap_or_default() + Duration::from_secs(1);
+        let passed = self.ago(moved.at) + Duration::from_secs(1);
         if !active && !knows_less && moved.most.is_none_or(|most| passed < most) {
             let text = format!("m{number} is told to stop {name} ({epoch}) before it is active elsewhere");
             self.violate("what_moves_runs_on", text);
         }
     }
 
-    /// Drain: the deadline always ends it.
-    ///
-    /// Here: where the unit may become active elsewhere, its old copy is told to stop soon after, if all that takes part is
-    /// well.
-    fn the_deadline_ends_a_drain(&mut self) {
+    /// Whether the store, a machine or its stream is not well now.
+    fn look_for_trouble(&mut self) {
         let well = |number: usize| {
             let book = &self.book.machines[number];
             let open =
@@ -357,7 +389,14 @@ impl World {
         if self.store.is_troubled() || self.book.store_failed || !(0..self.machines.len()).all(well) {
             self.book.troubled = self.queue.now();
         }
-        if self.queue.now() - self.book.troubled < 10 * SECOND {
+    }
+
+    /// Drain: the deadline always ends it.
+    ///
+    /// Here: where the unit may become active elsewhere, its old copy is told to stop soon after, if all that takes part is
+    /// well.
+    fn the_deadline_ends_a_drain(&mut self) {
+        if self.queue.now() - self.book.troubled < 3 * SECOND {
             return;
         }
         for (number, book) in self.book.machines.iter().enumerate() {
@@ -367,8 +406,8 @@ impl World {
                     self.book.decided.units.get(*name).is_some_and(|unit| {
                         !unit.placements.is_empty() && !unit.placements.contains_key(&id)
                     });
-                let most = moved.most.map(|most| most + Duration::from_secs(15));
-                placed && self.ago(moved.at).zip(most).is_some_and(|(passed, most)| passed > most)
+                let most = moved.most.map(|most| most + Duration::from_secs(4));
+                placed && most.is_some_and(|most| self.ago(moved.at) > most)
             };
             if let Some((name, moved)) = book.moved.iter().find(over) {
                 let text =
@@ -484,6 +523,7 @@ impl World {
                         let stalled = self.scheduler.stalled(self.queue.now());
                         let book = &mut self.book.machines[number];
                         book.last_heard = Some((now, stalled));
+                        book.degraded = book.says_degraded;
                         (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
                         (book.grace, book.graced) = (None, None);
                     }
@@ -610,15 +650,9 @@ impl World {
         let heard = machine.pid1_heard.max(machine.agent_since);
         let (most, least) = (now - heard + machine.jumped, now - book.pid1_heard.max(machine.agent_since));
         // Jobs of its own, and a reload that it knows of, explain some of it.
-        book.reload = book.reload.filter(|since| book.pid1_heard <= since + SECOND);
-        let reload = if machine.agent.as_ref().is_some_and(crate::machine::AgentProcess::waits_for_reload) {
-            RELOAD_MAX
-        } else {
-            book.reload.map_or(0, |since| (now - since).min(RELOAD_MAX))
-        };
-        let least = least.saturating_sub(UNITS as Micros * JOB_MAX + reload);
+        let least = if book.reload_explains { 0 } else { least.saturating_sub(UNITS as Micros * JOB_MAX) };
         let idle = now - book.pid1_impaired.max(machine.agent_since) > 6 * SECOND && machine.jumped == 0;
-        let problem = if age > self.settings.systemd_timeout.as_micros() as Micros && most < age / 100 * 98 {
+        let problem = if Duration::from_micros(age) > self.settings.systemd_timeout && most < age / 100 * 98 {
             "it was heard since"
         } else if age < least / 100 * 98 {
             "it has been silent for longer"
@@ -633,6 +667,7 @@ impl World {
 
     pub(crate) fn after_step(&mut self) {
         // Re-deriving everything costs as much as all else together.
+        self.look_for_trouble();
         if self.stats.steps.is_multiple_of(16) || self.healed {
             self.the_deadline_ends_a_drain();
             let Some(process) = &self.scheduler.process else { return };
@@ -659,15 +694,17 @@ impl World {
             agent::Effect::Send(FromAgent::Heartbeat { pid1_age, .. }) => {
                 self.pid1_is_as_old_as_that(number, *pid1_age);
             }
+            agent::Effect::ArmGuard { .. } => self.book.machines[number].guard_ended = false,
+            agent::Effect::Event(agent::Event::GuardEnded) => self.guard_ends_with_the_lease(number),
+            agent::Effect::Reload => {
+                let book = &mut self.book.machines[number];
+                (book.asked_to_reload, book.reload_explains) = (true, true);
+            }
             agent::Effect::Send(FromAgent::Report(reports)) => {
                 for report in reports.iter().filter(|report| report.change == ReportedChange::Gone) {
                     let stopped = self.book.machines[number].stopped.entry(report.name.clone()).or_default();
                     *stopped = report.epoch.max(*stopped);
                 }
-            }
-            agent::Effect::Reload => {
-                let now = self.queue.now();
-                self.book.machines[number].reload.get_or_insert(now);
             }
             agent::Effect::SaveMembership(membership)
                 if membership.term < self.machines[number].membership.term =>
@@ -741,12 +778,29 @@ impl World {
             book.told_to_remove.get(name).is_some_and(|(epoch, term)| *epoch >= held && *term <= obeyed);
         let other = machine.systemd.runs(name).is_none_or(|version| version.epoch != held)
             || machine.systemd.units.get(name).is_some_and(|unit| unit.foreign);
+        // Exclusive units end with the guard.
+        let file = machine.files.get(name).map(|file| file.version);
+        let unguarded = (book.guard_ended || machine.guard.is_none())
+            && file.is_some_and(|version| version.exclusive.is_some());
+        let other = other || unguarded;
         let begun = book.stops.contains(&(name.clone(), held));
         if !(later || removed || other || begun) {
             let text = format!("m{number} stops {name} ({held}), which is wanted as it is");
             return self.violate("control_plane_is_not_the_workload", text);
         }
         book.stops.insert((name.clone(), held));
+    }
+
+    /// Exclusive units end with the lease of their machine, and not before.
+    fn guard_ends_with_the_lease(&mut self, number: usize) {
+        let machine = &self.machines[number];
+        let time = machine.clock.time(self.queue.now());
+        self.book.machines[number].guard_ended = true;
+        let lease = machine.agent.as_ref().and_then(|agent| agent.agent.lease_end());
+        if machine.guard.is_some() && lease.is_some_and(|end| time < end) {
+            let text = format!("m{number} ends its exclusive units while its lease and its guard last");
+            self.violate("control_plane_is_not_the_workload", text);
+        }
     }
 
     /// The agent counts its lease from the moment it sent the heartbeat that was answered.

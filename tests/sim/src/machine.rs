@@ -6,6 +6,7 @@ use muster_core::agent::{Agent, CallError, Effect, Identity, Input, Ledger, Memb
 use muster_core::ids::{AgentKey, BootId, MachineId};
 use muster_core::machine::Capacity;
 use muster_core::message::{FromAgent, Goodbye};
+use muster_core::time::Time;
 use muster_core::unit::{Bytes, MilliCpu};
 
 use crate::palette::{CPU, MEMORY, machine_id, role};
@@ -17,6 +18,9 @@ use crate::world::{Event, World};
 /// How long an agent that is told to end, and a machine that shuts down, wait for the leader's farewell.
 const RESTART_WAITS: Micros = 2 * SECOND;
 const SHUTDOWN_WAITS: Micros = 20 * SECOND;
+
+/// How long a machine that stood still may take to stop what should have been stopped before.
+pub(crate) const EXCEPTED: Micros = 20 * SECOND;
 
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -45,6 +49,13 @@ pub(crate) struct Machine {
     /// How many things keep PID 1 from doing anything else, and what waits for it.
     pub(crate) pid1_busy: u32,
     pid1_waiting: Vec<Event>,
+    /// The guard of exclusive units, if it runs, and how often it was started or told to last longer.
+    pub(crate) guard: Option<u64>,
+    guards: u64,
+    /// Since when PID 1 has been kept from stopping what is bound to the guard.
+    pub(crate) hung_since: Option<Micros>,
+    /// Until then the machine has no part in what is promised of exclusive units: it stood still as a whole.
+    pub(crate) excepted_until: Micros,
     /// When PID 1 last gave the agent a sign of life.
     pub(crate) pid1_heard: Micros,
     /// By how much the machine's clock has jumped since.
@@ -80,9 +91,14 @@ pub(crate) struct AgentProcess {
 }
 
 impl AgentProcess {
-    /// Whether it waits for the answer to a reload that it asked for.
-    pub(crate) fn waits_for_reload(&self) -> bool {
-        self.calls.values().any(|call| matches!(call, Effect::Reload))
+    /// All that the agent has in its memory, but for what time it is.
+    fn remembers(&self) -> String {
+        let times = [" now: Time(", " looked: Time("];
+        times.iter().fold(format!("{:?}", self.agent), |memory, time| {
+            let mut parts = memory.split(time);
+            let first = parts.next().unwrap_or_default().to_owned();
+            parts.fold(first, |text, part| text + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+        })
     }
 
     /// Whether it is connected to the bus.
@@ -113,6 +129,10 @@ impl Machine {
             systemd: Systemd::new(dice("systemd")),
             pid1_busy: 0,
             pid1_waiting: Vec::new(),
+            guard: None,
+            guards: 0,
+            hung_since: None,
+            excepted_until: 0,
             pid1_heard: 0,
             jumped: 0,
             bus_flaky: 0,
@@ -167,6 +187,8 @@ impl World {
         machine.ledger = None;
         machine.files.clear();
         machine.systemd.units.clear();
+        machine.systemd.guarded = false;
+        (machine.guard, machine.hung_since) = (None, None);
         (machine.frozen, machine.pid1_busy) = (0, 0);
         machine.waiting.clear();
         machine.pid1_waiting.clear();
@@ -194,7 +216,9 @@ impl World {
         }
         // Nothing was started from files of which there is no record.
         machine.files.retain(|name, _| ledger.units.contains_key(name));
-        self.book.machines[number].stopped = ledger.stopped.clone();
+        let book = &mut self.book.machines[number];
+        book.stopped = ledger.stopped.clone();
+        (book.reloads, book.asked_to_reload, book.reload_explains) = (false, false, false);
         machine.ledger = Some(ledger.clone());
         let time = machine.clock.time(now);
         let agent = Agent::new(machine.identity(), machine.membership, ledger, machine.random.bits(), time);
@@ -333,8 +357,15 @@ impl World {
         self.stats.steps += 1;
         self.agent_hears(number, &inputs);
         self.note_inputs(number, &inputs);
+        let old = self.are_of_old_sessions(number, &inputs);
         let Some(agent) = self.machines[number].agent_if(process) else { return };
+        let due = agent.agent.next_timer().is_some_and(|at| at <= time);
+        let before = (old && !due).then(|| agent.remembers());
         let effects = agent.agent.step(time, inputs);
+        let after = before.is_some().then(|| agent.remembers());
+        if before != after {
+            self.violate("the_session_opened_last_counts", format!("m{number} obeys an older session"));
+        }
         for effect in effects {
             let Some(agent) = self.machines[number].agent_if(process) else { return };
             match &mut agent.dies {
@@ -399,6 +430,7 @@ impl World {
         if self.machines[number].frozen > 0 {
             return;
         }
+        self.machines[number].excepted_until = self.queue.now() + EXCEPTED;
         for event in std::mem::take(&mut self.machines[number].waiting) {
             self.queue.after(0, event);
         }
@@ -422,6 +454,14 @@ impl World {
         }
         machine.pid1_busy = machine.pid1_busy.saturating_sub(1);
         if machine.pid1_busy == 0 {
+            if machine
+                .hung_since
+                .take_if(|since| !alive_since(machine.agent.as_ref(), machine.agent_since, *since))
+                .is_some()
+            {
+                machine.excepted_until = self.queue.now() + EXCEPTED;
+            }
+            machine.hung_since = None;
             for event in std::mem::take(&mut machine.pid1_waiting) {
                 self.queue.after(0, event);
             }
@@ -466,12 +506,21 @@ impl World {
                 self.tell_agent(number, Input::Removed(outcomes));
             }
             Effect::Event(event) => self.note(|| format!("m{number}: {event:?}")),
-            Effect::ArmGuard { .. } => {
-                self.tell_agent(number, Input::GuardArmed(Err("no unit here is exclusive".to_owned())));
+            Effect::PetGuard { until } => {
+                if self.machines[number].guard.is_none() {
+                    return self.tell_agent(number, Input::GuardDown);
+                }
+                self.guard_lasts(number, until);
             }
-            Effect::DisarmGuard => self.tell_agent(number, Input::GuardDisarmed),
-            Effect::PetGuard { .. } | Effect::Fence => {}
-            Effect::Ping
+            Effect::Fence => {
+                let machine = &mut self.machines[number];
+                machine.systemd.fence();
+                let boot = machine.boot;
+                self.queue.after(0, Event::Later(number, boot, Later::Reaps));
+            }
+            Effect::ArmGuard { .. }
+            | Effect::DisarmGuard
+            | Effect::Ping
             | Effect::Write(_)
             | Effect::ResetFailed(_)
             | Effect::Stop(_)
@@ -549,9 +598,17 @@ impl World {
                 agent.written.insert(id);
             }
             Some(Input::Written(outcomes))
+        } else if let Effect::ArmGuard { until, found } = call {
+            Some(Input::GuardArmed(self.arm_guard(number, until, found, &mut out)))
+        } else if call == Effect::DisarmGuard {
+            if machine.guard.take().is_some() {
+                machine.systemd.guard_ends(&mut out);
+            }
+            Some(Input::GuardDisarmed)
         } else {
             machine.systemd.call(&machine.files, now, &call, &mut out)
         };
+        let machine = &mut self.machines[number];
         let (wait, answer) = if lost {
             // It had its effect.
             (
@@ -565,6 +622,46 @@ impl World {
         };
         self.answer_later(number, process, id, wait, answer);
         self.pid1_did(number, out);
+    }
+
+    /// The guard is started to last until then, or taken up.
+    fn arm_guard(&mut self, number: usize, until: Time, found: bool, out: &mut Out) -> Result<(), String> {
+        let machine = &mut self.machines[number];
+        if machine.guard.is_none() && (found || machine.systemd.guarded) {
+            return Err("the guard does not run".to_owned());
+        }
+        machine.systemd.guarded = true;
+        machine.systemd.signal_guard(out);
+        self.guard_lasts(number, until);
+        Ok(())
+    }
+
+    /// The guard lasts until this moment of its machine's clock.
+    fn guard_lasts(&mut self, number: usize, until: Time) {
+        let machine = &mut self.machines[number];
+        machine.guards += 1;
+        machine.guard = Some(machine.guards);
+        let ends = machine.clock.moment(until);
+        self.queue.at(ends, Event::GuardEnds(number, machine.boot, machine.guards));
+    }
+
+    /// The guard has not been told to last longer.
+    pub(crate) fn guard_ends(&mut self, number: usize, boot: u64, guard: u64) {
+        let now = self.queue.now();
+        let machine = &mut self.machines[number];
+        if machine.boot != boot || !machine.on || machine.guard.is_some_and(|runs| runs != guard) {
+            return;
+        }
+        machine.guard = None;
+        if machine.pid1_busy > 0 {
+            machine.hung_since.get_or_insert(now);
+            machine.pid1_waiting.push(Event::GuardEnds(number, boot, guard));
+        } else if machine.systemd.guarded {
+            self.note(|| format!("m{number}: the guard ends"));
+            let mut out = Out::default();
+            self.machines[number].systemd.guard_ends(&mut out);
+            self.pid1_did(number, out);
+        }
     }
 
     fn answer_later(&mut self, number: usize, process: u64, id: u64, wait: Micros, answer: Option<Input>) {
@@ -632,6 +729,7 @@ impl World {
             }
             self.machines[number].signalled += after;
         }
+        self.exclusive_means_one();
     }
 
     pub(crate) fn signal(&mut self, number: usize, process: u64, bus: u64, signal: Input) {
@@ -640,6 +738,11 @@ impl World {
             self.tell_agent(number, signal);
         }
     }
+}
+
+/// Whether the agent's process has been there and running since that moment, as far as can be seen now.
+pub(crate) fn alive_since(agent: Option<&AgentProcess>, started: Micros, since: Micros) -> bool {
+    started <= since && agent.is_some_and(|agent| agent.frozen == 0)
 }
 
 /// What the agent is told when there is no answer.
@@ -653,6 +756,8 @@ fn unanswered(call: &Effect) -> Option<Input> {
         Effect::Read(names) => Input::Read(names.iter().map(|name| (name.clone(), None)).collect()),
         Effect::Reload => Input::Reloaded(Err("no answer".to_owned())),
         Effect::Ping => Input::Pong(false),
+        Effect::ArmGuard { .. } => Input::GuardArmed(Err("no answer".to_owned())),
+        Effect::DisarmGuard => Input::GuardDisarmed,
         Effect::Write(writes) => {
             Input::Written(writes.iter().map(|write| (write.name.clone(), Written::Unanswered)).collect())
         }

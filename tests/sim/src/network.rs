@@ -57,6 +57,8 @@ pub(crate) struct Stream {
     number: u64,
     /// Until then nothing of it arrives at the scheduler: its packets are sent again and again.
     stalls_until: Micros,
+    /// How much later what the scheduler says on it reaches the agent's loop, which has much to do.
+    read_late: Micros,
     pub(crate) session: Option<SessionNumber>,
     agent_open: bool,
     /// Until when what was read from it before may still reach the agent.
@@ -151,7 +153,8 @@ impl Network {
 impl World {
     fn send(&mut self, connection: ConnectionId, way: Way, packet: Packet) {
         let Some(stream) = self.network.streams.get_mut(&connection) else { return };
-        let wait = self.network.links[stream.machine].wait();
+        let late = if way == Way::Down { stream.read_late } else { 0 };
+        let wait = self.network.links[stream.machine].wait() + late;
         let pipe = if way == Way::Up { &mut stream.up } else { &mut stream.down };
         pipe.packets.push_back(packet);
         pipe.last = (self.queue.now() + wait).max(pipe.last + 1);
@@ -207,7 +210,7 @@ impl World {
         let (machine, number, agent) = (stream.machine, stream.number, stream.agent);
         if std::mem::replace(&mut stream.agent_open, false) && agent == self.machines[machine].agents {
             let random = &mut self.network.links[machine].random;
-            if random.chance(200) {
+            if random.chance(300) {
                 stream.agent_reads_until = self.queue.now() + random.spread(MILLI, 4 * SECOND);
             }
             self.tell_agent(machine, agent::Input::Disconnected(number));
@@ -275,8 +278,13 @@ impl World {
 
     /// The machine has lost its power: nothing tells the scheduler.
     pub(crate) fn power_is_lost(&mut self, machine: usize) {
+        let now = self.queue.now();
         for stream in self.network.streams.values_mut().filter(|stream| stream.machine == machine) {
             stream.agent_open = false;
+            if now < stream.stalls_until {
+                // Nobody sends it again.
+                stream.up.packets.clear();
+            }
         }
     }
 
@@ -333,6 +341,7 @@ impl World {
             scheduler: self.scheduler.incarnation,
             number,
             stalls_until: 0,
+            read_late: 0,
             session: None,
             agent_open: true,
             agent_reads_until: 0,
@@ -359,16 +368,24 @@ impl World {
     fn may_stall(&mut self, connection: ConnectionId) {
         let Some(stream) = self.network.streams.get_mut(&connection) else { return };
         let random = &mut self.network.links[stream.machine].random;
-        if random.chance(30) && !self.healed {
+        if self.healed {
+            return;
+        }
+        if random.chance(30) {
             let stalls = random.spread(20 * MILLI, 5 * SECOND);
             stream.stalls_until = self.queue.now() + stalls;
             self.queue.after(random.between(0, stalls), Event::StreamBreaks(connection));
+        } else if random.chance(31) {
+            stream.read_late = random.spread(20 * MILLI, SECOND);
+            self.queue.after(random.between(0, 5 * SECOND), Event::StreamBreaks(connection));
         }
     }
 
     /// The agent learns that this stream is broken.
     pub(crate) fn breaks(&mut self, connection: ConnectionId) {
-        self.loses_stream(connection, Way::Down);
+        if !self.healed {
+            self.loses_stream(connection, Way::Down);
+        }
     }
 
     pub(crate) fn connect_fails(&mut self, machine: usize, agent: u64, number: u64) {

@@ -24,6 +24,8 @@ pub(crate) struct Options {
     pub(crate) role: Option<&'static str>,
     pub(crate) cpu: u64,
     pub(crate) memory: u64,
+    /// Whether there may be one at most, and how many seconds it may take to stop after a lease.
+    pub(crate) exclusive: Option<u64>,
 }
 
 /// A unit file.
@@ -42,7 +44,7 @@ pub(crate) struct Palette {
 }
 
 /// How many kinds of files there are: see [`options`].
-const KINDS: usize = 14;
+const KINDS: usize = 16;
 /// Files that differ in nothing that the leader cares about.
 const VARIANTS: usize = 3;
 /// How many of the files ask for nothing; they come first.
@@ -61,7 +63,9 @@ fn options(kind: usize) -> Options {
         10 => Options { machine: Some(0), ..none },
         11 => Options { role: Some("db"), ..none },
         12 => Options { cpu: 1_500, ..none },
-        _ => Options { memory: 300 << 20, machine_of: &[0, 1], ..none },
+        13 => Options { memory: 300 << 20, machine_of: &[0, 1], ..none },
+        14 => Options { exclusive: Some(10), ..none },
+        _ => Options { exclusive: Some(2), cpu: 500, ..none },
     }
 }
 
@@ -90,6 +94,9 @@ fn text(kind: usize, variant: usize, options: &Options) -> String {
     }
     if options.memory > 0 {
         let _ = writeln!(text, "Memory={}", options.memory);
+    }
+    if let Some(stop) = options.exclusive {
+        let _ = writeln!(text, "Exclusive=yes\nExclusiveStopSec={stop}");
     }
     if kind == 3 || kind == 12 {
         text.push_str("Priority=10\n");

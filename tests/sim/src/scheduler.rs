@@ -115,7 +115,9 @@ impl World {
         let Some(process) = &mut self.scheduler.process else { return };
         process.inbox.push_back(input);
         if !std::mem::replace(&mut process.turning, true) {
-            let wait = self.random.between(20, MILLI / 2);
+            // A loop that has other things to do is a little late.
+            let most = if self.random.chance(30) { 90 * MILLI } else { MILLI / 2 };
+            let wait = self.random.between(20, most);
             self.queue.after(wait, Event::LeaderTurn(self.scheduler.incarnation));
         }
     }
@@ -156,7 +158,6 @@ impl World {
         let at = self.scheduler.clock.moment(process.leader.next_timer());
         if process.timer.is_none_or(|timer| at < timer) {
             process.timer = Some(at);
-            // A loop that has other things to do is a little late.
             let late = self.random.spread(50, 80 * MILLI);
             self.queue.at(at + late, Event::LeaderTimer(self.scheduler.incarnation));
         }

@@ -4,8 +4,9 @@
 //! reloads: the world holds its calls and its own events back meanwhile.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use muster_core::agent::{CallError, Checked, Effect, Input, Seen, Verb, Write, Written};
+use muster_core::agent::{CallError, Checked, Effect, Input, LEASE, Seen, Verb, Write, Written};
 use muster_core::ids::Epoch;
 use muster_core::state::{Failure, UnitState};
 use muster_core::unit::{ContentHash, UnitName};
@@ -18,6 +19,8 @@ use crate::random::Random;
 pub(crate) struct Version {
     pub(crate) epoch: Epoch,
     pub(crate) hash: ContentHash,
+    /// Whether it is bound to the guard, and how long it may take to stop when that ends.
+    pub(crate) exclusive: Option<Duration>,
 }
 
 /// The unit files on a machine. They are gone after a reboot.
@@ -73,6 +76,8 @@ pub(crate) struct Loaded {
     restarts: u32,
     /// Whether something else than the agent has started it.
     pub(crate) foreign: bool,
+    /// Whether its processes were killed, and PID 1 has not seen that yet.
+    killed: bool,
 }
 
 /// What PID 1 does later by itself.
@@ -84,6 +89,8 @@ pub(crate) enum Later {
     Crashes(UnitName, u32),
     /// Something else starts the unit.
     Activates(UnitName),
+    /// Processes have been killed.
+    Reaps,
 }
 
 /// What comes out of PID 1 when something goes in.
@@ -104,6 +111,8 @@ pub(crate) struct Systemd {
     pub(crate) behaviours: BTreeMap<UnitName, Behaviour>,
     /// How many faults lose the ends of jobs.
     pub(crate) loses_signals: u32,
+    /// Whether the guard of exclusive units runs, as far as PID 1 knows.
+    pub(crate) guarded: bool,
 }
 
 impl Loaded {
@@ -114,7 +123,14 @@ impl Loaded {
 
 impl Systemd {
     pub(crate) fn new(random: Random) -> Self {
-        Self { units: BTreeMap::new(), jobs: 0, random, behaviours: BTreeMap::new(), loses_signals: 0 }
+        Self {
+            units: BTreeMap::new(),
+            jobs: 0,
+            random,
+            behaviours: BTreeMap::new(),
+            loses_signals: 0,
+            guarded: false,
+        }
     }
 
     /// Whether anything of the unit runs or is about to.
@@ -149,6 +165,7 @@ impl Systemd {
                 referenced,
                 restarts: 0,
                 foreign: false,
+                killed: false,
             };
             self.units.insert(name.clone(), unit);
         }
@@ -218,10 +235,12 @@ impl Systemd {
         let Some(unit) = self.units.get_mut(name) else { return Err(CallError::NotLoaded) };
         unit.job = Some((job, verb));
         unit.restarts += 1;
-        let (next, wait) = match (verb, unit.active, behaviour) {
+        let active = unit.active;
+        let (next, wait) = match (verb, active, behaviour) {
             (Verb::Start, State::Running, _) | (Verb::Stop, State::Inactive | State::Failed, _) => {
                 (None, MILLI)
             }
+            (Verb::Start, ..) if !self.may_run(name) => (None, MILLI),
             (Verb::Start, _, Some(Behaviour::SlowStart)) => (Some(State::Activating), slow),
             (Verb::Start, _, Some(Behaviour::Hangs)) => (Some(State::Activating), 45 * SECOND),
             (Verb::Start, ..) => (Some(State::Activating), quick),
@@ -240,10 +259,14 @@ impl Systemd {
     pub(crate) fn happens(&mut self, files: &Files, now: Micros, later: Later, out: &mut Out) {
         match later {
             Later::Activates(name) => self.activate(files, now, &name, out),
+            Later::Reaps => self.reap(out),
             Later::JobEnds(name, job) => self.end_job(&name, job, out),
             Later::Restarts(name, count) => {
                 let waits = |unit: &Loaded| unit.restarts == count && unit.active == State::Activating;
-                if self.units.get(&name).is_some_and(waits) {
+                if self.units.get(&name).is_some_and(waits) && !self.may_run(&name) {
+                    self.set(&name, State::Inactive, out);
+                    self.collect(&name);
+                } else if self.units.get(&name).is_some_and(waits) {
                     self.set(&name, State::Activating, out);
                     self.set(&name, State::Running, out);
                     self.crash_later(&name, out);
@@ -272,6 +295,10 @@ impl Systemd {
         }
         let result = match (verb, was, self.behaviours.get(name)) {
             (Verb::Start, State::Running, _) | (Verb::Stop, State::Inactive | State::Failed, _) => "done",
+            (Verb::Start, ..) if !self.may_run(name) => {
+                self.set(name, State::Inactive, out);
+                "dependency"
+            }
             (Verb::Start, _, Some(Behaviour::Fails)) => {
                 self.set(name, State::Failed, out);
                 "failed"
@@ -309,6 +336,87 @@ impl Systemd {
             });
         }
         self.collect(name);
+    }
+
+    /// Whether the unit is bound to the guard, and how long it may take to stop when that ends.
+    fn exclusive(&self, name: &UnitName) -> Option<Duration> {
+        let unit = self.units.get(name)?;
+        unit.runs.or(unit.content)?.exclusive
+    }
+
+    fn may_run(&self, name: &UnitName) -> bool {
+        self.guarded || self.units.get(name).and_then(|unit| unit.content?.exclusive).is_none()
+    }
+
+    /// Whether processes of the unit run that were started from files that say so.
+    pub(crate) fn lives(&self, name: &UnitName) -> Option<Version> {
+        let unit = self.units.get(name).filter(|unit| unit.is_running() && !unit.killed)?;
+        unit.runs
+    }
+
+    /// The guard has ended: PID 1 stops what is bound to it, and kills what takes too long.
+    pub(crate) fn guard_ends(&mut self, out: &mut Out) {
+        self.guarded = false;
+        self.signal_guard(out);
+        for name in self.units.keys().cloned().collect::<Vec<_>>() {
+            let Some(stop) = self.exclusive(&name).filter(|_| self.is_running(&name)) else { continue };
+            let stop = Micros::try_from(stop.as_micros()).unwrap_or(Micros::MAX);
+            let wait = match self.behaviours.get(&name) {
+                Some(Behaviour::SlowStop) => self.random.between(SECOND, 12 * SECOND).min(stop),
+                Some(Behaviour::Unstoppable) => stop,
+                _ => self.random.spread(MILLI, 100 * MILLI),
+            };
+            let Some(unit) = self.units.get_mut(&name) else { continue };
+            unit.restarts += 1;
+            if let Some((job, verb)) = unit.job {
+                if verb == Verb::Stop {
+                    out.later.push((wait, Later::JobEnds(name.clone(), job)));
+                    continue;
+                }
+                unit.job = None;
+                self.job_removed(&name, job, "canceled", out);
+            }
+            self.jobs += 1;
+            let job = self.jobs;
+            if let Some(unit) = self.units.get_mut(&name) {
+                unit.job = Some((job, Verb::Stop));
+            }
+            self.set(&name, State::Deactivating, out);
+            out.later.push((wait, Later::JobEnds(name, job)));
+        }
+    }
+
+    /// The guard runs, or has ended: that is signalled as of any unit.
+    pub(crate) fn signal_guard(&self, out: &mut Out) {
+        let (active, sub) = if self.guarded { ("active", "running") } else { ("failed", "failed") };
+        if let Ok(unit) = UnitName::parse(LEASE) {
+            out.signals.push(Input::Changed {
+                unit,
+                active: active.to_owned(),
+                sub: sub.to_owned(),
+                job: false,
+            });
+        }
+    }
+
+    /// The processes of exclusive units are killed; PID 1 learns of it when it can.
+    pub(crate) fn fence(&mut self) {
+        for unit in self.units.values_mut() {
+            unit.killed |= unit.is_running() && unit.runs.is_some_and(|version| version.exclusive.is_some());
+        }
+    }
+
+    fn reap(&mut self, out: &mut Out) {
+        let killed = self.units.iter().filter(|(_, unit)| unit.killed).map(|(name, _)| name.clone());
+        for name in killed.collect::<Vec<_>>() {
+            let Some(unit) = self.units.get_mut(&name) else { continue };
+            unit.killed = false;
+            unit.restarts += 1;
+            if let Some((job, _)) = unit.job.take() {
+                self.job_removed(&name, job, "done", out);
+            }
+            self.set(&name, State::Failed, out);
+        }
     }
 
     fn crash_later(&mut self, name: &UnitName, out: &mut Out) {
@@ -414,6 +522,10 @@ impl Systemd {
     }
 
     fn seen(&mut self, files: &Files, name: &UnitName) -> Seen {
+        if name.as_str() == LEASE {
+            let active = if self.guarded { State::Running } else { State::Inactive };
+            return Seen { state: state(active), job: false, load_error: None };
+        }
         let seen = match self.load(files, name) {
             None => {
                 let load = "not-found".to_owned();
@@ -437,7 +549,7 @@ pub(crate) fn write(files: &mut Files, systemd: &Systemd, now: Micros, write: &W
     if write.content.is_none() && files.get(&write.name).is_none_or(|file| file.version.hash != write.hash) {
         return Written::Failed("it does not have the content that the scheduler expects there".to_owned());
     }
-    let version = Version { epoch: write.epoch, hash: write.hash };
+    let version = Version { epoch: write.epoch, hash: write.hash, exclusive: write.exclusive };
     files.insert(write.name.clone(), File { version, written: now });
     Written::Done { known: known || !write.fresh }
 }

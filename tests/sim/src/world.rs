@@ -54,6 +54,7 @@ pub(crate) enum Event {
     Signal(usize, u64, u64, agent::Input),
     Later(usize, u64, Later),
     Pid1Free(usize, u64),
+    GuardEnds(usize, u64, u64),
     /// The agent has said goodbye for long enough.
     Leaves(usize, u64),
     ClientAsks(usize),
@@ -75,6 +76,7 @@ impl Event {
             | Self::Signal(machine, ..)
             | Self::Later(machine, ..)
             | Self::Pid1Free(machine, ..)
+            | Self::GuardEnds(machine, ..)
             | Self::Leaves(machine, ..) => Some(*machine),
             _ => None,
         }
@@ -242,6 +244,7 @@ impl World {
             Event::Answer(machine, agent, id, answer) => self.answered(machine, agent, id, answer),
             Event::Signal(machine, agent, bus, signal) => self.signal(machine, agent, bus, signal),
             Event::Later(machine, boot, later) => self.later(machine, boot, later),
+            Event::GuardEnds(machine, boot, guard) => self.guard_ends(machine, boot, guard),
             Event::Pid1Free(machine, boot) => self.pid1_goes_on(machine, boot),
             Event::Leaves(machine, agent) => self.has_left(machine, agent),
             Event::ClientAsks(client) => self.client_asks(client),
@@ -344,6 +347,7 @@ impl World {
                 let machine = &mut self.machines[machine];
                 machine.clock.jump(now, by);
                 machine.jumped += by;
+                machine.excepted_until = now + by + crate::machine::EXCEPTED;
             }
         }
     }

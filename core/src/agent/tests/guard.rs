@@ -227,6 +227,32 @@ fn a_restarted_agent_takes_the_guard_up_or_finds_it_ended() {
 }
 
 #[test]
+fn an_agent_that_pid_1_has_never_answered_ends_exclusive_units_with_the_lease() {
+    let ledger = Ledger { units: BTreeMap::from([(unit("a.service"), held())]), ..ledger() };
+    let mut bench = Bench::with_ledger(ledger);
+    bench.ack(1);
+    // It hangs until long after the lease.
+    let mut effects = bench.later(Duration::from_secs(6));
+    effects.extend(bench.later(STOP));
+    assert!(effects.contains(&stop()) && effects.contains(&Effect::Fence), "{effects:?}");
+}
+
+#[test]
+fn a_guard_that_is_off_without_a_lease_needs_no_timer() {
+    let mut bench = Bench::exclusive();
+    bench.step(Input::Disconnected(1));
+    bench.later(Duration::from_secs(6));
+    bench.stopped();
+    for _ in 0..20 {
+        // Connecting, and nothing else, is what there is to do.
+        let Some(next) = bench.agent.next_timer() else { return };
+        let effects = bench.agent.step(next, [Input::Tick]);
+        assert!(next > bench.now || !effects.is_empty(), "{next:?} comes again and again");
+        bench.now = bench.now.max(next);
+    }
+}
+
+#[test]
 fn the_guard_ends_with_the_last_exclusive_unit() {
     let mut bench = Bench::exclusive();
     let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };

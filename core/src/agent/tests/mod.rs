@@ -1,5 +1,6 @@
 //! The agent against tables of inputs and effects; `world` plays it against a systemd and a leader that misbehave.
 
+mod gone;
 mod guard;
 mod heartbeats;
 mod world;

@@ -337,7 +337,10 @@ impl Units {
             Doing::Job(Verb::Start, _) => self.start_ended(name, Phase::Launched),
             Doing::UnsureStart if active == "active" => self.start_ended(name, Phase::Launched),
             Doing::Job(Verb::Stop, _) => self.stop_ended(now, &name),
-            Doing::UnsureStart | Doing::Pausing => self.nothing_more(name),
+            Doing::UnsureStart | Doing::Pausing => {
+                unit.stopped = unit.stopped && gone;
+                self.nothing_more(name);
+            }
             Doing::Verifying => {
                 let reason = load_error.or_else(|| {
                     let load = unit

@@ -1,0 +1,58 @@
+//! What must go, and is started again by something else, or whose agent ends meanwhile.
+
+use super::*;
+
+fn removal() -> Vec<Removal> {
+    vec![Removal { name: unit("a.service"), epoch: epoch(5, 1) }]
+}
+
+#[test]
+fn what_is_started_again_before_its_files_are_removed_is_stopped_again() {
+    let mut bench = Bench::started();
+    bench.assign(false, vec![], removal());
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+    // All of it comes at once.
+    let inputs = [
+        changed("a.service", "inactive", "dead"),
+        Input::JobRemoved(unit("a.service"), 12, "done".into()),
+        changed("a.service", "activating", "start"),
+        changed("a.service", "active", "running"),
+    ];
+    let now = bench.now;
+    let effects = bench.agent.step(now, inputs);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Remove(_))), "{effects:?}");
+    let effects = bench.later(Duration::from_secs(6));
+    assert!(effects.contains(&read("a.service")), "{effects:?}");
+    let effects = bench.step(seen("a.service", state("active", "running")));
+    assert!(effects.contains(&Effect::Stop(unit("a.service"))), "{effects:?}");
+}
+
+#[test]
+fn an_agent_that_ends_after_removing_files_sees_that_nothing_is_left() {
+    let mut bench = Bench::started();
+    bench.assign(false, vec![], removal());
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+    bench.step(changed("a.service", "inactive", "dead"));
+    let effects = bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into()));
+    assert!(effects.contains(&Effect::Remove(vec![unit("a.service")])), "{effects:?}");
+    let before = bench.agent.ledger();
+    bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
+
+    // Whether that was written down or not.
+    for mut ledger in [before, bench.agent.ledger()] {
+        ledger.units.values_mut().for_each(|held| held.removed = true);
+        let mut bench = Bench::with_ledger(ledger);
+        bench.step(seen("a.service", state("active", "running")));
+        let effects = bench.assign(true, vec![], removal());
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(_))), "{effects:?}");
+        bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(13)));
+        bench.step(changed("a.service", "inactive", "dead"));
+        let effects = bench.step(Input::JobRemoved(unit("a.service"), 13, "done".into()));
+        assert_eq!(effects, [read("a.service")]);
+        let gone = UnitReport { name: unit("a.service"), epoch: epoch(5, 1), change: ReportedChange::Gone };
+        assert_eq!(
+            bench.step(seen("a.service", state("inactive", "dead"))),
+            [Effect::Send(FromAgent::Report(vec![gone]))]
+        );
+    }
+}
