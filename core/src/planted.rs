@@ -95,7 +95,19 @@ faults! {
     DrainNeverEnds,
     /// an agent that is restarted gets no longer lease
     NoRestartGrace,
+    /// an exclusive unit is placed without waiting for older copies
+    ExclusiveNotAwaited,
+    /// an exclusive unit does not wait for the time that an older copy has to stop
+    StopNotAwaited,
+    /// a new leader lets exclusive units wait for nobody that it does not know of
+    ExclusiveFromStart,
+    /// an exclusive copy that has ended is told to start again as soon as its machine is back
+    EndedCopyTakenUp,
     // The agent.
+    /// the guard of exclusive units is told to last longer than the lease
+    GuardOutlastsLease,
+    /// exclusive units that PID 1 does not stop are not killed
+    NoFence,
     /// the agent counts its lease from the answer, not from its heartbeat
     LeaseFromAnswer,
     /// the agent obeys old terms

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::io::{Effect, Event, Seen};
 use super::units::Units;
+use crate::planted::{self, Fault};
 use crate::time::Time;
 use crate::unit::UnitName;
 
@@ -173,12 +174,15 @@ impl Guard {
             }
             (State::On(until), Some(end)) if end != until => {
                 self.state = State::On(end);
-                effects.push(Effect::PetGuard { until: end });
+                let more = if planted::is(Fault::GuardOutlastsLease) { 10 } else { 0 };
+                effects.push(Effect::PetGuard { until: end + Duration::from_secs(more) });
             }
             (State::Ending { since, fenced: false }, _) if since + units.shortest_stop() <= now => {
                 // Nobody has seen them end: PID 1 hangs, or cannot be asked.
                 self.state = State::Ending { since, fenced: true };
-                effects.push(Effect::Fence);
+                if !planted::is(Fault::NoFence) {
+                    effects.push(Effect::Fence);
+                }
                 effects.push(Effect::Event(Event::Fenced));
             }
             _ => {}

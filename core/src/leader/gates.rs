@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{Event, Leader, Retired, Unit};
 use crate::ids::{Epoch, MachineId};
 use crate::machine::MachineState;
+use crate::planted::{self, Fault};
 use crate::state::{DesiredState, Observation, Phase};
 use crate::time::Time;
 use crate::unit::{Options, UnitName};
@@ -143,6 +144,7 @@ impl Leader {
     /// What speaks now against telling the machine of the unit's placement there.
     fn gate(&self, name: &UnitName, unit: &Unit, machine: MachineId) -> Gate {
         if unit.options.exclusive.is_some()
+            && !planted::is(Fault::ExclusiveNotAwaited)
             && let Some(shut) = self.older_copies(name, unit, machine)
         {
             return shut;
@@ -217,6 +219,9 @@ impl Leader {
     fn copy_is_over(&self, machine: MachineId, retired: &Retired) -> Option<Time> {
         let stop = retired.exclusive?;
         let machine = self.machines.get(&machine).filter(|m| m.state == MachineState::Unreachable)?;
+        if planted::is(Fault::StopNotAwaited) {
+            return Some(machine.lease_until);
+        }
         Some(machine.lease_until + self.with_margin(stop) + GUARD_LAG)
     }
 

@@ -165,6 +165,8 @@ struct Machine {
     /// The term in which this leader last spoke to it.
     told: Option<Term>,
     session: Option<Session>,
+    /// The session that was opened last, of the boot and the agent that its record names.
+    opened: SessionNumber,
     last_heard: Option<Time>,
     /// What its last heartbeat said of it.
     pressure: Pressure,
@@ -262,7 +264,7 @@ impl Leader {
         }
         leader.settles = lease;
         // Before the first term there was no leader.
-        if term > Term(1) {
+        if term > Term(1) && !planted::is(Fault::ExclusiveFromStart) {
             leader.exclusive_from = Some(lease);
         }
         leader.tell_office();
@@ -703,6 +705,7 @@ impl Machine {
             leaving: false,
             told: None,
             session: None,
+            opened: SessionNumber(0),
             last_heard: None,
             pressure: Pressure::default(),
             deadline: None,

@@ -126,8 +126,8 @@ impl Leader {
     /// Whether a session of the same agent that was opened after this one is known.
     fn opened_later(&self, hello: &Hello) -> bool {
         self.machines.get(&hello.machine).is_some_and(|machine| {
-            let newer = machine.session.as_ref().is_some_and(|session| session.number > hello.session);
-            let newer = newer && !planted::is(Fault::OldHelloTaken);
+            // Also one that has ended: what was said before it may come later.
+            let newer = machine.opened > hello.session && !planted::is(Fault::OldHelloTaken);
             newer && machine.record.key == hello.key && machine.record.boot == hello.boot
         })
     }
@@ -162,6 +162,7 @@ impl Leader {
             self.deadlines.remove(&(deadline, id));
         }
         self.farewells.remove(&id);
+        machine.opened = hello.session;
         machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
         machine.pressure = Pressure::default();
         machine.observed.clear();
@@ -244,7 +245,9 @@ impl Leader {
             if self.units.get(&unit.name).and_then(|known| known.placements.get(&id)) == Some(&copy.epoch) {
                 let exclusive =
                     self.units.get(&unit.name).is_some_and(|unit| unit.options.exclusive.is_some());
-                if unit.target == Target::Launched && (!exclusive || copy.runs()) {
+                if unit.target == Target::Launched
+                    && (!exclusive || copy.runs() || planted::is(Fault::EndedCopyTakenUp))
+                {
                     // It was told so, by this leader or one before. What has ended with the lease may run elsewhere by
                     // now, and an old store would not know.
                     self.gates.open(id, &unit.name, copy.epoch);

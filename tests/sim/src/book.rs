@@ -18,6 +18,7 @@ use muster_core::unit::UnitName;
 use crate::client::client_of;
 use crate::faults::Ask;
 use crate::intent::Intent;
+use crate::machine::EXCEPTED;
 use crate::queue::Micros;
 use crate::world::World;
 
@@ -286,9 +287,14 @@ impl World {
         book.durable_intent = intent;
         book.durable_commands = commands;
         book.last_epoch.clear();
-        for machine in &mut book.machines {
+        let now = self.queue.now();
+        for (machine, host) in book.machines.iter_mut().zip(&mut self.machines) {
             machine.over.clear();
-            machine.grace = None;
+            // What was granted since, nobody knows.
+            if machine.grace.take().is_some() {
+                let grace = Micros::try_from(self.settings.restart_grace.as_micros()).unwrap_or(Micros::MAX);
+                host.excepted_until = now + grace + EXCEPTED;
+            }
         }
         (book.placed, book.retired) = (BTreeSet::new(), epochs(&self.store.durable.retired));
         for (name, unit) in &self.store.durable.units {

@@ -7,7 +7,7 @@ use std::fmt;
 use muster_core::command::Verb;
 use muster_core::machine::{Availability, Drain};
 
-use crate::palette::{PLAIN, Palette, UNITS};
+use crate::palette::{EXCLUSIVE, PLAIN, Palette, UNITS};
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
 use crate::systemd::Behaviour;
@@ -256,8 +256,14 @@ fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
     let contents = palette.contents.len();
     // Some clusters have units that nothing ties to a machine.
     let plain = random.chance(300);
+    // Others are full of units of which there may be one.
+    let one = random.chance(300);
     let content = |random: &mut Random, units: &[usize]| {
-        let drawn = random.below(if plain { PLAIN } else { contents });
+        let drawn = match (plain, one) {
+            (_, true) if random.chance(600) => EXCLUSIVE + random.below(contents - EXCLUSIVE),
+            (true, _) => random.below(PLAIN),
+            (false, _) => random.below(contents),
+        };
         // No unit is tied to itself.
         let tied = palette.contents[drawn].options.machine_of.iter().any(|target| units.contains(target));
         if tied { drawn % PLAIN } else { drawn }
@@ -293,7 +299,9 @@ fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
         Verb::Destroy,
         Verb::Restart,
     ];
-    for _ in 0..random.below(60) {
+    // In some histories clients and faults meet at the same few units.
+    let few = if random.chance(300) { FEW } else { many };
+    for _ in 0..random.below(if few < many { 120 } else { 60 }) {
         let at = random.between(5 * SECOND, FAULTS_LAST - SECOND);
         let ask = if random.chance(150) {
             Ask::Query
@@ -309,7 +317,7 @@ fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
             Ask::Machine { machine: random.below(machines), availability: *random.pick(&kinds) }
         } else {
             let units =
-                (0..if random.chance(800) { 1 } else { 4 }).map(|_| random.below(many)).collect::<Vec<_>>();
+                (0..if random.chance(800) { 1 } else { 4 }).map(|_| random.below(few)).collect::<Vec<_>>();
             let units: Vec<usize> = units.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
             let content = random.chance(800).then(|| content(random, &units));
             Ask::Command { verb: *random.pick(&verbs), units, content, replace: random.chance(400) }
@@ -318,8 +326,10 @@ fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
     }
 }
 
+/// How many units are at the centre of some histories.
+const FEW: usize = 4;
 /// How many kinds of faults [`fault`] knows.
-const FAULTS: usize = 30;
+const FAULTS: usize = 31;
 
 fn faults(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
     // Not all kinds in each history: what one fault brings about, another may hide.
@@ -328,7 +338,7 @@ fn faults(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
         kinds.push(0);
     }
     let most = *random.pick(&[3, 10, 20, 40, 80]);
-    let restores = random.chance(150);
+    let restores = random.chance(250);
     for _ in 0..=random.below(most) {
         let at = random.between(SECOND, FAULTS_LAST - SECOND);
         let kind = *random.pick(&kinds);
@@ -343,6 +353,14 @@ fn faults(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
                 add(entries, at + beat * period, What::Fault(fault));
             }
         } else {
+            if let Fault::Pid1Hangs { machine, .. } = fault
+                && random.chance(300)
+            {
+                // What makes PID 1 hang may do more.
+                let lasts = random.between(5 * SECOND, 40 * SECOND);
+                let cut = Fault::Partition { machine, up: true, down: true, lasts };
+                add(entries, at + random.between(0, 5 * SECOND), What::Fault(cut));
+            }
             add(entries, at, What::Fault(fault));
         }
     }
@@ -359,7 +377,28 @@ fn faults(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
     if restores {
         let backup = random.between(5 * SECOND, 60 * SECOND);
         add(entries, backup, What::Fault(Fault::BackUp));
-        let at = random.between(backup + SECOND, FAULTS_LAST - SECOND);
+        let mut at = random.between(backup + SECOND, FAULTS_LAST - SECOND);
+        if random.chance(600) {
+            // What was on this machine has moved meanwhile.
+            let (machine, lasts) = (random.below(machines), random.between(6 * SECOND, 20 * SECOND));
+            let cut = Fault::Partition { machine, up: true, down: true, lasts };
+            add(entries, backup + MILLI, What::Fault(cut));
+            at = backup + lasts + random.between(0, 3 * SECOND);
+            if random.chance(500) {
+                // And what has moved is cut off in its turn, and slow to stop.
+                let machine = (machine + 1 + random.below(machines.max(2) - 1)) % machines;
+                let lasts = random.between(10 * SECOND, 20 * SECOND);
+                let cut = Fault::Partition { machine, up: true, down: true, lasts };
+                add(entries, at, What::Fault(cut));
+                for unit in 0..UNITS {
+                    if random.chance(800) {
+                        let behaviour = Behaviour::Unstoppable;
+                        let fault = Fault::UnitBehaves { unit, behaviour, lasts: 40 * SECOND };
+                        add(entries, at, What::Fault(fault));
+                    }
+                }
+            }
+        }
         add(entries, at, What::Fault(Fault::Restore { down: random.spread(100 * MILLI, 10 * SECOND) }));
     }
 }
@@ -377,11 +416,12 @@ fn drains(entries: &[Entry]) -> Vec<Micros> {
 
 fn fault(random: &mut Random, machines: usize, kind: usize) -> Fault {
     let machine = random.below(machines);
-    let unit = random.below(UNITS);
+    let unit = if random.chance(400) { random.below(FEW) } else { random.below(UNITS) };
     let short = random.spread(50 * MILLI, 4 * SECOND);
     let lasts = random.spread(200 * MILLI, 30 * SECOND);
     // The interesting times are those about as long as a lease.
-    let lease = random.between(4_500 * MILLI, 6 * SECOND);
+    let lease = if random.chance(500) { (4_100, 5_200) } else { (4_500, 6_000) };
+    let lease = random.between(lease.0 * MILLI, lease.1 * MILLI);
     let lasts = if random.chance(250) { lease } else { lasts };
     let after = if random.chance(300) { 0 } else { u32::try_from(random.below(12)).unwrap_or(0) };
     match kind {
@@ -395,6 +435,7 @@ fn fault(random: &mut Random, machines: usize, kind: usize) -> Fault {
         9 => Fault::FreezeMachine { machine, lasts },
         10 | 11 => {
             let (up, down) = *random.pick(&[(true, true), (true, true), (true, false), (false, true)]);
+            let lasts = if random.chance(400) { lease } else { lasts };
             Fault::Partition { machine, up, down, lasts }
         }
         12 => Fault::SlowLink { machine, delay: random.spread(20 * MILLI, 3 * SECOND), lasts },
@@ -402,7 +443,7 @@ fn fault(random: &mut Random, machines: usize, kind: usize) -> Fault {
         14 => Fault::OldLeader { machine },
         15 => Fault::DiskFull { machine, lasts },
         16 => Fault::DiskSlow { machine, lasts },
-        17 => Fault::Pid1Hangs { machine, lasts: random.spread(200 * MILLI, 50 * SECOND) },
+        17 => Fault::Pid1Hangs { machine, lasts: random.spread(200 * MILLI, 80 * SECOND) },
         18 => Fault::BusBreaks { machine },
         19 => Fault::BusFlaky { machine, lasts },
         20 => Fault::Reload { machine },
@@ -425,7 +466,7 @@ fn fault(random: &mut Random, machines: usize, kind: usize) -> Fault {
         25 => Fault::Reboot { machine, down: random.spread(SECOND, 30 * SECOND) },
         26 => Fault::DeltasJumbled { machine, lasts },
         27 => Fault::StoreLost { down: random.spread(50 * MILLI, 12 * SECOND) },
-        28 => Fault::UnitBehaves { unit, behaviour: Behaviour::Activated, lasts },
+        28 | 29 => Fault::UnitBehaves { unit, behaviour: Behaviour::Activated, lasts },
         _ => Fault::ClockJumps { machine, by: random.spread(100 * MILLI, 20 * SECOND) },
     }
 }

@@ -179,19 +179,26 @@ impl World {
     /// Invariant 2: Exclusive means one. An exclusive unit is never active on two machines at one moment (but for the two cases
     /// under Leases).
     ///
-    /// Here: a machine that stood still as a whole is one of them; and one whose PID 1 and agent both hang.
+    /// Here: a machine that stood still as a whole is one of them; and one whose PID 1 hangs while its agent does too, or was
+    /// started anew and has not had a lease since.
     pub(crate) fn exclusive_means_one(&mut self) {
         let now = self.queue.now();
         let excepted = |machine: &Machine| {
-            let hangs = |since| !alive_since(machine.agent.as_ref(), machine.agent_since, since);
-            machine.frozen > 0 || now < machine.excepted_until || machine.hung_since.is_some_and(hangs)
+            let hangs = |since: Micros| !alive_since(machine.agent.as_ref(), machine.agent_since, since);
+            let busy = machine.pid1_busy > 0 && hangs(now);
+            machine.frozen > 0
+                || now < machine.excepted_until
+                || busy
+                || machine.hung_since.is_some_and(hangs)
         };
         let machines = || self.machines.iter().filter(|machine| machine.on);
         for name in &self.palette.names {
             let versions: Vec<_> = machines().filter_map(|m| Some((m, m.systemd.lives(name)?))).collect();
-            // What takes its place after a restore of the store may be another unit.
+            // What takes its place after a restore of the store may be another unit, of other files.
             let latest = versions.iter().map(|(_, version)| version).max_by_key(|version| version.epoch);
-            let exclusive = latest.is_some_and(|version| version.exclusive.is_some());
+            let stop = latest.and_then(|version| version.exclusive);
+            let alike = versions.iter().all(|(_, version)| version.exclusive == stop);
+            let exclusive = stop.is_some() && (alike || !self.book.restored);
             if versions.len() > 1 && exclusive && !versions.iter().any(|(machine, _)| excepted(machine)) {
                 let on: Vec<String> = versions
                     .iter()
@@ -267,6 +274,15 @@ impl World {
         };
         for machine in &mut self.book.machines {
             machine.moved.retain(|name, _| !asked_for.contains(name));
+        }
+        for name in before.keys() {
+            let placements = self.book.decided.units.get(name).map(|unit| &unit.placements);
+            for machine in placements.into_iter().flat_map(|placements| placements.keys()) {
+                // It has come back there.
+                if let Some(number) = self.machine_number(*machine) {
+                    self.book.machines[number].moved.remove(name);
+                }
+            }
         }
         let mut moved = Vec::new();
         for (name, placements) in before.iter().filter(|(name, _)| !asked_for.contains(*name)) {
@@ -357,15 +373,29 @@ impl World {
             && lost >= known.div_ceil(3).max(2)
     }
 
+    /// The brake is released: those that are still away count as dead from now on.
+    fn silent_machines_are_given_up(&mut self) {
+        let least = self.settings.heartbeat_interval * 2;
+        for number in 0..self.machines.len() {
+            let heard = self.book.machines[number].last_heard;
+            if heard.and_then(|heard| self.ago(heard)).is_some_and(|ago| ago > least) {
+                self.book.machines[number].last_heard = None;
+            }
+        }
+    }
+
     /// Drain: units start elsewhere before they stop here where they may run twice. / A machine that shuts down: its units move
     /// before they stop.
     fn what_moves_runs_on(&mut self, number: usize, name: &UnitName, epoch: Epoch) {
         let Some(moved) = self.book.machines[number].moved.remove(name) else { return };
         let Some(unit) = self.book.decided.units.get(name) else { return };
         let elsewhere = unit.placements.iter().next();
-        let Some((_, current)) = elsewhere.filter(|_| moved.epoch == epoch) else { return };
-        // It may have ended again meanwhile.
-        let active = self.book.said_active.contains(&(name.clone(), *current));
+        if elsewhere.is_none() || moved.epoch != epoch {
+            return;
+        }
+        // It may have ended again meanwhile, or have moved on.
+        let mut active = self.book.said_active.range((name.clone(), epoch)..);
+        let active = active.any(|(other, later)| other == name && *later > epoch);
         let knows_less = self.book.restored || self.book.store_failed || !self.lease_holds(number);
         // It may take stalls for a little shorter than they are.
         let passed = self.ago(moved.at) + Duration::from_secs(1);
@@ -465,7 +495,10 @@ impl World {
                 let open =
                     matches!(self.book.decided.availability.get(machine), None | Some(Availability::Open));
                 let closed = book.leaving || book.degraded || !open;
-                if new && (self.heard_ago(number).is_none_or(|ago| ago >= lease) || closed) {
+                let now = self.scheduler.clock.time(self.queue.now());
+                let graced = book.heard.is_some() && book.graced.is_some_and(|end| now < end);
+                let silent = self.heard_ago(number).is_none_or(|ago| ago >= lease) && !graced;
+                if new && (silent || closed) {
                     let text = format!("{name} is placed on m{number}, which takes nothing new");
                     return self.violate("constraints_hold", text);
                 }
@@ -511,6 +544,7 @@ impl World {
             }
             Effect::AnswerCommand(request, result) => self.is_answered(*request, result),
             Effect::Event(Event::Orphaned { unit, machine }) => self.nothing_is_forgotten(unit, *machine),
+            Effect::Event(Event::BrakeReleased(_)) => self.silent_machines_are_given_up(),
             Effect::AnswerMachines(request, Ok(())) => self.judge_machines(*request),
             Effect::AnswerQuery(request, answer) => self.judge_query(*request, answer),
             Effect::Send(connection, message) => {
@@ -797,7 +831,8 @@ impl World {
         let time = machine.clock.time(self.queue.now());
         self.book.machines[number].guard_ended = true;
         let lease = machine.agent.as_ref().and_then(|agent| agent.agent.lease_end());
-        if machine.guard.is_some() && lease.is_some_and(|end| time < end) {
+        let stood_still = self.queue.now() < machine.excepted_until;
+        if machine.guard.is_some() && !stood_still && lease.is_some_and(|end| time < end) {
             let text = format!("m{number} ends its exclusive units while its lease and its guard last");
             self.violate("control_plane_is_not_the_workload", text);
         }

@@ -454,11 +454,8 @@ impl World {
         }
         machine.pid1_busy = machine.pid1_busy.saturating_sub(1);
         if machine.pid1_busy == 0 {
-            if machine
-                .hung_since
-                .take_if(|since| !alive_since(machine.agent.as_ref(), machine.agent_since, *since))
-                .is_some()
-            {
+            let since = machine.hung_since.unwrap_or(self.queue.now());
+            if !alive_since(machine.agent.as_ref(), machine.agent_since, since) {
                 machine.excepted_until = self.queue.now() + EXCEPTED;
             }
             machine.hung_since = None;
@@ -740,9 +737,11 @@ impl World {
     }
 }
 
-/// Whether the agent's process has been there and running since that moment, as far as can be seen now.
+/// Whether the agent's process has been there since that moment, runs, and has ever had a lease, as far as can be seen now.
 pub(crate) fn alive_since(agent: Option<&AgentProcess>, started: Micros, since: Micros) -> bool {
-    started <= since && agent.is_some_and(|agent| agent.frozen == 0)
+    let able = |agent: &AgentProcess| agent.frozen == 0 && agent.agent.lease_end().is_some();
+    // One that was started within the lease before does not know how long the guard was to last.
+    started + EXCEPTED <= since && agent.is_some_and(able)
 }
 
 /// What the agent is told when there is no answer.

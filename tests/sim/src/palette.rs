@@ -47,6 +47,8 @@ pub(crate) struct Palette {
 const KINDS: usize = 16;
 /// Files that differ in nothing that the leader cares about.
 const VARIANTS: usize = 3;
+/// The first of the files that are exclusive; they come last.
+pub(crate) const EXCLUSIVE: usize = 14 * VARIANTS;
 /// How many of the files ask for nothing; they come first.
 pub(crate) const PLAIN: usize = 4 * VARIANTS;
 

@@ -308,6 +308,9 @@ impl Systemd {
                 "timeout"
             }
             (Verb::Start, ..) => {
+                if was != State::Activating {
+                    self.set(name, State::Activating, out);
+                }
                 self.set(name, State::Running, out);
                 self.crash_later(name, out);
                 "done"
