@@ -277,7 +277,7 @@ impl World {
         }
         for name in before.keys() {
             let placements = self.book.decided.units.get(name).map(|unit| &unit.placements);
-            for machine in placements.into_iter().flat_map(|placements| placements.keys()) {
+            for (machine, _) in placements.into_iter().flatten() {
                 // It has come back there.
                 if let Some(number) = self.machine_number(*machine) {
                     self.book.machines[number].moved.remove(name);
@@ -378,7 +378,7 @@ impl World {
         let least = self.settings.heartbeat_interval * 2;
         for number in 0..self.machines.len() {
             let heard = self.book.machines[number].last_heard;
-            if heard.and_then(|heard| self.ago(heard)).is_some_and(|ago| ago > least) {
+            if heard.map(|heard| self.ago(heard)).is_some_and(|ago| ago > least) {
                 self.book.machines[number].last_heard = None;
             }
         }

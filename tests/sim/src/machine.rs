@@ -550,8 +550,9 @@ impl World {
         let machine = &mut self.machines[number];
         let full = machine.disk_full > 0;
         let alive = machine.agents == process;
-        // Of an agent that was killed meanwhile, it may be on disk or not.
-        if !full && (alive || machine.random.chance(500)) {
+        // Of an agent that was killed meanwhile, it may be on disk or not; but not over what the next one has written.
+        let older = membership.term < machine.membership.term;
+        if !full && (alive || (!older && machine.random.chance(500))) {
             machine.membership = membership;
         }
         if alive {

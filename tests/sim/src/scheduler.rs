@@ -158,9 +158,10 @@ impl World {
         let at = self.scheduler.clock.moment(process.leader.next_timer());
         if process.timer.is_none_or(|timer| at < timer) {
             process.timer = Some(at);
-            let late = match self.random.chance(300) {
-                true => self.random.between(20 * MILLI, 95 * MILLI),
-                false => self.random.spread(50, 80 * MILLI),
+            let late = if self.random.chance(300) {
+                self.random.between(20 * MILLI, 95 * MILLI)
+            } else {
+                self.random.spread(50, 80 * MILLI)
             };
             self.queue.at(at + late, Event::LeaderTimer(self.scheduler.incarnation));
         }
