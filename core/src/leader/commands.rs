@@ -232,6 +232,10 @@ impl Leader {
         };
         self.index(name, &unit);
         self.units.insert(name.clone(), unit);
+        // What is left of an earlier unit of this name counts as this one from now on.
+        for machine in self.placer.copies(name) {
+            self.queue.touch(machine);
+        }
         self.turn.records.push(name.clone());
     }
 

@@ -373,7 +373,7 @@ impl Leader {
                 });
                 match machine.observed.get_mut(&name) {
                     Some(copy) if copy.epoch == epoch => copy.observation = observation,
-                    Some(copy) if copy.epoch > epoch => {}
+                    Some(copy) if copy.epoch > epoch && current.is_none() => {}
                     _ => {
                         let Some(hash) = hash else { return };
                         machine.observed.insert(name.clone(), Copy { epoch, hash, observation });

@@ -506,8 +506,9 @@ impl World {
                         );
                     }
                     self.book.intent.destroy(ask);
-                    self.book.expected.insert(*request, Expected::Command { id: *id, outcome: Ok(()) });
                 }
+                // What was in its way may have ended in this very step.
+                self.book.expected.insert(*request, Expected::Command { id: *id, outcome: Ok(()) });
             } else if let Some(Expected::Command { outcome: Ok(()), .. }) = self.book.expected.get(request) {
                 let text = format!("command {} is refused or not recorded: {ask:?}", id.bits());
                 self.violate("nothing_acknowledged_is_lost", text);

@@ -329,7 +329,7 @@ fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
 /// How many units are at the centre of some histories.
 const FEW: usize = 4;
 /// How many kinds of faults [`fault`] knows.
-const FAULTS: usize = 31;
+const FAULTS: usize = 32;
 
 fn faults(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
     // Not all kinds in each history: what one fault brings about, another may hide.
@@ -445,7 +445,7 @@ fn fault(random: &mut Random, machines: usize, kind: usize) -> Fault {
         16 => Fault::DiskSlow { machine, lasts },
         17 => Fault::Pid1Hangs { machine, lasts: random.spread(200 * MILLI, 80 * SECOND) },
         18 => Fault::BusBreaks { machine },
-        19 => Fault::BusFlaky { machine, lasts },
+        19 | 30 => Fault::BusFlaky { machine, lasts },
         20 => Fault::Reload { machine },
         21 => Fault::SignalsLost { machine, lasts },
         22 => {

@@ -299,7 +299,7 @@ impl World {
                 let lost = !self.lease_holds(number) || book.pid1_lost || book.leaving || drained;
                 let refused = book.stale.contains(&(name.clone(), *epoch));
                 let failed = book.failed.contains(&(name.clone(), *epoch));
-                let emptied = book.leaving || drained;
+                let emptied = (book.leaving || drained) && book.heard.is_some();
                 let active = book.says_active.contains(&(name.clone(), *epoch));
                 if now.is_none()
                     && lost
@@ -488,7 +488,9 @@ impl World {
                     continue;
                 }
                 // What stays need not make room for what ends beside it.
-                if let Some(why) = misfit(&self.palette, &self.book.decided, name, number, new) {
+                // Of what an old store does not know, the leader does not know what it asks for.
+                let with_ending = new && !self.book.restored;
+                if let Some(why) = misfit(&self.palette, &self.book.decided, name, number, with_ending) {
                     let text = format!("{name} is placed on m{number} although {why} ({cause:?})");
                     return self.violate("constraints_hold", text);
                 }

@@ -576,7 +576,7 @@ impl World {
         if !asked && (matches!(call, Effect::Write(_)) || machine.random.chance(500)) {
             return;
         }
-        let lost = machine.bus_flaky > 0 && machine.random.chance(300);
+        let lost = machine.bus_flaky > 0 && machine.random.chance(400);
         if lost && machine.random.chance(500) {
             let wait = machine.random.between(SECOND, 3 * SECOND);
             return self.answer_later(number, process, id, wait, unanswered(&call));
