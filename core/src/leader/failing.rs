@@ -93,8 +93,9 @@ impl Leader {
             Observation::Refused(reason) => (reason, ""),
             Observation::Held { phase: Phase::Launched, state: Some(state) } => {
                 let active = state.active == "active";
-                if active && self.troubles.by_unit.contains_key(name) {
-                    // systemd, or somebody at the machine, has started it after all.
+                if active && let Some(trouble) = self.troubles.by_unit.get_mut(name) {
+                    // systemd, or somebody at the machine, has started it after all. Should it fail again, that counts anew.
+                    (trouble.last, trouble.given_up) = (Epoch::default(), None);
                     self.troubles.set_retry(name, None);
                 }
                 return;
@@ -109,6 +110,10 @@ impl Leader {
         let awake = self.awake();
         let trouble = self.troubles.by_unit.entry(name.clone()).or_default();
         if trouble.last == epoch {
+            // It was known. But its machine may have been away when it was to be started anew.
+            if trouble.retry.is_none() && trouble.given_up.is_none() {
+                self.troubles.set_retry(name, Some(awake + reschedule.delay));
+            }
             return;
         }
         trouble.last = epoch;

@@ -257,7 +257,7 @@ impl Leader {
         let short = planted::is(Fault::NewLeaderCountsShort);
         let lease = if short { now + leader.settings.clock_margin } else { lease };
         for (id, machine) in &mut leader.machines {
-            let deadline = if machine.record.restarting { restart } else { lease };
+            let deadline = if machine.record.restarting { restart.max(lease) } else { lease };
             machine.deadline = Some(deadline);
             machine.lease_until = deadline;
             leader.deadlines.insert((deadline, *id));
@@ -358,6 +358,12 @@ impl Leader {
             self.retry_failed();
             self.place();
             self.finish_moves();
+            // Those that wait for a unit of which something was decided may wait for it no more.
+            if !self.dependents.is_empty() {
+                for name in self.turn.records.clone() {
+                    self.look_at_dependents(&name);
+                }
+            }
             self.look_at_gates();
         }
     }

@@ -238,3 +238,30 @@ fn what_keeps_to_its_machine_waits_for_it_through_a_reboot_and_no_longer() {
     world.pass(6);
     assert_eq!(world.running("keeps.service"), [M2]);
 }
+
+#[test]
+fn what_fails_again_under_the_same_placement_is_started_anew_as_well() {
+    let mut world = World::new(2);
+    world.start("a.service", "");
+    let on = fails(&mut world, "a.service", "exit-code");
+    seen(&mut world, on, "a.service", Phase::Launched, "active");
+    world.pass(30);
+    assert_eq!(world.running("a.service"), [on]);
+    fails(&mut world, "a.service", "exit-code");
+    world.pass(15);
+    assert_ne!(world.running("a.service"), [on], "it was tried elsewhere");
+}
+
+#[test]
+fn what_was_to_be_started_anew_while_its_machine_was_away_is_once_it_is_back() {
+    let mut world = World::new(1);
+    world.start("a.service", "");
+    fails(&mut world, "a.service", "exit-code");
+    let epoch = |world: &World| world.agents[&M1].held[&name("a.service")].epoch;
+    let before = epoch(&world);
+    world.cut(M1);
+    world.pass(20);
+    world.connect(M1);
+    world.pass(6);
+    assert!(epoch(&world) > before, "it was started anew");
+}

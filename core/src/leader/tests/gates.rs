@@ -254,3 +254,14 @@ fn who_asks_for_more_goes_first() {
     assert_eq!(world.running("small.service"), [M1]);
     assert!(world.running("large.service").is_empty(), "priority counts more than size");
 }
+
+#[test]
+fn a_unit_waits_no_more_for_one_that_is_not_to_be_started_after_all() {
+    let mut world = World::new(1);
+    world.agents.get_mut(&M1).unwrap().activates = false;
+    world.start("db.service", "");
+    world.start("web.service", "[X-Muster]\nAfter=db.service\n");
+    assert!(!world.running("web.service").contains(&M1));
+    world.command(Verb::Unload, &[("db.service", None)]).unwrap();
+    assert_eq!(world.running("web.service"), [M1]);
+}
