@@ -207,7 +207,8 @@ impl Units {
     /// When to come back if nothing else happens. While systemd is away there is nothing to come back for.
     pub fn next_timer(&self) -> Option<Time> {
         let reload = match self.reload {
-            Reload::Idle(at) if !self.outdated.is_empty() => at,
+            // While some are being asked about, their answers are waited for.
+            Reload::Idle(at) if !self.outdated.is_empty() && self.checking.is_empty() => at,
             _ => None,
         };
         let deadline = self.deadlines.first().map(|(at, _)| *at);
