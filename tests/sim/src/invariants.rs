@@ -299,7 +299,9 @@ impl World {
                 let lost = !self.lease_holds(number) || book.pid1_lost || book.leaving || drained;
                 let refused = book.stale.contains(&(name.clone(), *epoch));
                 let failed = book.failed.contains(&(name.clone(), *epoch));
-                let emptied = (book.leaving || drained) && book.heard.is_some();
+                let lease = self.settings.lease_ttl + self.settings.clock_margin;
+                let alive = self.heard_ago(number).is_some_and(|ago| ago < lease);
+                let emptied = book.leaving || drained;
                 let active = book.says_active.contains(&(name.clone(), *epoch));
                 if now.is_none()
                     && lost
@@ -314,7 +316,7 @@ impl World {
                 }
                 let launched = unit.is_some_and(|unit| unit.desired == DesiredState::Launched);
                 let twice = !self.is_global(name) && !self.is_exclusive(name);
-                if now.is_none() && emptied && active && launched && !failed && twice {
+                if now.is_none() && emptied && alive && active && launched && !failed && twice {
                     moved.push((number, name.clone(), *epoch));
                 }
                 // After the store has lost decisions, a machine that holds a later copy has the current one.

@@ -12,11 +12,13 @@
 //! | `faults`, `palette` | what goes wrong, what clients ask for, and the units that they ask it of |
 //! | `world`, `queue`, `random` | what happens when |
 //! | `scheduler`, `store`, `machine`, `systemd`, `network`, `client` | the parts of the world |
+//! | `fidelity` | whether the simulated PID 1 is like a real one |
 //! | `shrink` | makes a failing history short |
 
 mod book;
 mod client;
 mod faults;
+pub mod fidelity;
 mod fits;
 mod healing;
 mod intent;

@@ -65,6 +65,15 @@ impl<E> Queue<E> {
         self.at(self.now + wait, event);
     }
 
+    /// The next event until that moment, which has come if there is none.
+    pub(crate) fn next_before(&mut self, until: Micros) -> Option<E> {
+        if self.events.peek().is_some_and(|Reverse(entry)| entry.at <= until) {
+            return self.next();
+        }
+        self.now = self.now.max(until);
+        None
+    }
+
     pub(crate) fn next(&mut self) -> Option<E> {
         let Reverse(entry) = self.events.pop()?;
         self.now = entry.at;

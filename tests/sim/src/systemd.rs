@@ -113,6 +113,8 @@ pub(crate) struct Systemd {
     pub(crate) loses_signals: u32,
     /// Whether the guard of exclusive units runs, as far as PID 1 knows.
     pub(crate) guarded: bool,
+    /// Whether no unit refers to another one.
+    alone: bool,
 }
 
 impl Loaded {
@@ -130,7 +132,13 @@ impl Systemd {
             behaviours: BTreeMap::new(),
             loses_signals: 0,
             guarded: false,
+            alone: false,
         }
+    }
+
+    /// One with units to which no other unit refers.
+    pub(crate) fn of_units_alone(random: Random) -> Self {
+        Self { alone: true, ..Self::new(random) }
     }
 
     /// Whether anything of the unit runs or is about to.
@@ -156,7 +164,7 @@ impl Systemd {
     fn load(&mut self, files: &Files, name: &UnitName) -> Option<&mut Loaded> {
         if !self.units.contains_key(name) {
             let content = Some(files.get(name)?.version);
-            let referenced = self.random.chance(200);
+            let referenced = self.random.chance(200) && !self.alone;
             let unit = Loaded {
                 content,
                 active: State::Inactive,
@@ -229,6 +237,12 @@ impl Systemd {
         }
         self.jobs += 1;
         let job = self.jobs;
+        let Some(unit) = self.units.get_mut(name) else { return Err(CallError::NotLoaded) };
+        if verb == Verb::Start && unit.active == State::Activating {
+            // It is about to be started again by itself, and the job waits for that.
+            unit.job = Some((job, verb));
+            return Ok(job);
+        }
         let behaviour = self.behaviours.get(name).copied();
         let quick = self.random.spread(MILLI, 100 * MILLI);
         let slow = self.random.between(SECOND, 12 * SECOND);
@@ -265,10 +279,16 @@ impl Systemd {
                 let waits = |unit: &Loaded| unit.restarts == count && unit.active == State::Activating;
                 if self.units.get(&name).is_some_and(waits) && !self.may_run(&name) {
                     self.set(&name, State::Inactive, out);
+                    if let Some((job, _)) = self.units.get_mut(&name).and_then(|unit| unit.job.take()) {
+                        self.job_removed(&name, job, "dependency", out);
+                    }
                     self.collect(&name);
                 } else if self.units.get(&name).is_some_and(waits) {
                     self.set(&name, State::Activating, out);
                     self.set(&name, State::Running, out);
+                    if let Some((job, _)) = self.units.get_mut(&name).and_then(|unit| unit.job.take()) {
+                        self.job_removed(&name, job, "done", out);
+                    }
                     self.crash_later(&name, out);
                 }
             }
@@ -304,8 +324,9 @@ impl Systemd {
                 "failed"
             }
             (Verb::Start, _, Some(Behaviour::Hangs)) => {
+                // The job itself has no time limit: the unit fails, and with it the job.
                 self.set(name, State::Failed, out);
-                "timeout"
+                "failed"
             }
             (Verb::Start, ..) => {
                 if was != State::Activating {
@@ -439,11 +460,29 @@ impl Systemd {
             return;
         };
         let count = unit.restarts;
+        let failed = self.random.chance(500);
+        self.ends(name, restart, failed, count, out);
+    }
+
+    /// The unit's main process is killed.
+    pub(crate) fn is_killed(&mut self, name: &UnitName, restart: bool, out: &mut Out) {
+        let running = |unit: &&Loaded| unit.active == State::Running && unit.job.is_none();
+        if let Some(count) = self.units.get(name).filter(running).map(|unit| unit.restarts) {
+            self.ends(name, restart, true, count, out);
+        }
+    }
+
+    /// Which files the unit's main process was started from, if it runs.
+    pub(crate) fn main_process(&self, name: &UnitName) -> Option<Version> {
+        self.units.get(name).filter(|unit| unit.active == State::Running)?.runs
+    }
+
+    fn ends(&mut self, name: &UnitName, restart: bool, failed: bool, count: u32, out: &mut Out) {
+        let Some(unit) = self.units.get(name) else { return };
         if restart && unit.content.is_some() {
             self.set(name, State::Activating, out);
             out.later.push((self.random.between(100 * MILLI, SECOND), Later::Restarts(name.clone(), count)));
         } else {
-            let failed = self.random.chance(500);
             self.set(name, if failed { State::Failed } else { State::Inactive }, out);
             self.collect(name);
         }
@@ -534,7 +573,13 @@ impl Systemd {
                 let load = "not-found".to_owned();
                 Seen { state: UnitState { load, ..state(State::Inactive) }, job: false, load_error: None }
             }
-            Some(unit) => Seen { state: state(unit.active), job: unit.job.is_some(), load_error: None },
+            Some(unit) => {
+                let mut state = state(unit.active);
+                if unit.content.is_none() {
+                    "not-found".clone_into(&mut state.load);
+                }
+                Seen { state, job: unit.job.is_some(), load_error: None }
+            }
         };
         self.collect(name);
         seen

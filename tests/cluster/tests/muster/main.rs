@@ -6,6 +6,7 @@ mod examples;
 mod exclusive;
 mod failing;
 mod failure;
+mod fidelity;
 mod guard;
 mod machines;
 mod restarts;
