@@ -323,7 +323,6 @@ impl Leader {
             }
         }
         self.set_desired(name, DesiredState::Inactive);
-        self.look_at_dependents(name);
         if let Some(unit) = self.units.remove(name) {
             self.unindex(name, &unit);
             self.queue.remove(&unit);

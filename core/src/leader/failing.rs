@@ -35,7 +35,6 @@ struct OneFailure {
     at: Time,
     machine: MachineId,
     wants_room: bool,
-    reason: String,
 }
 
 /// All units that are in trouble.
@@ -58,12 +57,6 @@ impl Troubles {
     /// When the next unit is started anew.
     pub(super) fn next_timer(&self) -> Option<Time> {
         self.retries.first().map(|(at, _)| *at)
-    }
-
-    /// The machines on which the unit has failed since that moment.
-    fn failed_on(&self, name: &UnitName, since: Time) -> BTreeSet<MachineId> {
-        let failures = self.by_unit.get(name).into_iter().flat_map(|trouble| &trouble.failures);
-        failures.filter(|failure| failure.at >= since).map(|failure| failure.machine).collect()
     }
 
     fn set_retry(&mut self, name: &UnitName, at: Option<Time>) {
@@ -119,24 +112,31 @@ impl Leader {
         trouble.last = epoch;
         trouble.failures.retain(|failure| awake.since(failure.at) < reschedule.interval);
         let wants_room = WANTS_MORE_ROOM.contains(&result);
-        trouble.failures.push(OneFailure { at: awake, machine, wants_room, reason: reason.clone() });
+        trouble.failures.push(OneFailure { at: awake, machine, wants_room });
         let failures = u32::try_from(trouble.failures.len()).unwrap_or(u32::MAX);
         if failures > reschedule.attempts {
-            return self.give_up(name);
+            return self.give_up(name, machine, reason);
         }
         let doubled = reschedule.delay.saturating_mul(1 << (failures - 1).min(20)).min(LONGEST_DELAY);
         self.troubles.set_retry(name, Some(awake + doubled));
     }
 
-    fn give_up(&mut self, name: &UnitName) {
+    /// The machines on which the unit has failed within its interval.
+    fn failed_on(&self, name: &UnitName, unit: &Unit) -> BTreeSet<MachineId> {
+        let since = self.awake() - unit.options.reschedule.interval;
+        let failures = self.troubles.by_unit.get(name).into_iter().flat_map(|trouble| &trouble.failures);
+        failures.filter(|failure| failure.at >= since).map(|failure| failure.machine).collect()
+    }
+
+    /// The unit failed once too often, at last on this machine with this.
+    fn give_up(&mut self, name: &UnitName, machine: MachineId, last: &str) {
         let Some(unit) = self.units.get(name) else { return };
         let interval = unit.options.reschedule.interval;
-        let failed_on = self.troubles.failed_on(name, self.awake() - interval);
+        let failed_on = self.failed_on(name, unit);
         let everywhere = self.places_besides(name, &failed_on).is_none();
         let machines: Vec<String> = failed_on.iter().map(|id| id.short()).collect();
         let Some(trouble) = self.troubles.by_unit.get_mut(name) else { return };
         let times = trouble.failures.len();
-        let last = trouble.failures.last().map(|failure| failure.reason.clone()).unwrap_or_default();
         let reason = format!(
             "it failed {} on {}{}, with: {last}; `musterctl restart {name}` tries again",
             if times == 1 { "once".to_owned() } else { format!("{times} times in {} s", interval.as_secs()) },
@@ -144,10 +144,7 @@ impl Leader {
             if everywhere && machines.len() > 1 { " (every machine that takes it)" } else { "" },
         );
         trouble.given_up = Some(reason.clone());
-        let machine = trouble.failures.last().map(|failure| failure.machine);
-        let event =
-            machine.map(|machine| Event::GivenUp { unit: name.clone(), machine, reason: reason.into() });
-        event.into_iter().for_each(|event| self.event(event));
+        self.event(Event::GivenUp { unit: name.clone(), machine, reason: reason.into() });
     }
 
     /// Starts anew the units whose time has come.
@@ -167,16 +164,16 @@ impl Leader {
         let Some(unit) = self.units.get(name) else { return };
         // It waits for a machine anyway, or for an operator.
         let Some(on) = self.live_machine(unit) else { return };
-        let failed = self.troubles.by_unit.get(name).map(|trouble| trouble.last);
+        let Some(trouble) = self.troubles.by_unit.get(name) else { return };
         // It may have been placed anew since for another reason.
-        if unit.desired != DesiredState::Launched || unit.placements.get(&on).copied() != failed {
+        if unit.desired != DesiredState::Launched || unit.placements.get(&on) != Some(&trouble.last) {
             return;
         }
-        let failed_on = self.troubles.failed_on(name, self.awake() - unit.options.reschedule.interval);
+        let failed_on = self.failed_on(name, unit);
         // Units that MachineOf= ties together stay together.
         let elsewhere =
             if self.has_live_ties(name, unit) { None } else { self.places_besides(name, &failed_on) };
-        let reason = PlaceReason::Failed(failed_attempts(self.troubles.by_unit.get(name)));
+        let reason = PlaceReason::Failed(trouble.failures.len());
         match elsewhere {
             Some(machine) => {
                 self.place_on(name, machine, reason, None);
@@ -209,11 +206,7 @@ impl Leader {
 
     /// Whether the unit should rather go elsewhere, since it failed on this machine not long ago.
     pub(super) fn has_failed_on(&self, name: &UnitName, machine: MachineId) -> bool {
-        let Some(unit) = self.units.get(name).filter(|_| self.troubles.by_unit.contains_key(name)) else {
-            return false;
-        };
-        let since = self.awake() - unit.options.reschedule.interval;
-        self.troubles.failed_on(name, since).contains(&machine)
+        self.units.get(name).is_some_and(|unit| self.failed_on(name, unit).contains(&machine))
     }
 
     /// Whether anything of that kind is known of any unit: for most, nothing is.
@@ -232,12 +225,7 @@ impl Leader {
         Some(format!(
             "it is started anew in {} s (attempt {} of {attempts})",
             at.since(self.awake()).as_millis().div_ceil(1000),
-            failed_attempts(Some(trouble)),
+            trouble.failures.len(),
         ))
     }
-}
-
-/// Which attempt to start it anew follows.
-fn failed_attempts(trouble: Option<&Trouble>) -> usize {
-    trouble.map_or(0, |trouble| trouble.failures.len())
 }

@@ -122,23 +122,17 @@ impl Leader {
             return;
         }
         let gate = self.gate(name, unit, machine);
-        if was == Some(&gate) {
-            // Its timer is due and must be set again.
-            return self.gates.set(machine, name, epoch, gate);
-        }
+        let is_new = was != Some(&gate);
         if let (None, Gate::Shut { why, .. } | Gate::Loaded { why }) = (was, &gate) {
             let (unit, reason) = (name.clone(), why.as_str().into());
             self.event(Event::Withheld { unit, machine, reason });
         }
-        // What is open is so from the moment that the machine is told.
-        if gate == Gate::Open {
-            self.gates.forget(machine, name);
-            self.gates.by_copy.insert((machine, name.clone()), (epoch, Gate::Open));
-        } else {
-            self.gates.set(machine, name, epoch, gate);
+        // Also where it is as before: its timer may have been due.
+        self.gates.set(machine, name, epoch, gate);
+        if is_new {
+            self.turn.tell(machine, name);
+            self.turn.seen.push(name.clone());
         }
-        self.turn.tell(machine, name);
-        self.turn.seen.push(name.clone());
     }
 
     /// What speaks now against telling the machine of the unit's placement there.
@@ -205,7 +199,7 @@ impl Leader {
         }
         if let (Some(from), Some(stop)) = (self.exclusive_from, unit.options.exclusive) {
             wait(
-                from + self.with_margin(stop) + GUARD_LAG,
+                from + self.settings.with_margin(stop) + GUARD_LAG,
                 "it is exclusive, and this scheduler has just taken over: machines that it does not know of may still \
                  hold a lease"
                     .to_owned(),
@@ -222,16 +216,11 @@ impl Leader {
         if planted::is(Fault::StopNotAwaited) {
             return Some(machine.lease_until);
         }
-        Some(machine.lease_until + self.with_margin(stop) + GUARD_LAG)
+        Some(machine.lease_until + self.settings.with_margin(stop) + GUARD_LAG)
     }
 
     fn is_unreachable(&self, id: MachineId) -> bool {
         self.machines.get(&id).is_some_and(|machine| machine.state == MachineState::Unreachable)
-    }
-
-    /// A time span with what is added for clocks that drift: as much for each second as a lease has.
-    pub(super) fn with_margin(&self, span: Duration) -> Duration {
-        self.settings.with_margin(span)
     }
 
     /// The first unit that the start waits for, and why.

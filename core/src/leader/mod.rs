@@ -329,7 +329,7 @@ impl Leader {
 
     /// How long it counts one as alive whose agent is restarted.
     fn restart_grace(&self) -> Duration {
-        self.with_margin(self.settings.restart_grace)
+        self.settings.with_margin(self.settings.restart_grace)
     }
 
     /// Decides what follows from what has changed. The order is the policy: units wait for machines before global

@@ -86,7 +86,7 @@ fn notes(settings: &Settings, options: &Options) -> Vec<String> {
     if !options.machine_of.is_empty() {
         notes.push("the units that MachineOf= ties it to must fit on the same machine".to_owned());
     }
-    if !options.requires.is_empty() || !options.after.is_empty() {
+    if options.has_dependencies() {
         notes.push("the units in Requires= and After= of [X-Muster] must have started before it".to_owned());
     }
     if options.keep_on_reboot {
