@@ -6,8 +6,9 @@ use crate::command::{Command, CommandResult, MachineCommand, MachineCommandError
 use crate::ids::{CommitId, MachineId, Term};
 use crate::leader::durable::{Change, Durable};
 use crate::leader::event::Event;
+use crate::leader::gates::GUARD_LAG;
 use crate::message::{FromAgent, ToAgent};
-use crate::unit::UnitName;
+use crate::unit::{EXCLUSIVE_STOPS, UnitName};
 
 /// The stream of one agent's session, numbered by the shell and never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +41,16 @@ impl Settings {
     /// How long a machine's lease runs for the leader, which counts from when it heard of the machine.
     pub fn lease(&self) -> Duration {
         self.with_margin(self.lease_ttl)
+    }
+
+    /// For how long any machine may count on what it was granted, whoever granted that.
+    pub fn longest_lease(&self) -> Duration {
+        self.lease().max(self.with_margin(self.restart_grace))
+    }
+
+    /// For how long after that anything may run that rests on it.
+    pub fn aftermath(&self) -> Duration {
+        self.longest_lease() + self.with_margin(EXCLUSIVE_STOPS.1) + GUARD_LAG
     }
 
     /// A time span with what is added for clocks that drift: as much for each second as a lease has.

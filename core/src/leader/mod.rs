@@ -253,22 +253,27 @@ impl Leader {
             outbox: Outbox::default(),
         };
         leader.load(durable);
-        let (lease, restart) = (now + leader.lease(), now + leader.restart_grace());
         let short = planted::is(Fault::NewLeaderCountsShort);
-        let lease = if short { now + leader.settings.clock_margin } else { lease };
+        let lease = now + if short { leader.settings.clock_margin } else { leader.lease() };
         for (id, machine) in &mut leader.machines {
-            let deadline = if machine.record.restarting { restart.max(lease) } else { lease };
+            let granted = (now + leader.settings.with_margin(machine.record.lease)).max(lease);
+            let deadline = if machine.record.restarting { granted } else { lease };
             machine.deadline = Some(deadline);
-            machine.lease_until = deadline;
+            machine.lease_until = if short { lease } else { granted };
             leader.deadlines.insert((deadline, *id));
         }
         leader.settles = lease;
         // Before the first term there was no leader.
         if term > Term(1) && !planted::is(Fault::ExclusiveFromStart) {
-            leader.exclusive_from = Some(lease);
+            leader.exclusive_from = Some(now + leader.settings.longest_lease());
         }
         leader.tell_office();
         leader
+    }
+
+    /// Nothing was ever decided that the leader's store does not hold: it is no older copy of itself.
+    pub fn trust_store(&mut self) {
+        self.exclusive_from = None;
     }
 
     /// Takes in what happened at `now`, and says what to do, in this order.
@@ -486,8 +491,8 @@ impl Leader {
             self.epochs = 0;
         }
         self.taking_term = false;
-        // There were decisions that this store does not know of, and perhaps machines as well.
-        self.exclusive_from = Some(self.awake() + self.lease());
+        // There were decisions that this store does not know of, perhaps machines as well, and agents that were restarted.
+        self.exclusive_from = Some(self.awake() + self.settings.longest_lease());
         for machine in self.machines.values_mut().filter(|machine| machine.session.is_some()) {
             machine.told = Some(self.term);
         }

@@ -19,7 +19,7 @@ use crate::client::client_of;
 use crate::faults::Ask;
 use crate::intent::Intent;
 use crate::machine::EXCEPTED;
-use crate::queue::Micros;
+use crate::queue::{Micros, micros};
 use crate::world::World;
 
 #[derive(Debug)]
@@ -292,7 +292,7 @@ impl World {
             machine.over.clear();
             // What was granted since, nobody knows.
             if machine.grace.take().is_some() {
-                let grace = Micros::try_from(self.settings.restart_grace.as_micros()).unwrap_or(Micros::MAX);
+                let grace = micros(self.settings.restart_grace);
                 host.excepted_until = now + grace + EXCEPTED;
             }
         }

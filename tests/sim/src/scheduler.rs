@@ -6,7 +6,7 @@ use muster_core::command::Query;
 use muster_core::ids::Term;
 use muster_core::leader::{Effect, Input, Leader, RequestId};
 
-use crate::queue::{Clock, MILLI, Micros};
+use crate::queue::{Clock, MILLI, Micros, micros};
 use crate::world::{Event, World};
 
 /// The request of whoever looks whether all is well.
@@ -89,11 +89,25 @@ impl World {
         let durable = self.store.durable.clone();
         self.note(|| format!("scheduler: starts in term {term} with {} units", durable.units.len()));
         self.leader_takes_over(now);
-        let leader = Leader::new(self.settings.clone(), term, durable, now);
+        let mut leader = Leader::new(self.settings.clone(), term, durable, now);
+        let doubt = self.doubt_of_store();
+        match &mut self.store.doubted {
+            // The file that would tell is gone, and is not written again before it says nothing that matters.
+            Some(until) if self.queue.now() < *until => *until = doubt,
+            _ => {
+                self.store.doubted = None;
+                leader.trust_store();
+            }
+        }
         let inbox = VecDeque::new();
         self.scheduler.process =
             Some(Process { leader, term, terms: vec![term], inbox, turning: false, timer: None, dies: None });
         self.set_leader_timer();
+    }
+
+    /// Until when what a store that is put in place now does not know of may matter.
+    pub(crate) fn doubt_of_store(&self) -> Micros {
+        self.queue.now() + micros(self.settings.aftermath())
     }
 
     /// The process is killed between two effects, and started again later.

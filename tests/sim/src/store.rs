@@ -34,6 +34,8 @@ pub(crate) struct Store {
     /// What the next commit is written to has lost it, or not: nobody can say. For how long the scheduler is down then.
     pub(crate) lost: Option<Micros>,
     backup: Option<Backup>,
+    /// Whether it may be older than what was decided, and until when that may matter once a scheduler has started on it.
+    pub(crate) doubted: Option<Micros>,
     random: Random,
 }
 
@@ -58,6 +60,7 @@ impl Store {
             slow: 0,
             lost: None,
             backup: None,
+            doubted: None,
             random,
         }
     }
@@ -157,7 +160,12 @@ impl World {
                     }
                     input = Some(Input::Committed(commit));
                 }
-                Job::TakeTerm(above) => input = Some(Input::TermTaken(self.store.take_term(above))),
+                Job::TakeTerm(above) => {
+                    if above > self.store.term {
+                        self.store.doubted = Some(self.doubt_of_store());
+                    }
+                    input = Some(Input::TermTaken(self.store.take_term(above)));
+                }
                 Job::Resume => {}
             }
         }
@@ -196,6 +204,7 @@ impl World {
         let Some(backup) = self.store.backup.take() else { return };
         self.store.durable = backup.durable;
         self.store.term = backup.term;
+        self.store.doubted = Some(Micros::MAX);
         self.restored(backup.intent, backup.commands);
     }
 }

@@ -153,7 +153,7 @@ impl Units {
                 target: held.target,
                 observation: match &unit.refused {
                     Some((epoch, reason)) if *epoch == held.epoch => Observation::Refused(reason.clone()),
-                    _ => Observation::Held { phase: held.phase.clone(), state: unit.state.clone() },
+                    _ => Observation::Held { phase: unit.phase(held), state: unit.state.clone() },
                 },
             })
             .collect();
