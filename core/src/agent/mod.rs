@@ -139,7 +139,7 @@ impl Agent {
         let lease = self.session.lease_of_session();
         self.guard.look_at_clock(now, lease, self.session.lease_end(), &mut self.units, &mut effects);
         self.units.effects(now, self.pid1.up, &mut effects);
-        self.guard.tick(now, lease, self.pid1.up, &self.units, &mut effects);
+        self.guard.tick(now, lease, self.session.lease_to_keep(), self.pid1.up, &self.units, &mut effects);
         self.pid1.note_reload(now, self.pid1.reloading.is_some() || self.units.is_reloading());
         self.report(now, &mut effects);
         match self.units.take_unsaved() {
