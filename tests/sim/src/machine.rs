@@ -772,9 +772,9 @@ fn is_unanswered(input: &Input) -> bool {
         Input::Checked(_, answer) => answer.is_none(),
         Input::Explained(_, answer) => answer.is_none(),
         Input::Read(units) => units.iter().all(|(_, seen)| seen.is_none()),
-        Input::Reloaded(outcome) => outcome.is_err(),
+        Input::Reloaded(outcome) | Input::GuardArmed(outcome) => outcome.is_err(),
         Input::Pong(answered) => !answered,
-        Input::Written(_) => true,
+        Input::Written(_) | Input::GuardDisarmed => true,
         _ => false,
     }
 }
@@ -787,6 +787,7 @@ pub(crate) fn is_from_pid1(input: &Input) -> bool {
         | Input::Explained(..)
         | Input::Read(_)
         | Input::Reloaded(_)
+        | Input::GuardArmed(_)
         | Input::Pong(_) => !is_unanswered(input),
         Input::SystemdUp | Input::Reloading(_) | Input::JobRemoved(..) | Input::Changed { .. } => true,
         _ => false,
