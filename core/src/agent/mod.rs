@@ -97,7 +97,7 @@ impl Agent {
     /// The agent that starts now, on a machine with this ledger and membership. `seed` is for the jitter of its
     /// attempts to connect.
     pub fn new(identity: Identity, membership: Membership, ledger: Ledger, seed: u64, now: Time) -> Self {
-        let Ledger { boot, key, session, units, stopped } = ledger;
+        let Ledger { boot, key, session, units, writing: _, stopped } = ledger;
         Self {
             boot,
             key,
@@ -198,6 +198,7 @@ impl Agent {
             key: self.key,
             session: self.session.number(),
             units: self.units.held(),
+            writing: self.units.writing(),
             stopped: self.units.stopped().clone(),
         }
     }

@@ -211,11 +211,7 @@ impl World {
         let key = AgentKey::new((u128::from(machine.random.bits()) << 64) | number as u128);
         let kept = machine.ledger.take().filter(|ledger| ledger.boot == boot);
         let mut ledger = kept.unwrap_or_else(|| Ledger::new(boot, key));
-        for (name, held) in &mut ledger.units {
-            held.removed = !machine.files.contains_key(name);
-        }
-        // Nothing was started from files of which there is no record.
-        machine.files.retain(|name, _| ledger.units.contains_key(name));
+        ledger.look(|name| machine.files.contains_key(name));
         let book = &mut self.book.machines[number];
         book.stopped = ledger.stopped.clone();
         (book.reloads, book.asked_to_reload, book.reload_explains) = (false, false, false);

@@ -56,3 +56,27 @@ fn an_agent_that_ends_after_removing_files_sees_that_nothing_is_left() {
         );
     }
 }
+
+#[test]
+fn what_was_being_written_when_the_agent_ended_is_held_if_it_is_there() {
+    let mut bench = Bench::new();
+    let hold = vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)];
+    let assignments = Assignments { snapshot: false, revision: Revision(2), hold, remove: vec![] };
+    let (session, body) = (bench.agent.session.number(), LeaderMessage::Assignments(assignments));
+    let message = ToAgent { term: bench.term, session, body };
+    let effects = bench.agent.step(bench.now, [Input::Leader(message)]);
+    let [Effect::SaveLedger(ledger), Effect::Write(_)] = &effects[..] else { panic!("{effects:?}") };
+    for there in [true, false] {
+        let mut ledger = Ledger::clone(ledger);
+        ledger.look(|_| there);
+        let mut bench = Bench::with_ledger(ledger);
+        bench.step(seen("a.service", state("active", "running")));
+        let effects = bench.assign(true, vec![], removal());
+        let gone = UnitReport { name: unit("a.service"), epoch: epoch(5, 1), change: ReportedChange::Gone };
+        let expected =
+            if there { Effect::Stop(unit("a.service")) } else { Effect::Send(FromAgent::Report(vec![gone])) };
+        // A unit of the machine's own is left alone.
+        assert!(effects.contains(&expected), "{effects:?}");
+        assert_eq!(effects.contains(&Effect::Stop(unit("a.service"))), there);
+    }
+}

@@ -132,6 +132,15 @@ impl Units {
         self.units.iter().filter_map(held).collect()
     }
 
+    /// Those whose first files are being written.
+    pub fn writing(&self) -> BTreeMap<UnitName, Held> {
+        let writing = |(name, unit): (&UnitName, &Unit)| match (&unit.doing, &unit.held) {
+            (Doing::Writing(writing), None) => Some((name.clone(), writing.held())),
+            _ => None,
+        };
+        self.units.iter().filter_map(writing).collect()
+    }
+
     pub fn stopped(&self) -> &BTreeMap<UnitName, Epoch> {
         &self.stopped
     }
@@ -489,6 +498,10 @@ impl Units {
                     self.out.resets.push(name.clone());
                 }
                 let fresh = unit.held.is_none();
+                if fresh && !planted::is(Fault::LedgerLate) {
+                    // Something else may start it before the agent has heard that its files are there.
+                    self.unsaved = Unsaved::NowNeeded;
+                }
                 self.out.writes.push(Write { name, epoch, exclusive, hash, content, fresh });
             }
             Action::Check => {
