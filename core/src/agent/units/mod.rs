@@ -14,7 +14,7 @@ use crate::ids::Epoch;
 use crate::machine::Capacity;
 use crate::message::{Assignment, Assignments, HeldUnit, Removal, ReportedChange, UnitReport};
 use crate::planted::{self, Fault};
-use crate::state::{Observation, Phase};
+use crate::state::{Observation, Phase, Target};
 use crate::time::Time;
 use crate::unit::{UnitName, UnitType};
 
@@ -288,7 +288,9 @@ impl Units {
             content = None;
             if held.target != target {
                 held.target = target;
-                self.unsaved = self.unsaved.max(Unsaved::Something);
+                // Before it is started: the next agent must know that it may run.
+                let starts = target == Target::Launched && !planted::is(Fault::LedgerLate);
+                self.unsaved = self.unsaved.max(if starts { Unsaved::NowNeeded } else { Unsaved::Something });
             }
         }
         // Said again: the reason may be gone.
