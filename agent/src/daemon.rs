@@ -57,9 +57,10 @@ pub async fn run(config: Config) -> Result<()> {
     let membership = records.membership()?;
     let files = UnitFiles::open(&config.run_dir, Path::new(LINK_DIR))
         .with_context(|| format!("cannot make the directories for unit files, {LINK_DIR} among them"))?;
-    for (name, held) in &mut ledger.units {
-        held.removed = !files.has(name);
+    for (name, _) in ledger.writing.iter().filter(|(name, _)| !files.has_all(name)) {
+        files.remove(name).with_context(|| format!("cannot remove what is there of {name}"))?;
     }
+    ledger.look(|name| files.has(name));
     let identity = identity::identity(&config)?;
     info!(machine = %identity.machine, units = ledger.units.len(), term = %membership.term, "starting");
 

@@ -65,6 +65,12 @@ impl UnitFiles {
         self.file(name).exists()
     }
 
+    /// Whether all files of a unit are there, of which not all may have been written.
+    pub(crate) fn has_all(&self, name: &UnitName) -> bool {
+        // The link comes last.
+        self.link_is_ours(name).is_ok_and(|ours| ours == Some(true))
+    }
+
     /// Writes content and drop-in, and links to them.
     pub(crate) fn write(&self, write: &Write) -> Result<(), WriteError> {
         let file = self.file(&write.name);

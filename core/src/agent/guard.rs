@@ -146,11 +146,12 @@ impl Guard {
         units.permit_exclusive(runs && matches!(self.state, State::On(_)));
     }
 
-    /// Does what is due, once the units have been looked at.
+    /// Does what is due, once the units have been looked at. `keep` is the end of the lease to which one that runs lasts.
     pub fn tick(
         &mut self,
         now: Time,
         lease: Option<Time>,
+        keep: Option<Time>,
         pid1_up: bool,
         units: &Units,
         effects: &mut Vec<Effect>,
@@ -159,25 +160,25 @@ impl Guard {
         if matches!(self.state, State::Ending { .. }) && !units.any_ending() {
             self.enter(State::Off);
         }
-        match (self.state, lease.filter(|end| now < *end)) {
-            (State::Off, Some(until)) if self.retry <= now && pid1_up && units.may_arm() => {
+        match (self.state, lease.filter(|end| now < *end), keep) {
+            (State::Off, Some(until), _) if self.retry <= now && pid1_up && units.may_arm() => {
                 self.enter(State::Arming { until, found: false });
                 effects.push(Effect::ArmGuard { until, found: false });
             }
-            (State::On(_) | State::Unknown | State::Found, _) if pid1_up && !units.has_exclusive() => {
+            (State::On(_) | State::Unknown | State::Found, ..) if pid1_up && !units.has_exclusive() => {
                 self.enter(State::Disarming);
                 effects.push(Effect::DisarmGuard);
             }
-            (State::Found, Some(until)) if self.retry <= now && pid1_up => {
+            (State::Found, Some(until), _) if self.retry <= now && pid1_up => {
                 self.enter(State::Arming { until, found: true });
                 effects.push(Effect::ArmGuard { until, found: true });
             }
-            (State::On(until), Some(end)) if end != until => {
+            (State::On(until), _, Some(end)) if end != until => {
                 self.state = State::On(end);
                 let more = if planted::is(Fault::GuardOutlastsLease) { 10 } else { 0 };
                 effects.push(Effect::PetGuard { until: end + Duration::from_secs(more) });
             }
-            (State::Ending { since, fenced: false }, _) if since + units.shortest_stop() <= now => {
+            (State::Ending { since, fenced: false }, ..) if since + units.shortest_stop() <= now => {
                 // Nobody has seen them end: PID 1 hangs, or cannot be asked.
                 self.state = State::Ending { since, fenced: true };
                 if !planted::is(Fault::NoFence) {

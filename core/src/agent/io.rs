@@ -51,6 +51,9 @@ pub struct Ledger {
     /// The units whose files are on this machine, and those that have not been seen to end since their files were removed.
     /// The ledger may be a little behind: whoever reads it says of each unit whether its files are there.
     pub units: BTreeMap<UnitName, Held>,
+    /// Units whose first files are being written: whether they are there, [`Ledger::look`] finds out.
+    #[serde(default)]
+    pub writing: BTreeMap<UnitName, Held>,
     /// The last epochs of units that were here and are gone.
     pub stopped: BTreeMap<UnitName, Epoch>,
 }
@@ -58,7 +61,23 @@ pub struct Ledger {
 impl Ledger {
     /// The ledger of a machine that holds nothing yet.
     pub fn new(boot: BootId, key: AgentKey) -> Self {
-        Self { boot, key, session: SessionNumber(0), units: BTreeMap::new(), stopped: BTreeMap::new() }
+        Self {
+            boot,
+            key,
+            session: SessionNumber(0),
+            units: BTreeMap::new(),
+            writing: BTreeMap::new(),
+            stopped: BTreeMap::new(),
+        }
+    }
+
+    /// What has become of it when an agent starts, where `has` says of which units the files are there.
+    pub fn look(&mut self, has: impl Fn(&UnitName) -> bool) {
+        let writing = std::mem::take(&mut self.writing);
+        self.units.extend(writing.into_iter().filter(|(name, _)| has(name)));
+        for (name, held) in &mut self.units {
+            held.removed = !has(name);
+        }
     }
 }
 

@@ -97,7 +97,7 @@ impl Agent {
     /// The agent that starts now, on a machine with this ledger and membership. `seed` is for the jitter of its
     /// attempts to connect.
     pub fn new(identity: Identity, membership: Membership, ledger: Ledger, seed: u64, now: Time) -> Self {
-        let Ledger { boot, key, session, units, stopped } = ledger;
+        let Ledger { boot, key, session, units, writing: _, stopped } = ledger;
         Self {
             boot,
             key,
@@ -139,7 +139,7 @@ impl Agent {
         let lease = self.session.lease_of_session();
         self.guard.look_at_clock(now, lease, self.session.lease_end(), &mut self.units, &mut effects);
         self.units.effects(now, self.pid1.up, &mut effects);
-        self.guard.tick(now, lease, self.pid1.up, &self.units, &mut effects);
+        self.guard.tick(now, lease, self.session.lease_to_keep(), self.pid1.up, &self.units, &mut effects);
         self.pid1.note_reload(now, self.pid1.reloading.is_some() || self.units.is_reloading());
         self.report(now, &mut effects);
         match self.units.take_unsaved() {
@@ -198,6 +198,7 @@ impl Agent {
             key: self.key,
             session: self.session.number(),
             units: self.units.held(),
+            writing: self.units.writing(),
             stopped: self.units.stopped().clone(),
         }
     }

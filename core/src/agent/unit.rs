@@ -54,6 +54,14 @@ pub(super) struct Writing {
     pub exclusive: Option<Duration>,
 }
 
+impl Writing {
+    /// The copy once its files are there.
+    pub fn held(self) -> Held {
+        let Self { epoch, hash, target, exclusive } = self;
+        Held { epoch, hash, target, phase: Phase::Loaded, settled: false, exclusive, removed: false }
+    }
+}
+
 /// What is under way. One thing at a time, so that every answer has one question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Doing {

@@ -349,8 +349,9 @@ impl World {
 
     pub(crate) fn boot_ends(&mut self, number: usize) {
         let book = &mut self.book.machines[number];
-        let (heard, pid1_lost, leaving) = (book.heard, book.pid1_lost, book.leaving);
-        *book = MachineBook { heard, leaving, pid1_lost, ..MachineBook::default() };
+        // What the leader goes by, which knows nothing of it.
+        let (heard, pid1_lost, leaving, graced) = (book.heard, book.pid1_lost, book.leaving, book.graced);
+        *book = MachineBook { heard, leaving, pid1_lost, graced, ..MachineBook::default() };
     }
 
     /// The leader is about to be told this.
@@ -634,12 +635,23 @@ impl World {
         Some(self.ago(self.book.machines[number].heard?))
     }
 
-    /// The same for any moment that the leader had.
-    pub(crate) fn ago(&self, (heard, stalled): (Time, Micros)) -> Duration {
+    /// The same for any moment that the leader had, at least.
+    pub(crate) fn ago(&self, since: (Time, Micros)) -> Duration {
+        self.ago_but_for(since, 102)
+    }
+
+    /// The same at most. The leader sees a stall by looking at its clock every quarter of a second, and may take each for
+    /// that much shorter.
+    pub(crate) fn ago_at_most(&self, since: (Time, Micros)) -> Duration {
+        self.ago_but_for(since, 99) + Duration::from_secs(1)
+    }
+
+    /// How long ago a moment was, but for so many hundredths of the time in which the leader was stopped: its clock
+    /// drifts meanwhile.
+    fn ago_but_for(&self, (moment, stalled): (Time, Micros), hundredths: Micros) -> Duration {
         let now = self.queue.now();
-        // Of its clock's drift, and of what it takes for a stall, the leader is given the benefit.
-        let stopped = Duration::from_micros((self.scheduler.stalled(now) - stalled) * 102 / 100);
-        self.scheduler.clock.time(now).since(heard).saturating_sub(stopped)
+        let stopped = Duration::from_micros((self.scheduler.stalled(now) - stalled) * hundredths / 100);
+        self.scheduler.clock.time(now).since(moment).saturating_sub(stopped)
     }
 
     /// Whether the machine has reason to believe that its lease holds.

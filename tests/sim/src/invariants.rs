@@ -399,8 +399,7 @@ impl World {
         let mut active = self.book.said_active.range((name.clone(), epoch)..);
         let active = active.any(|(other, later)| other == name && *later > epoch);
         let knows_less = self.book.restored || self.book.store_failed || !self.lease_holds(number);
-        // It may take stalls for a little shorter than they are.
-        let passed = self.ago(moved.at) + Duration::from_secs(1);
+        let passed = self.ago_at_most(moved.at);
         if !active && !knows_less && moved.most.is_none_or(|most| passed < most) {
             let text = format!("m{number} is told to stop {name} ({epoch}) before it is active elsewhere");
             self.violate("what_moves_runs_on", text);
@@ -659,11 +658,10 @@ impl World {
     }
 
     /// The leader doubts itself first: it subtracts its own stalls.
-    ///
-    /// It sees them by looking at its clock every quarter of a second, and may take each for that much shorter.
     fn stalls_are_counted_against_nobody(&mut self, number: usize) {
-        let least = self.settings.lease_ttl.saturating_sub(Duration::from_secs(1));
-        if !self.book.machines[number].pid1_lost && self.heard_ago(number).is_some_and(|ago| ago < least) {
+        let book = &self.book.machines[number];
+        let ago = book.heard.map(|heard| self.ago_at_most(heard));
+        if !book.pid1_lost && ago.is_some_and(|ago| ago < self.settings.lease_ttl) {
             let text = format!("m{number} is given up for a time in which the leader was stopped");
             self.violate("stalls_are_counted_against_nobody", text);
         }

@@ -211,11 +211,7 @@ impl World {
         let key = AgentKey::new((u128::from(machine.random.bits()) << 64) | number as u128);
         let kept = machine.ledger.take().filter(|ledger| ledger.boot == boot);
         let mut ledger = kept.unwrap_or_else(|| Ledger::new(boot, key));
-        for (name, held) in &mut ledger.units {
-            held.removed = !machine.files.contains_key(name);
-        }
-        // Nothing was started from files of which there is no record.
-        machine.files.retain(|name, _| ledger.units.contains_key(name));
+        ledger.look(|name| machine.files.contains_key(name));
         let book = &mut self.book.machines[number];
         book.stopped = ledger.stopped.clone();
         (book.reloads, book.asked_to_reload, book.reload_explains) = (false, false, false);
@@ -776,9 +772,9 @@ fn is_unanswered(input: &Input) -> bool {
         Input::Checked(_, answer) => answer.is_none(),
         Input::Explained(_, answer) => answer.is_none(),
         Input::Read(units) => units.iter().all(|(_, seen)| seen.is_none()),
-        Input::Reloaded(outcome) => outcome.is_err(),
+        Input::Reloaded(outcome) | Input::GuardArmed(outcome) => outcome.is_err(),
         Input::Pong(answered) => !answered,
-        Input::Written(_) => true,
+        Input::Written(_) | Input::GuardDisarmed => true,
         _ => false,
     }
 }
@@ -791,6 +787,7 @@ pub(crate) fn is_from_pid1(input: &Input) -> bool {
         | Input::Explained(..)
         | Input::Read(_)
         | Input::Reloaded(_)
+        | Input::GuardArmed(_)
         | Input::Pong(_) => !is_unanswered(input),
         Input::SystemdUp | Input::Reloading(_) | Input::JobRemoved(..) | Input::Changed { .. } => true,
         _ => false,

@@ -2,6 +2,21 @@
 
 use super::*;
 
+impl Bench {
+    /// Has `a.service` held in epoch 5.1 under this target: gives what is saved before that is done which follows.
+    fn saved_before(&mut self, follows: impl Fn(&Effect) -> bool, target: Target) -> Ledger {
+        self.revision += 1;
+        let hold = vec![hold("a.service", epoch(5, 1), FILE, target)];
+        let assignments =
+            Assignments { snapshot: false, revision: Revision(self.revision), hold, remove: vec![] };
+        let (session, body) = (self.agent.session.number(), LeaderMessage::Assignments(assignments));
+        let effects = self.agent.step(self.now, [Input::Leader(ToAgent { term: self.term, session, body })]);
+        assert!(effects.iter().any(follows), "{effects:?}");
+        let Some(Effect::SaveLedger(ledger)) = effects.first() else { panic!("{effects:?}") };
+        Ledger::clone(ledger)
+    }
+}
+
 fn removal() -> Vec<Removal> {
     vec![Removal { name: unit("a.service"), epoch: epoch(5, 1) }]
 }
@@ -55,4 +70,39 @@ fn an_agent_that_ends_after_removing_files_sees_that_nothing_is_left() {
             [Effect::Send(FromAgent::Report(vec![gone]))]
         );
     }
+}
+
+#[test]
+fn what_was_being_written_when_the_agent_ended_is_held_if_it_is_there() {
+    let mut bench = Bench::new();
+    let ledger = bench.saved_before(|effect| matches!(effect, Effect::Write(_)), Target::Launched);
+    for there in [true, false] {
+        let mut ledger = ledger.clone();
+        ledger.look(|_| there);
+        let mut bench = Bench::with_ledger(ledger);
+        bench.step(seen("a.service", state("active", "running")));
+        let effects = bench.assign(true, vec![], removal());
+        let gone = UnitReport { name: unit("a.service"), epoch: epoch(5, 1), change: ReportedChange::Gone };
+        let expected =
+            if there { Effect::Stop(unit("a.service")) } else { Effect::Send(FromAgent::Report(vec![gone])) };
+        // A unit of the machine's own is left alone.
+        assert!(effects.contains(&expected), "{effects:?}");
+        assert_eq!(effects.contains(&Effect::Stop(unit("a.service"))), there);
+    }
+}
+
+#[test]
+fn a_start_under_the_same_epoch_is_known_to_the_next_agent() {
+    let loaded = || vec![hold("a.service", epoch(5, 1), FILE, Target::Loaded)];
+    let mut bench = Bench::started();
+    bench.assign(false, loaded(), vec![]);
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+    bench.step(changed("a.service", "inactive", "dead"));
+    bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into()));
+    // A store that was restored says so.
+    let ledger = bench.saved_before(|effect| matches!(effect, Effect::Start(_)), Target::Launched);
+    let mut bench = Bench::with_ledger(ledger);
+    bench.step(seen("a.service", state("active", "running")));
+    let effects = bench.assign(true, loaded(), vec![]);
+    assert!(effects.contains(&Effect::Stop(unit("a.service"))), "{effects:?}");
 }

@@ -121,6 +121,17 @@ fn every_renewal_of_the_lease_is_the_guards_too() {
 }
 
 #[test]
+fn a_renewal_that_comes_just_before_the_stream_ends_is_the_guards_too() {
+    let mut bench = Bench::exclusive();
+    bench.later(Duration::from_secs(1));
+    let sent = bench.now;
+    let (session, body) = (bench.agent.session.number(), LeaderMessage::HeartbeatAck { number: 2 });
+    let ack = Input::Leader(ToAgent { term: bench.term, session, body });
+    let effects = bench.agent.step(bench.now, [ack, Input::Disconnected(1)]);
+    assert_eq!(until(&effects), Some(sent + Duration::from_secs(5)));
+}
+
+#[test]
 fn exclusive_units_end_with_the_lease_and_come_back_with_a_snapshot_only() {
     let mut bench = Bench::exclusive();
     bench.step(Input::Disconnected(1));

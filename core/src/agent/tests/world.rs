@@ -800,12 +800,7 @@ impl World {
                 self.guard.told = None;
                 // An agent that finds no guard takes it for ended.
                 self.guard.ended |= self.guard.runs.is_none();
-                // What is on disk without a record was never started: the agent writes it again.
-                self.files.retain(|name, _| self.ledger.units.contains_key(name));
-                // And of what was removed there may still be a record: the shell says that it is.
-                for (name, held) in &mut self.ledger.units {
-                    held.removed = !self.files.contains_key(name);
-                }
+                self.ledger.look(|name| self.files.contains_key(name));
                 self.agent =
                     Agent::new(identity(), self.membership, self.ledger.clone(), self.random, self.now);
                 self.step(Input::SystemdUp);

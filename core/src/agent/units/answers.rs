@@ -1,8 +1,8 @@
 //! What systemd and the disk say of units.
 
 use super::{FIRST_READ, RETRY, Reload, Units, Unsaved};
-use crate::agent::io::{CallError, Checked, Event, Held, Seen, Verb, Written};
-use crate::agent::unit::{Doing, Files, Reading, Unit, Want, Writing};
+use crate::agent::io::{CallError, Checked, Event, Seen, Verb, Written};
+use crate::agent::unit::{Doing, Files, Reading, Unit, Want};
 use crate::ids::Epoch;
 use crate::planted::{self, Fault};
 use crate::state::{Failure, Phase, UnitState};
@@ -12,7 +12,8 @@ use crate::unit::UnitName;
 impl Units {
     pub fn written(&mut self, now: Time, name: UnitName, outcome: Written) {
         let Some(unit) = self.units.get_mut(&name) else { return };
-        let Doing::Writing(Writing { epoch, hash, target, exclusive }) = unit.doing else { return };
+        let Doing::Writing(mut writing) = unit.doing else { return };
+        let epoch = writing.epoch;
         unit.doing = Doing::Nothing;
         let reason = match outcome {
             Written::Done { known } => {
@@ -22,22 +23,13 @@ impl Units {
                 unit.stopped = false;
                 unit.reloaded = false;
                 unit.asked_for_content = false;
-                let mut target = target;
                 if let Some(Want::Hold(wanted)) = &mut unit.want
                     && wanted.epoch == epoch
                 {
                     wanted.content = None;
-                    target = wanted.target;
+                    writing.target = wanted.target;
                 }
-                unit.held = Some(Held {
-                    epoch,
-                    hash,
-                    target,
-                    phase: Phase::Loaded,
-                    settled: false,
-                    exclusive,
-                    removed: false,
-                });
+                unit.held = Some(writing.held());
                 self.unsaved = Unsaved::NowNeeded;
                 if planted::is(Fault::LedgerLate) {
                     self.unsaved = Unsaved::Something;

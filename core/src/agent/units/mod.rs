@@ -14,7 +14,7 @@ use crate::ids::Epoch;
 use crate::machine::Capacity;
 use crate::message::{Assignment, Assignments, HeldUnit, Removal, ReportedChange, UnitReport};
 use crate::planted::{self, Fault};
-use crate::state::{Observation, Phase};
+use crate::state::{Observation, Phase, Target};
 use crate::time::Time;
 use crate::unit::{UnitName, UnitType};
 
@@ -130,6 +130,15 @@ impl Units {
             Some((name.clone(), held))
         };
         self.units.iter().filter_map(held).collect()
+    }
+
+    /// Those whose first files are being written.
+    pub fn writing(&self) -> BTreeMap<UnitName, Held> {
+        let writing = |(name, unit): (&UnitName, &Unit)| match (&unit.doing, &unit.held) {
+            (Doing::Writing(writing), None) => Some((name.clone(), writing.held())),
+            _ => None,
+        };
+        self.units.iter().filter_map(writing).collect()
     }
 
     pub fn stopped(&self) -> &BTreeMap<UnitName, Epoch> {
@@ -279,7 +288,9 @@ impl Units {
             content = None;
             if held.target != target {
                 held.target = target;
-                self.unsaved = self.unsaved.max(Unsaved::Something);
+                // Before it is started: the next agent must know that it may run.
+                let starts = target == Target::Launched && !planted::is(Fault::LedgerLate);
+                self.unsaved = self.unsaved.max(if starts { Unsaved::NowNeeded } else { Unsaved::Something });
             }
         }
         // Said again: the reason may be gone.
@@ -489,6 +500,10 @@ impl Units {
                     self.out.resets.push(name.clone());
                 }
                 let fresh = unit.held.is_none();
+                if fresh && !planted::is(Fault::LedgerLate) {
+                    // Something else may start it before the agent has heard that its files are there.
+                    self.unsaved = Unsaved::NowNeeded;
+                }
                 self.out.writes.push(Write { name, epoch, exclusive, hash, content, fresh });
             }
             Action::Check => {
