@@ -8,6 +8,7 @@ use crate::leader::durable::{Change, Durable};
 use crate::leader::event::Event;
 use crate::leader::gates::GUARD_LAG;
 use crate::message::{FromAgent, ToAgent};
+use crate::time::Time;
 use crate::unit::{EXCLUSIVE_STOPS, UnitName};
 
 /// The stream of one agent's session, numbered by the shell and never used again.
@@ -100,6 +101,10 @@ pub enum Input {
     ReleaseBrake(RequestId),
     /// The store recorded this term, as [`Effect::TakeTerm`] asked.
     TermTaken(Term),
+    /// This leader leads until that moment of its own clock at least: the store's election, counted from when its last
+    /// renewal was asked for, less what clocks may drift. It is said before anything else, or never where nobody else can
+    /// use the store.
+    Leads(Time),
     /// A moment that [`Leader::next_timer`](crate::leader::Leader::next_timer) named has come.
     Tick,
 }

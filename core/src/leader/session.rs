@@ -20,7 +20,12 @@ use crate::unit::UnitName;
 impl Leader {
     pub(super) fn hear(&mut self, connection: ConnectionId, message: FromAgent) {
         if let FromAgent::Hello(hello) = message {
-            return self.hello(connection, hello);
+            // It comes again, to whoever leads then.
+            return if self.leads() {
+                self.hello(connection, hello);
+            } else {
+                self.outbox.now(Effect::Close(connection));
+            };
         }
         let Some(&id) = self.connections.get(&connection) else { return };
         self.refuse_newcomer(id);
@@ -319,6 +324,9 @@ impl Leader {
     }
 
     fn heartbeat(&mut self, id: MachineId, number: u64, pid1_age: Duration, pressure: Pressure) {
+        if !self.leads() {
+            return;
+        }
         if pid1_age > self.settings.systemd_timeout {
             return self.lose(id, LossReason::SystemdSilent(pid1_age));
         }

@@ -18,8 +18,7 @@ use muster_core::unit::UnitName;
 use crate::client::client_of;
 use crate::faults::Ask;
 use crate::intent::Intent;
-use crate::machine::EXCEPTED;
-use crate::queue::{Micros, micros};
+use crate::queue::Micros;
 use crate::world::World;
 
 #[derive(Debug)]
@@ -287,14 +286,10 @@ impl World {
         book.durable_intent = intent;
         book.durable_commands = commands;
         book.last_epoch.clear();
-        let now = self.queue.now();
-        for (machine, host) in book.machines.iter_mut().zip(&mut self.machines) {
+        for machine in &mut book.machines {
             machine.over.clear();
             // What was granted since, nobody knows.
-            if machine.grace.take().is_some() {
-                let grace = micros(self.settings.restart_grace);
-                host.excepted_until = now + grace + EXCEPTED;
-            }
+            machine.grace = None;
         }
         (book.placed, book.retired) = (BTreeSet::new(), epochs(&self.store.durable.retired));
         for (name, unit) in &self.store.durable.units {
@@ -351,7 +346,8 @@ impl World {
         let book = &mut self.book.machines[number];
         // What the leader goes by, which knows nothing of it.
         let (heard, pid1_lost, leaving, graced) = (book.heard, book.pid1_lost, book.leaving, book.graced);
-        *book = MachineBook { heard, leaving, pid1_lost, graced, ..MachineBook::default() };
+        let says = std::mem::take(&mut book.says);
+        *book = MachineBook { heard, graced, leaving, pid1_lost, says, ..MachineBook::default() };
     }
 
     /// The leader is about to be told this.
@@ -385,9 +381,11 @@ impl World {
                 self.book.expected.insert(*request, expected);
                 Cause::Other
             }
-            Input::Disconnected(_) | Input::TermTaken(_) | Input::Tick | Input::ReleaseBrake(_) => {
-                Cause::Other
-            }
+            Input::Disconnected(_)
+            | Input::TermTaken(_)
+            | Input::Leads(_)
+            | Input::Tick
+            | Input::ReleaseBrake(_) => Cause::Other,
         }
     }
 

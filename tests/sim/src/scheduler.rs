@@ -33,7 +33,7 @@ pub(crate) struct Process {
     pub(crate) term: Term,
     /// All that it has taken.
     pub(crate) terms: Vec<Term>,
-    inbox: VecDeque<Input>,
+    pub(crate) inbox: VecDeque<Input>,
     turning: bool,
     timer: Option<Micros>,
     /// It is killed after so many effects, and stays down for so long.
@@ -59,6 +59,13 @@ impl Scheduler {
     pub(crate) fn stalled(&self, now: Micros) -> Micros {
         self.stalled + if self.frozen > 0 { now - self.frozen_since } else { 0 }
     }
+
+    /// Another process leads. Gives which one did until now, and how many faults have stopped it.
+    pub(crate) fn is_deposed(&mut self, now: Micros) -> (u64, u32) {
+        self.stalled = self.stalled(now);
+        self.store_waits = false;
+        (self.incarnation, std::mem::take(&mut self.frozen))
+    }
 }
 
 impl World {
@@ -73,6 +80,9 @@ impl World {
 
     /// One fault less stops the process.
     pub(crate) fn scheduler_thaws_once(&mut self) {
+        if self.deposed_thaws() {
+            return;
+        }
         self.scheduler.stalled = self.scheduler.stalled(self.queue.now());
         self.scheduler.frozen_since = self.queue.now();
         self.scheduler.frozen = self.scheduler.frozen.saturating_sub(1);
@@ -80,7 +90,7 @@ impl World {
     }
 
     pub(crate) fn start_scheduler(&mut self) {
-        if self.scheduler.process.is_some() {
+        if self.scheduler.process.is_some() || !self.is_elected() {
             return;
         }
         self.scheduler.incarnation += 1;
@@ -102,6 +112,7 @@ impl World {
         let inbox = VecDeque::new();
         self.scheduler.process =
             Some(Process { leader, term, terms: vec![term], inbox, turning: false, timer: None, dies: None });
+        self.is_told_to_lead();
         self.set_leader_timer();
     }
 
@@ -117,10 +128,10 @@ impl World {
         }
         self.note(|| "scheduler: is killed".to_owned());
         self.store_dies();
-        self.scheduler.incarnation += 1;
         self.scheduler.stalled = self.scheduler.stalled(self.queue.now());
         (self.scheduler.store_waits, self.scheduler.frozen) = (false, 0);
-        self.scheduler_is_gone();
+        self.scheduler_is_gone(self.scheduler.incarnation);
+        self.scheduler.incarnation += 1;
         self.clients_lose_scheduler();
         self.queue.after(down, Event::SchedulerStarts);
     }
@@ -202,6 +213,7 @@ impl World {
         if std::mem::take(&mut self.scheduler.store_waits) {
             self.queue.after(0, Event::StoreDone(self.scheduler.incarnation));
         }
+        self.renews_late();
         self.queue.after(0, Event::LeaderTurn(self.scheduler.incarnation));
         for machine in 0..self.machines.len() {
             self.look_at_link(machine);

@@ -76,6 +76,14 @@ impl Store {
         self.full > 0 || self.slow > 0
     }
 
+    /// How long it takes to do something.
+    pub(crate) fn wait(&mut self) -> Micros {
+        match self.slow {
+            0 => self.random.spread(MILLI / 2, 20 * MILLI),
+            _ => self.random.spread(50 * MILLI, 3 * SECOND),
+        }
+    }
+
     /// Whether nothing is on its way to the disk.
     pub(crate) fn is_idle(&self) -> bool {
         self.working.is_empty() && self.queue.is_empty()
@@ -116,10 +124,7 @@ impl World {
                 }
             }
         }
-        let wait = match store.slow {
-            0 => store.random.spread(MILLI / 2, 20 * MILLI),
-            _ => store.random.spread(50 * MILLI, 3 * SECOND),
-        };
+        let wait = store.wait();
         self.queue.after(wait, Event::StoreDone(self.scheduler.incarnation));
     }
 

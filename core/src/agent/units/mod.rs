@@ -542,6 +542,7 @@ impl Units {
             }
             Action::Ended => {
                 unit.ending = false;
+                self.changed.insert(name.clone());
                 self.set_phase(&name, Phase::Loaded);
                 // Before the guard is started again: an agent that takes that up must not think that this one runs.
                 self.unsaved = Unsaved::NowNeeded;
