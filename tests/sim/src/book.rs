@@ -51,6 +51,10 @@ pub(crate) struct Book {
     pub(crate) machines: Vec<MachineBook>,
     /// The copies that a machine has ever said to the leader to be active.
     pub(crate) said_active: BTreeSet<(UnitName, Epoch)>,
+    /// The placements that their machine was told to start.
+    pub(crate) told_to_start: BTreeSet<(UnitName, Epoch)>,
+    /// Of placements of units that require another: which placement that had when they were decided.
+    pub(crate) required: BTreeMap<(UnitName, Epoch, UnitName), Epoch>,
     /// When a machine, its stream or the store was last seen not to be well.
     pub(crate) troubled: Micros,
     /// When the world was found to be well, what had been done until then.
@@ -235,6 +239,8 @@ impl Book {
             store_failed: false,
             machines: (0..machines).map(|_| MachineBook::default()).collect(),
             said_active: BTreeSet::new(),
+            told_to_start: BTreeSet::new(),
+            required: BTreeMap::new(),
             troubled: 0,
             idle: None,
         }

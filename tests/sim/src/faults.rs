@@ -8,7 +8,7 @@ use muster_core::command::Verb;
 use muster_core::machine::{Availability, Drain};
 
 use crate::election::Election;
-use crate::palette::{EXCLUSIVE, PLAIN, Palette, UNITS};
+use crate::palette::{EXCLUSIVE, PLAIN, Palette, UNITS, WAITED_FOR, WAITING, WAITING_END};
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
 use crate::systemd::Behaviour;
@@ -228,6 +228,7 @@ impl Plan {
         let mut entries = Vec::new();
         orders(&mut random, machines, &mut entries);
         faults(&mut random, machines, &mut entries);
+        units_that_wait(&mut Random::new(seed, "waiting"), &mut entries);
         entries.retain(|entry| entry.at < FAULTS_LAST);
         entries.sort_by_key(|entry| entry.at);
         for (number, entry) in entries.iter_mut().enumerate() {
@@ -261,6 +262,23 @@ fn add(entries: &mut Vec<Entry>, at: Micros, what: What) {
     entries.push(Entry { number: 0, at, what });
 }
 
+/// In some histories units wait for others or for their machine. These are drawn apart, so that the other histories are
+/// what they have always been.
+fn units_that_wait(random: &mut Random, entries: &mut [Entry]) {
+    if !random.chance(300) {
+        return;
+    }
+    for entry in entries {
+        if let What::Client(Order { ask: Ask::Command { units, content: Some(content), .. }, .. }) =
+            &mut entry.what
+            && !WAITED_FOR.iter().any(|unit| units.contains(unit))
+            && random.chance(400)
+        {
+            *content = WAITING + random.below(WAITING_END - WAITING);
+        }
+    }
+}
+
 /// What happens to the schedulers of a cluster that has several. They are numbered apart, so that other entries have the
 /// numbers that they have always had.
 fn elections(random: &mut Random, entries: &mut Vec<Entry>) {
@@ -278,7 +296,7 @@ fn elections(random: &mut Random, entries: &mut Vec<Entry>) {
 
 fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
     let palette = Palette::new();
-    let contents = palette.contents.len();
+    let contents = WAITING;
     // Some clusters have units that nothing ties to a machine.
     let plain = random.chance(300);
     // Others are full of units of which there may be one.

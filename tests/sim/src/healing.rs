@@ -132,8 +132,19 @@ impl World {
         found
     }
 
+    /// Whether a launched unit may be only loaded, since one that it requires is not to run.
+    fn may_wait(&self, name: &UnitName) -> bool {
+        let durable = &self.store.durable;
+        let file = durable.files.get(name).and_then(|text| self.palette.number(text));
+        let requires = file.map_or(&[][..], |file| self.palette.contents[file].options.requires);
+        requires.iter().any(|required| {
+            let unit = durable.units.get(&self.palette.names[*required]);
+            unit.is_none_or(|unit| unit.desired != DesiredState::Launched || unit.placements.is_empty())
+        })
+    }
+
     /// What a client sees of a unit is how it is.
-    fn is_seen_as_wanted(status: &UnitStatus) -> bool {
+    fn is_seen_as_wanted(&self, status: &UnitStatus) -> bool {
         let current = status.copies.iter().filter(|copy| copy.role == CopyRole::Current);
         let mut seen = current.map(|copy| copy.observation.as_ref());
         match status.desired {
@@ -145,6 +156,7 @@ impl World {
                 Some(Observation::Held { phase: Phase::Launched, state: Some(state) }) => {
                     state.active == "active"
                 }
+                Some(Observation::Held { phase: Phase::Loaded, .. }) => self.may_wait(&status.name),
                 _ => false,
             }),
         }
@@ -166,7 +178,7 @@ impl World {
                     unit.placements.iter().map(|(machine, epoch)| (*machine, *epoch)).collect();
                 unit.desired == status.desired && stored == placements
             });
-            if !Self::is_seen_as_wanted(status) {
+            if !self.is_seen_as_wanted(status) {
                 found.push(format!("{} is {}, and seen as {:?}", status.name, status.desired, status.copies));
             }
             if !same || durable.files.get(&status.name) != status.content.as_ref() {
@@ -233,7 +245,8 @@ impl World {
                 if unit.desired == DesiredState::Loaded && machine.systemd.is_running(name) && !foreign {
                     found.push(format!("{name} should only be loaded on m{number}, and runs"));
                 }
-                if unit.desired == DesiredState::Launched && active != Some(State::Running) {
+                let waits = !machine.systemd.is_running(name) && self.may_wait(name);
+                if unit.desired == DesiredState::Launched && active != Some(State::Running) && !waits {
                     found.push(format!("{name} should be active on m{number} and is {active:?}"));
                 }
             }

@@ -9,7 +9,7 @@ use muster_core::ids::{CommandId, Epoch, MachineId, Term};
 use muster_core::leader::{Change, ConnectionId, Effect, Event, RequestId};
 use muster_core::machine::Availability;
 use muster_core::message::{Assignments, FromAgent, LeaderMessage, Refused, ReportedChange};
-use muster_core::state::DesiredState;
+use muster_core::state::{DesiredState, Target};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
@@ -70,6 +70,7 @@ impl World {
                 Change::PutCommand(..) | Change::DeleteCommand(_) => {}
             }
         }
+        self.note_what_is_required(&before);
         self.intent_is_what_clients_asked_for(cause, &before, &refiled);
         self.what_is_over_is_gone(&ended);
         self.one_current_copy(&before);
@@ -226,6 +227,11 @@ impl World {
         file.is_some_and(|file| self.palette.contents[*file].options.exclusive.is_some())
     }
 
+    fn keeps(&self, name: &UnitName) -> bool {
+        let file = self.book.decided.files.get(name);
+        file.is_some_and(|file| self.palette.contents[*file].options.keep)
+    }
+
     fn is_global(&self, name: &UnitName) -> bool {
         let file = self.book.decided.files.get(name);
         file.is_some_and(|file| self.palette.contents[*file].options.global)
@@ -296,7 +302,9 @@ impl World {
                 let book = &self.book.machines[number];
                 let drained =
                     matches!(self.book.decided.availability.get(machine), Some(Availability::Draining(_)));
-                let lost = !self.lease_holds(number) || book.pid1_lost || book.leaving || drained;
+                let keeps = self.keeps(name);
+                let leaves = book.leaving && !keeps;
+                let lost = !self.lease_holds(number) || book.pid1_lost || leaves || drained;
                 let refused = book.stale.contains(&(name.clone(), *epoch));
                 let failed = book.failed.contains(&(name.clone(), *epoch));
                 let lease = self.settings.lease_ttl + self.settings.clock_margin;
@@ -331,7 +339,7 @@ impl World {
                 if !(overtaken
                     || failed
                     || (now.is_some() && (refused || rebooted))
-                    || (now.is_none() && (lost || rebooted)))
+                    || (now.is_none() && (lost || rebooted && !keeps)))
                 {
                     let text = format!(
                         "{name}: its placement {epoch} on m{number} ends ({now:?} follows), for no reason ({cause:?})"
@@ -607,6 +615,9 @@ impl World {
                 );
                 return self.violate("write_before_act", text);
             }
+            if hold.target == Target::Launched {
+                self.what_is_required_is_active_first(&hold.name, hold.epoch);
+            }
         }
         for removal in &assignments.remove {
             let retired = self.book.retired.get(&(id, removal.name.clone()));
@@ -618,6 +629,55 @@ impl World {
                 return self.violate("write_before_act", text);
             }
             self.what_moves_runs_on(number, &removal.name, removal.epoch);
+        }
+    }
+
+    /// `Requires=`: cluster-wide: units that must be active, on any machine, first. What was told to start once is told so
+    /// whatever becomes of these.
+    fn what_is_required_is_active_first(&mut self, name: &UnitName, epoch: Epoch) {
+        if !self.book.told_to_start.insert((name.clone(), epoch)) {
+            return;
+        }
+        let file = self.book.decided.files.get(name);
+        for required in file.map_or(&[][..], |file| self.palette.contents[*file].options.requires) {
+            let required = &self.palette.names[*required];
+            let unit = self.book.decided.units.get(required);
+            let active = unit.is_some_and(|unit| {
+                let said = |epoch: &Epoch| self.book.said_active.contains(&(required.clone(), *epoch));
+                unit.placements.values().any(said)
+            });
+            // Or was when that was decided: it may have moved since.
+            let then = self.book.required.get(&(name.clone(), epoch, required.clone()));
+            let was = then.is_some_and(|then| {
+                let mut said = self.book.said_active.range((required.clone(), *then)..);
+                said.next().is_some_and(|(name, _)| name == required)
+            });
+            if !active && !was {
+                let text = format!("{name} is started, and {required} is not active: {unit:?}");
+                return self.violate("what_is_required_is_active_first", text);
+            }
+        }
+    }
+
+    /// Takes down where units are that new placements may wait for.
+    fn note_what_is_required(&mut self, before: &Before) {
+        for (name, was) in before {
+            let (Some(unit), Some(file)) =
+                (self.book.decided.units.get(name), self.book.decided.files.get(name))
+            else {
+                continue;
+            };
+            let new = unit.placements.iter().filter(|(id, epoch)| !was.contains(&(**id, **epoch)));
+            for (_, epoch) in new {
+                for required in self.palette.contents[*file].options.requires {
+                    let required = &self.palette.names[*required];
+                    let on = self.book.decided.units.get(required).map(|unit| &unit.placements);
+                    if let Some(then) = on.and_then(|on| on.values().max()) {
+                        let key = (name.clone(), *epoch, required.clone());
+                        self.book.required.insert(key, *then);
+                    }
+                }
+            }
         }
     }
 

@@ -26,6 +26,11 @@ pub(crate) struct Options {
     pub(crate) memory: u64,
     /// Whether there may be one at most, and how many seconds it may take to stop after a lease.
     pub(crate) exclusive: Option<u64>,
+    /// Units that must be active first, and one that must be if it is being started.
+    pub(crate) requires: &'static [usize],
+    pub(crate) after: Option<usize>,
+    /// Whether it stays with its machine through a reboot.
+    pub(crate) keep: bool,
 }
 
 /// A unit file.
@@ -44,11 +49,16 @@ pub(crate) struct Palette {
 }
 
 /// How many kinds of files there are: see [`options`].
-const KINDS: usize = 16;
+const KINDS: usize = 20;
 /// Files that differ in nothing that the leader cares about.
 const VARIANTS: usize = 3;
-/// The first of the files that are exclusive; they come last.
+/// The first of the files that are exclusive, and the first after them.
 pub(crate) const EXCLUSIVE: usize = 14 * VARIANTS;
+/// The first of the files that wait for other units or for their machine, and are drawn apart; they come last.
+pub(crate) const WAITING: usize = 16 * VARIANTS;
+pub(crate) const WAITING_END: usize = KINDS * VARIANTS;
+/// The units for which they wait. These wait for none themselves.
+pub(crate) const WAITED_FOR: [usize; 2] = [1, 2];
 /// How many of the files ask for nothing; they come first.
 pub(crate) const PLAIN: usize = 4 * VARIANTS;
 
@@ -67,7 +77,11 @@ fn options(kind: usize) -> Options {
         12 => Options { cpu: 1_500, ..none },
         13 => Options { memory: 300 << 20, machine_of: &[0, 1], ..none },
         14 => Options { exclusive: Some(10), ..none },
-        _ => Options { exclusive: Some(2), cpu: 500, ..none },
+        15 => Options { exclusive: Some(2), cpu: 500, ..none },
+        16 => Options { requires: &[1], ..none },
+        17 => Options { after: Some(2), ..none },
+        18 => Options { keep: true, ..none },
+        _ => Options { exclusive: Some(2), requires: &[2], after: Some(1), ..none },
     }
 }
 
@@ -99,6 +113,15 @@ fn text(kind: usize, variant: usize, options: &Options) -> String {
     }
     if let Some(stop) = options.exclusive {
         let _ = writeln!(text, "Exclusive=yes\nExclusiveStopSec={stop}");
+    }
+    for required in options.requires {
+        let _ = writeln!(text, "Requires={}", unit_name(*required));
+    }
+    if let Some(first) = options.after {
+        let _ = writeln!(text, "After={}", unit_name(first));
+    }
+    if options.keep {
+        text.push_str("OnReboot=keep\n");
     }
     if kind == 3 || kind == 12 {
         text.push_str("Priority=10\n");
