@@ -1,5 +1,6 @@
 //! The loop of the daemon: what comes in goes to the core, and what the core wants done is carried out.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
 use crate::files::{LINK_DIR, UnitFiles};
-use crate::goodbye::Goodbyes;
+use crate::goodbye::{Goodbyes, Shutdown};
 use crate::guard::Pet;
 use crate::identity;
 use crate::notify::Watchdog;
@@ -67,8 +68,9 @@ pub async fn run(config: Config) -> Result<()> {
     // Agents that were started together must not come together.
     let seed = u64::try_from(ledger.key.bits() >> 64).unwrap_or_default();
     let mut agent = Agent::new(identity, membership, ledger, seed, clock::now());
-    let goodbyes = Goodbyes::listen(&config.run_dir)?;
-    let mut waiting = Vec::new();
+    let mut goodbyes = Goodbyes::listen(&config.run_dir)?;
+    // The shutdown is held back while these are open.
+    let mut waiting: Vec<OwnedFd> = Vec::new();
     let mut stop_by = None;
     let (inputs, mut queue) = mpsc::channel(INPUTS_MAX);
     tokio::spawn(pressure::watch(inputs.clone()));
@@ -90,11 +92,14 @@ pub async fn run(config: Config) -> Result<()> {
         tokio::select! {
             _ = queue.recv_many(&mut turn, TURN_MAX) => {}
             () = tokio::time::sleep(timer.min(watchdog.next()).min(stop)) => turn.push(Input::Tick),
-            Ok(stream) = goodbyes.next() => {
-                info!("the machine shuts down: asking for its units to be placed elsewhere");
-                waiting.push(stream);
-                turn.push(Input::Goodbye(Goodbye::Shutdown));
-            }
+            shutdown = goodbyes.next() => turn.push(match shutdown {
+                Shutdown::Begins(waits) => {
+                    info!("the machine shuts down: asking for its units to be placed elsewhere");
+                    waiting.extend(waits);
+                    Input::Goodbye(Goodbye::Shutdown)
+                }
+                Shutdown::Cancelled => Input::ShutdownCancelled,
+            }),
             _ = terminate.recv(), if stop_by.is_none() => {
                 stop_by = Some(Instant::now() + FAREWELL_MAX);
                 turn.push(Input::Goodbye(Goodbye::Restart));
@@ -106,7 +111,7 @@ pub async fn run(config: Config) -> Result<()> {
             daemon.carry_out(effect);
         }
         if daemon.farewell {
-            // Who waits is told by the end of the stream.
+            // Who waits is told by the end of its stream or lock.
             waiting.clear();
         }
         if stop_by.is_some_and(|at| daemon.farewell || at <= Instant::now()) {

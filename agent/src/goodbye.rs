@@ -1,27 +1,42 @@
-//! The machine's goodbye before a shutdown, which `muster-goodbye.service` asks the running agent for.
+//! The machine's goodbye before a shutdown, which `muster-goodbye.service` asks the running agent for, and logind, where
+//! that runs.
 //!
 //! That unit stops first when the machine shuts down, since all of Muster's units are ordered before it; its stop lasts
 //! until the agent says that their copies are active elsewhere.
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
-use crate::systemd;
+use crate::{logind, systemd};
 
 /// The name of the socket in the run directory.
 const SOCKET: &str = "goodbye";
 
-/// Where goodbyes are asked for. Who has asked waits until its stream is dropped.
+/// What the agent hears of a shutdown.
 #[derive(Debug)]
-pub(crate) struct Goodbyes(UnixListener);
+pub(crate) enum Shutdown {
+    /// The machine shuts down. Where there is a descriptor, that waits until it is closed.
+    Begins(Option<OwnedFd>),
+    /// It does not after all.
+    Cancelled,
+}
+
+/// Where goodbyes are asked for.
+#[derive(Debug)]
+pub(crate) struct Goodbyes {
+    listener: UnixListener,
+    logind: mpsc::Receiver<Shutdown>,
+}
 
 impl Goodbyes {
-    /// Listens in the run directory, to which root alone has access.
+    /// Listens to logind, and in the run directory, to which root alone has access.
     pub(crate) fn listen(run_dir: &Path) -> Result<Self> {
         let path = socket(run_dir);
         // Left by an agent that crashed.
@@ -33,12 +48,18 @@ impl Goodbyes {
         }
         let listener =
             UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
-        Ok(Self(listener))
+        Ok(Self { listener, logind: logind::listen() })
     }
 
-    /// The next one who asks.
-    pub(crate) async fn next(&self) -> io::Result<UnixStream> {
-        Ok(self.0.accept().await?.0)
+    /// What is heard next. Nothing is lost if that is not waited for.
+    pub(crate) async fn next(&mut self) -> Shutdown {
+        tokio::select! {
+            Ok((stream, _)) = self.listener.accept() => {
+                Shutdown::Begins(stream.into_std().ok().map(OwnedFd::from))
+            }
+            Some(shutdown) = self.logind.recv() => shutdown,
+            else => std::future::pending().await,
+        }
     }
 }
 

@@ -10,7 +10,8 @@
 //! | `session` | gRPC: the stream to a leader |
 //! | `files` | unit files |
 //! | `guard` | the units and scripts with which PID 1 ends exclusive units |
-//! | [`goodbye`] | shutdowns |
+//! | [`goodbye`] | shutdowns, as `muster-goodbye.service` tells of them |
+//! | `logind` | shutdowns, as logind announces them |
 //! | `records` | what the agent keeps on disk for itself |
 //! | [`config`], `identity` | what the machine is |
 //! | `notify` | the service manager |
@@ -21,6 +22,7 @@ mod files;
 pub mod goodbye;
 mod guard;
 mod identity;
+mod logind;
 mod notify;
 mod pressure;
 mod records;

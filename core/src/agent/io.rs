@@ -165,6 +165,8 @@ pub struct Checked {
 pub enum Input {
     /// The machine or its agent stops: the leader is told, and [`Effect::Farewell`] says when that is done.
     Goodbye(Goodbye),
+    /// The machine does not shut down after all.
+    ShutdownCancelled,
     /// The stream that [`Effect::Connect`] with this number asked for is open.
     Connected(u64),
     /// That stream could not be opened, or has ended. Every [`Effect::Connect`] ends in this.

@@ -228,6 +228,7 @@ impl Agent {
                 (self.leaving, self.said) = (Some(goodbye), None);
                 self.farewell_wanted = true;
             }
+            Input::ShutdownCancelled => self.stay(now, effects),
             Input::Leader(message) => {
                 if let Some(assignments) = self.session.heard(now, message, effects) {
                     self.units.assign(assignments);
@@ -308,6 +309,15 @@ impl Agent {
                 self.session.restart_said(now);
             }
             effects.push(Effect::Send(FromAgent::Goodbye(goodbye)));
+        }
+    }
+
+    /// Takes back that the machine shuts down. That says nothing of the agent's own end.
+    fn stay(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if self.leaving == Some(Goodbye::Shutdown) {
+            (self.leaving, self.farewell_wanted) = (None, false);
+            effects.push(Effect::Farewell);
+            self.session.renew(now, effects);
         }
     }
 

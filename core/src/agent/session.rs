@@ -184,6 +184,13 @@ impl Session {
         self.wait(now, wait);
     }
 
+    /// Presents the machine anew: what was said of it in this session counts no more.
+    pub fn renew(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if matches!(self.link, Link::Open(_)) {
+            self.disconnect(now, Duration::ZERO, effects);
+        }
+    }
+
     /// Exponential, and jittered so that the agents of a cluster do not all come at once.
     fn backoff(&mut self) -> Duration {
         let longest = BACKOFF.0.saturating_mul(1 << self.attempts.min(10)).min(BACKOFF.1);

@@ -163,7 +163,7 @@ impl Leader {
             machine.lease_until = Time::default();
         }
         machine.told = Some(self.term);
-        machine.leaving = false;
+        let left = std::mem::take(&mut machine.leaving);
         if let Some(deadline) = machine.deadline.take() {
             self.deadlines.remove(&(deadline, id));
         }
@@ -179,6 +179,8 @@ impl Leader {
             _ if rebooted => Some(Arrival::Rebooted),
             MachineState::Awaited => Some(Arrival::Reported),
             MachineState::Unreachable => Some(Arrival::Returned),
+            // Its shutdown did not take place.
+            _ if left => Some(Arrival::Returned),
             MachineState::Up | MachineState::Degraded => None,
         };
         if let Some(arrival) = arrival {

@@ -272,6 +272,21 @@ fn goodbye_is_said_in_every_session_and_needs_no_leader() {
 }
 
 #[test]
+fn a_machine_whose_shutdown_is_cancelled_presents_itself_anew() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.step(Input::ShutdownCancelled), []);
+    bench.step(Input::Goodbye(Goodbye::Shutdown));
+    let effects = bench.step(Input::ShutdownCancelled);
+    assert_eq!(effects, [Effect::Farewell, Effect::Disconnect(1), Effect::Connect(2)]);
+    assert!(matches!(bench.step(Input::Connected(2))[..], [.., Effect::Send(FromAgent::Hello(_))]));
+    let effects = bench.hear(welcome(CLUSTER));
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Send(FromAgent::Goodbye(_)))), "{effects:?}");
+    // The agent's own end is another matter.
+    bench.step(Input::Goodbye(Goodbye::Restart));
+    assert_eq!(bench.step(Input::ShutdownCancelled), []);
+}
+
+#[test]
 fn a_job_may_end_before_its_number_is_known() {
     let mut bench = Bench::new();
     bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);

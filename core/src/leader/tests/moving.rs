@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{World, machine, name};
 use crate::command::{MachineCommandError, Verb};
 use crate::ids::MachineId;
-use crate::leader::{Event, Input};
+use crate::leader::{Arrival, Event, Input};
 use crate::machine::{Availability, Drain};
 use crate::message::{FromAgent, Goodbye};
 
@@ -175,6 +175,22 @@ fn a_machine_that_shuts_down_is_told_when_its_units_are_active_elsewhere() {
     world.start("new.service", "");
     assert_eq!(world.running("new.service"), [M1]);
     assert_eq!(world.running("u1.service"), [M2]);
+}
+
+#[test]
+fn a_machine_that_does_not_shut_down_after_all_takes_units_again() {
+    let mut world = cluster(1);
+    slow_to_start(&mut world, M2, true);
+    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.start("new.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
+    assert_eq!(held(&world, M1), 1, "it gets nothing new");
+    world.connect(M1);
+    assert_eq!(held(&world, M1), 2);
+    // What is on its way elsewhere goes there.
+    slow_to_start(&mut world, M2, false);
+    assert_eq!((world.running("u1.service"), world.running("new.service")), (vec![M2], vec![M1]));
+    let back = Event::MachineUp { machine: M1, arrival: Arrival::Returned };
+    assert_eq!(world.events.iter().filter(|event| **event == back).count(), 1);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Machines that an operator empties, or that shut down; and many that seem to die at once.
 
 use anyhow::{Context, Result, ensure};
-use muster_cluster::Cluster;
+use muster_cluster::{Cluster, Machine};
 
-use super::support::{LIMIT, SLEEP, World, property};
+use super::support::{LIMIT, SLEEP, World, main_pid, property};
 
 /// A service that says of itself when it ran: its lines stay on the machine through reboots.
 const DIARY: &str = "[Service]\nType=exec\nExecStart=/bin/sh -c 'echo start $(date +%%s.%%N) >> /var/lib/diary; \
@@ -78,8 +78,61 @@ fn the_units_of_a_machine_that_is_rebooted_run_elsewhere_before_they_stop() -> R
     // Restarts of the agent are no shutdowns.
     let before = world.invocations()?;
     world.cluster.machine(other)?.exec(&["systemctl", "restart", "muster-agent", "muster-goodbye"])?.ok()?;
-    world.wait_machines_up(2)?;
-    assert_eq!(world.invocations()?, before);
+    world.wait_invocations(&before)
+}
+
+/// Waits until the machine's logind lists the lock of the agent that runs there.
+fn wait_locked(world: &World, machine: &Machine<'_>) -> Result<()> {
+    let list = "org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager ListInhibitors";
+    world.cluster.wait_for(&format!("a lock on {}", machine.name()), LIMIT, || {
+        let listed = machine.exec(&["sh", "-c", &format!("busctl call {list}")])?.ok()?;
+        let agent = main_pid(machine, "muster-agent.service")?;
+        let (locked, agents) = (r#""shutdown" "Muster" "#, format!(r#""delay" 0 {agent}"#));
+        ensure!(listed.contains(locked) && listed.contains(&agents), "{listed}");
+        Ok(Some(()))
+    })
+}
+
+#[test]
+fn logind_holds_a_shutdown_back_until_units_run_elsewhere() -> Result<()> {
+    let world = World::of(2)?;
+    // So slow to start that it is stopped here before, if nobody waits.
+    world.start("diary.service", &format!("{DIARY}ExecStartPre=/usr/bin/sleep 2\n"))?;
+    let home = world.home("diary.service")?;
+    let other = world.cluster.machine(if home.name() == "m1" { "m2" } else { "m1" })?;
+    let before = world.invocations()?;
+    for machine in [&home, &other] {
+        // The agent is there first, and does not have it started.
+        assert_eq!(property(machine, "systemd-logind.service", "ActiveState")?, "inactive");
+        // Longer than anything here may take: only the agent ends it.
+        machine.write_file("/etc/systemd/logind.conf.d/slow.conf", b"[Login]\nInhibitDelayMaxSec=1h\n")?;
+        machine.exec(&["systemctl", "start", "systemd-logind"])?.ok()?;
+        wait_locked(&world, machine)?;
+        for again in ["muster-agent", "systemd-logind"] {
+            machine.exec(&["systemctl", "restart", again])?.ok()?;
+            wait_locked(&world, machine)?;
+        }
+        // Nobody else says goodbye.
+        machine.exec(&["systemctl", "stop", "muster-goodbye"])?.ok()?;
+    }
+    // An agent that is restarted moves nothing.
+    world.wait_invocations(&before)?;
+
+    // A shutdown that systemd refuses in the end: the machine takes units again.
+    let refusal = b"[Unit]\nRefuseManualStart=yes\n";
+    home.write_file("/run/systemd/system/reboot.target.d/refused.conf", refusal)?;
+    home.exec(&["systemctl", "daemon-reload"])?.ok()?;
+    home.exec(&["systemctl", "reboot"])?.ok()?;
+    assert_eq!(world.home_other_than("diary.service", &[home.name()])?.name(), other.name());
+    world.start("pinned.service", &format!("{SLEEP}[X-Fleet]\nMachineID={}\n", home.machine_id()))?;
+    assert_eq!(world.home("pinned.service")?.name(), home.name());
+    wait_locked(&world, &home)?;
+
+    let first = diary(&world, home.name(), "start")?;
+    other.reboot()?;
+    let (started, stopped) = (diary(&world, home.name(), "start")?, diary(&world, other.name(), "stop")?);
+    ensure!(first < started, "it was started elsewhere");
+    ensure!(started < stopped, "it ran elsewhere ({started}) before it stopped here ({stopped})");
     Ok(())
 }
 

@@ -148,6 +148,15 @@ impl World {
         Ok(found)
     }
 
+    /// Waits until the scheduler knows that these run, and nothing else. An agent that was restarted has to find out first.
+    pub fn wait_invocations(&self, expected: &BTreeMap<(String, String), String>) -> Result<()> {
+        self.cluster.wait_for("what ran before, and was not restarted or moved", LIMIT, || {
+            let seen = self.invocations()?;
+            ensure!(seen == *expected, "{seen:#?}");
+            Ok(Some(()))
+        })
+    }
+
     /// The machine that the scheduler runs on.
     pub fn scheduler(&self) -> Result<Machine<'_>> {
         self.cluster.machine("s1")
