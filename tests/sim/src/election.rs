@@ -32,6 +32,8 @@ struct Deposed {
     process: Process,
     incarnation: u64,
     frozen: u32,
+    /// When its loop next goes round if nothing comes.
+    timer: Option<Micros>,
 }
 
 impl Election {
@@ -132,7 +134,7 @@ impl World {
             self.store_dies();
             let (incarnation, frozen) = self.scheduler.is_deposed(self.queue.now());
             if let Some(election) = &mut self.election {
-                election.deposed = Some(Deposed { process, incarnation, frozen });
+                election.deposed = Some(Deposed { process, incarnation, frozen, timer: None });
             }
             self.queue.after(0, Event::DeposedTurn(incarnation));
             self.clients_lose_scheduler();
@@ -198,8 +200,12 @@ impl World {
         for input in inputs {
             effects.append(&mut deposed.process.leader.step(time, input));
         }
-        let next = self.scheduler.clock.moment(deposed.process.leader.next_timer());
-        self.queue.at(next.max(self.queue.now() + MILLI), Event::DeposedTurn(incarnation));
+        let now = self.queue.now();
+        if deposed.timer.is_none_or(|timer| timer <= now) {
+            let next = self.scheduler.clock.moment(deposed.process.leader.next_timer()).max(now + MILLI);
+            deposed.timer = Some(next);
+            self.queue.at(next, Event::DeposedTurn(incarnation));
+        }
         for effect in effects {
             self.deposed_does(incarnation, effect);
         }

@@ -8,7 +8,7 @@ use muster_core::command::{CommandError, CommandResult, QueryAnswer};
 use muster_core::ids::{CommandId, Epoch, MachineId, Term};
 use muster_core::leader::{Change, ConnectionId, Effect, Event, RequestId};
 use muster_core::machine::Availability;
-use muster_core::message::{Assignments, FromAgent, LeaderMessage, Refused, ReportedChange};
+use muster_core::message::{Assignment, Assignments, FromAgent, LeaderMessage, Refused, ReportedChange};
 use muster_core::state::{DesiredState, Target};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
@@ -616,7 +616,7 @@ impl World {
                 return self.violate("write_before_act", text);
             }
             if hold.target == Target::Launched {
-                self.what_is_required_is_active_first(&hold.name, hold.epoch);
+                self.what_is_required_is_active_first(hold);
             }
         }
         for removal in &assignments.remove {
@@ -634,12 +634,14 @@ impl World {
 
     /// `Requires=`: cluster-wide: units that must be active, on any machine, first. What was told to start once is told so
     /// whatever becomes of these.
-    fn what_is_required_is_active_first(&mut self, name: &UnitName, epoch: Epoch) {
-        if !self.book.told_to_start.insert((name.clone(), epoch)) {
+    fn what_is_required_is_active_first(&mut self, hold: &Assignment) {
+        let Assignment { name, epoch, hash, .. } = hold;
+        if !self.book.told_to_start.insert((name.clone(), *epoch)) {
             return;
         }
-        let file = self.book.decided.files.get(name);
-        for required in file.map_or(&[][..], |file| self.palette.contents[*file].options.requires) {
+        // Not what was decided last: that may be a later one.
+        let content = self.palette.content(*hash);
+        for required in content.map_or(&[][..], |content| content.options.requires) {
             let required = &self.palette.names[*required];
             let unit = self.book.decided.units.get(required);
             let active = unit.is_some_and(|unit| {
@@ -647,7 +649,7 @@ impl World {
                 unit.placements.values().any(said)
             });
             // Or was when that was decided: it may have moved since.
-            let then = self.book.required.get(&(name.clone(), epoch, required.clone()));
+            let then = self.book.required.get(&(name.clone(), *epoch, required.clone()));
             let was = then.is_some_and(|then| {
                 let mut said = self.book.said_active.range((required.clone(), *then)..);
                 said.next().is_some_and(|(name, _)| name == required)
