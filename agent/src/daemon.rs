@@ -148,7 +148,7 @@ impl Daemon {
                 self.systemd.call(Call::Reload);
             }
             Effect::Ping => self.systemd.call(Call::Ping),
-            Effect::ArmGuard { until, found } => self.systemd.call(Call::ArmGuard { until, found }),
+            Effect::ArmGuard { until } => self.systemd.call(Call::ArmGuard(until)),
             Effect::DisarmGuard => self.systemd.call(Call::DisarmGuard),
             Effect::PetGuard { until } => match self.files.guard().pet(until) {
                 Ok(Pet::Done) => {}

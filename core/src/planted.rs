@@ -108,6 +108,8 @@ faults! {
     GuardOutlastsLease,
     /// exclusive units that PID 1 does not stop are not killed
     NoFence,
+    /// an exclusive unit that ended with its guard is told to have ended by itself
+    GuardEndsForGood,
     /// the agent counts its lease from the answer, not from its heartbeat
     LeaseFromAnswer,
     /// the agent obeys old terms

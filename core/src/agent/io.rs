@@ -79,6 +79,9 @@ pub struct Held {
     /// Whether it is exclusive: then how long it may take to stop after the lease has ended.
     #[serde(default)]
     pub exclusive: Option<Duration>,
+    /// Whether it has ended for a reason of its own, as far as that matters: the guard ran on.
+    #[serde(default)]
+    pub ended: bool,
     /// Whether its files are removed: what still runs of it, or was activated meanwhile, is to be stopped.
     #[serde(default)]
     pub removed: bool,
@@ -254,14 +257,12 @@ pub enum Effect {
     Reload,
     /// Ask systemd for anything, to see whether it answers.
     Ping,
-    /// Have PID 1 guard exclusive units until that moment: start [`LEASE`](super::LEASE), or only take it up.
+    /// Have PID 1 guard exclusive units until that moment: start [`LEASE`](super::LEASE).
     ArmGuard {
         /// When they must end.
         until: Time,
-        /// Whether it runs already: if it does not after all, that is a failure.
-        found: bool,
     },
-    /// Have it guard them until that moment.
+    /// Have it guard them until that moment, also where an agent before this one has started it.
     PetGuard {
         /// When they must end.
         until: Time,

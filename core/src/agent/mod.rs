@@ -137,9 +137,10 @@ impl Agent {
         }
         self.say_goodbye(now, &mut effects);
         let lease = self.session.lease_of_session();
-        self.guard.look_at_clock(now, lease, self.session.lease_end(), &mut self.units, &mut effects);
+        let last = self.session.lease_end();
+        self.guard.look_at_clock(now, lease, last, &mut self.units, &mut effects);
         self.units.effects(now, self.pid1.up, &mut effects);
-        self.guard.tick(now, lease, self.pid1.up, &self.units, &mut effects);
+        self.guard.tick(now, lease, last, self.pid1.up, &self.units, &mut effects);
         self.pid1.note_reload(now, self.pid1.reloading.is_some() || self.units.is_reloading());
         self.report(now, &mut effects);
         match self.units.take_unsaved() {
@@ -254,14 +255,14 @@ impl Agent {
                 self.pid1.reloading = None;
                 self.pid1.asked = false;
                 self.units.systemd_up(now);
-                self.guard.ask_again(now);
+                self.guard.ask_again();
             }
             Input::SystemdDown => self.pid1.up = false,
             Input::Reloading(true) => self.pid1.reloading = Some(now),
             Input::Reloading(false) => {
                 (self.pid1.reloading, self.pid1.reload) = (None, None);
                 self.units.read_all(now);
-                self.guard.ask_again(now);
+                self.guard.ask_again();
             }
             Input::Reloaded(outcome) => {
                 if outcome.is_ok() {
@@ -273,7 +274,7 @@ impl Agent {
             // All units and jobs go and come again during a reload.
             Input::JobRemoved(..) | Input::Changed { .. } if self.pid1.reloading.is_some() => {}
             Input::Changed { unit, active, .. } if unit.as_str() == LEASE => {
-                self.guard.signalled(now, &active);
+                self.guard.signalled(&active);
             }
             Input::JobRemoved(name, job, result) => self.units.job_removed(now, name, job, result),
             Input::Changed { unit, active, sub, job } => self.units.signalled(now, &unit, active, sub, job),
@@ -289,9 +290,12 @@ impl Agent {
             Input::Checked(name, answer) => self.units.checked(now, name, answer),
             Input::Explained(name, why) => self.units.explained(name, why),
             Input::Pong(_) => self.pid1.asked = false,
-            Input::GuardArmed(outcome) => self.guard.armed(now, outcome, effects),
+            Input::GuardArmed(outcome) => self.guard.armed(now, outcome, &mut self.units, effects),
             Input::GuardDisarmed => self.guard.disarmed(),
             Input::GuardDown => self.guard.lost(now, &mut self.units, effects),
+        }
+        if self.units.take_doubt() {
+            self.guard.ask_again();
         }
     }
 
@@ -319,7 +323,7 @@ impl Agent {
             self.resync = now + RESYNC;
             if self.pid1.up {
                 self.units.read_all(now);
-                self.guard.ask_again(now);
+                self.guard.ask_again();
             }
         }
     }

@@ -187,6 +187,7 @@ impl World {
         machine.ledger = None;
         machine.files.clear();
         machine.systemd.units.clear();
+        machine.systemd.exited.clear();
         machine.systemd.guarded = false;
         (machine.guard, machine.hung_since) = (None, None);
         (machine.frozen, machine.pid1_busy) = (0, 0);
@@ -596,8 +597,8 @@ impl World {
                 agent.written.insert(id);
             }
             Some(Input::Written(outcomes))
-        } else if let Effect::ArmGuard { until, found } = call {
-            Some(Input::GuardArmed(self.arm_guard(number, until, found, &mut out)))
+        } else if let Effect::ArmGuard { until } = call {
+            Some(Input::GuardArmed(self.arm_guard(number, until, &mut out)))
         } else if call == Effect::DisarmGuard {
             if machine.guard.take().is_some() {
                 machine.systemd.guard_ends(&mut out);
@@ -622,10 +623,10 @@ impl World {
         self.pid1_did(number, out);
     }
 
-    /// The guard is started to last until then, or taken up.
-    fn arm_guard(&mut self, number: usize, until: Time, found: bool, out: &mut Out) -> Result<(), String> {
+    /// The guard is started to last until then.
+    fn arm_guard(&mut self, number: usize, until: Time, out: &mut Out) -> Result<(), String> {
         let machine = &mut self.machines[number];
-        if machine.guard.is_none() && (found || machine.systemd.guarded) {
+        if machine.guard.is_none() && machine.systemd.guarded {
             return Err("the guard does not run".to_owned());
         }
         machine.systemd.guarded = true;

@@ -581,8 +581,8 @@ impl World {
                 Some(Input::Reloaded(Ok(())))
             }
             Effect::Ping => Some(Input::Pong(!unanswered)),
-            Effect::ArmGuard { until, found } => {
-                let done = if found { self.guard.runs.is_some() } else { self.now < until };
+            Effect::ArmGuard { until } => {
+                let done = self.now < until;
                 if done && !lost {
                     self.guard.runs = Some(until);
                     self.signal_guard("active");
