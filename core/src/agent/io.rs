@@ -87,6 +87,15 @@ pub struct Held {
     pub removed: bool,
 }
 
+impl Held {
+    /// A copy whose files are there without a record of it. Whether anything of it runs is to be seen, and from which
+    /// files.
+    pub fn found(epoch: Epoch, hash: ContentHash, exclusive: Option<Duration>) -> Self {
+        let (target, phase) = (Target::Loaded, Phase::Loaded);
+        Self { epoch, hash, target, phase, settled: false, exclusive, ended: false, removed: false }
+    }
+}
+
 /// A call that makes systemd do something with a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verb {
@@ -103,6 +112,8 @@ pub enum CallError {
     NotLoaded,
     /// systemd refused, in these words.
     Refused(String),
+    /// It was not asked, for this reason.
+    NotAsked(String),
     /// No answer came, or none could come: the call may or may not have had its effect.
     Unanswered(String),
 }
@@ -229,7 +240,8 @@ pub enum Effect {
     Farewell,
     /// Write this down so that it survives a reboot, then say so with [`Input::MembershipSaved`].
     SaveMembership(Membership),
-    /// Write this down so that it survives the agent. Nothing that follows is done before.
+    /// Write this down so that it survives the agent. Nothing that follows is done before. As long as it cannot be, nothing
+    /// is started: the next agent would not know of it.
     SaveLedger(Box<Ledger>),
     /// Open a stream to the next scheduler in turn.
     Connect(u64),

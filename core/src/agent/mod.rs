@@ -24,7 +24,7 @@ mod units;
 
 use std::time::Duration;
 
-pub use files::{EXCLUSIVE_SLICE, GOODBYE, SLICES, drop_in};
+pub use files::{EXCLUSIVE_SLICE, GOODBYE, SLICES, drop_in, found};
 pub use guard::LEASE;
 pub use io::{
     CallError, Checked, Effect, Event, Held, Identity, Input, Ledger, Membership, Seen, Verb, Write, Written,
@@ -384,7 +384,9 @@ impl Input {
     fn is_from_pid1(&self) -> bool {
         match self {
             Self::Answered(..) | Self::Read(_) | Self::Pong(_) if planted::is(Fault::Pid1AgeTooYoung) => true,
-            Self::Answered(_, _, answer) => !matches!(answer, Err(CallError::Unanswered(_))),
+            Self::Answered(_, _, answer) => {
+                !matches!(answer, Err(CallError::Unanswered(_) | CallError::NotAsked(_)))
+            }
             Self::Read(units) => units.iter().any(|(_, seen)| seen.is_some()),
             Self::Checked(_, answer) => answer.is_some(),
             Self::Explained(_, why) => why.is_some(),

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_core::agent::{Agent, CallError, Effect, Identity, Input, Ledger, Membership, Verb, Written};
+use muster_core::agent::{
+    Agent, CallError, Effect, Held, Identity, Input, Ledger, Membership, Verb, Written,
+};
 use muster_core::ids::{AgentKey, BootId, MachineId};
 use muster_core::machine::Capacity;
 use muster_core::message::{FromAgent, Goodbye};
@@ -215,8 +217,11 @@ impl World {
         for (name, held) in &mut ledger.units {
             held.removed = !machine.files.contains_key(name);
         }
-        // Nothing was started from files of which there is no record.
-        machine.files.retain(|name, _| ledger.units.contains_key(name));
+        for (name, file) in &machine.files {
+            let version = file.version;
+            let found = || Held::found(version.epoch, version.hash, version.exclusive);
+            ledger.units.entry(name.clone()).or_insert_with(found);
+        }
         let book = &mut self.book.machines[number];
         book.stopped = ledger.stopped.clone();
         (book.reloads, book.asked_to_reload, book.reload_explains) = (false, false, false);

@@ -409,7 +409,10 @@ fn drop_ins_bind_exclusive_units_to_the_guard() {
     ] {
         assert_eq!(service.lines().filter(|found| *found == line).count(), 1, "{line}: {service}");
     }
-    assert_eq!(text("a.timer", ""), "[Unit]\nBindsTo=muster-lease.service\nAfter=muster-lease.service\n");
+    assert_eq!(
+        text("a.timer", ""),
+        "# MUSTER_EPOCH=5.1\n[Unit]\nBindsTo=muster-lease.service\nAfter=muster-lease.service\n"
+    );
     assert!(text("a.socket", "").contains("[Socket]\n"));
     let shortest = drop_in(&unit("a.service"), epoch(5, 1), "", Some(Duration::from_secs(1))).unwrap();
     assert!(shortest.contains("\nSlice=muster-exclusive-1.slice\nTimeoutStopSec=1s\n"));

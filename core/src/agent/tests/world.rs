@@ -800,8 +800,12 @@ impl World {
                 self.guard.told = None;
                 // An agent that finds no guard takes it for ended.
                 self.guard.ended |= self.guard.runs.is_none();
-                // What is on disk without a record was never started: the agent writes it again.
-                self.files.retain(|name, _| self.ledger.units.contains_key(name));
+                // What is on disk without a record, it finds.
+                for (name, (epoch, hash)) in &self.files {
+                    let exclusive = is_exclusive(name).then_some(Duration::from_secs(10));
+                    let found = || Held::found(*epoch, *hash, exclusive);
+                    self.ledger.units.entry(name.clone()).or_insert_with(found);
+                }
                 // And of what was removed there may still be a record: the shell says that it is.
                 for (name, held) in &mut self.ledger.units {
                     held.removed = !self.files.contains_key(name);

@@ -132,10 +132,10 @@ impl Units {
                 let failure = Failure::without_result("systemd finds no file for the unit");
                 self.start_failed(name, failure);
             }
-            (Err(CallError::Refused(reason)), Verb::Start) => {
+            (Err(CallError::Refused(reason) | CallError::NotAsked(reason)), Verb::Start) => {
                 self.start_failed(name, Failure::without_result(reason));
             }
-            (Err(CallError::Refused(reason)), Verb::Stop) => {
+            (Err(CallError::Refused(reason) | CallError::NotAsked(reason)), Verb::Stop) => {
                 unit.doing = Doing::Pausing;
                 self.out.events.push(Event::StopFailed(name.clone(), reason));
                 self.read_later(now, &name, FIRST_READ);
