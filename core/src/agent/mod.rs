@@ -137,7 +137,7 @@ impl Agent {
         }
         self.say_goodbye(now, &mut effects);
         let lease = self.session.lease_of_session();
-        let last = self.session.lease_end();
+        let last = if planted::is(Fault::GuardNeedsSnapshot) { lease } else { self.session.lease_end() };
         self.guard.look_at_clock(now, lease, last, &mut self.units, &mut effects);
         self.units.effects(now, self.pid1.up, &mut effects);
         self.guard.tick(now, lease, last, self.pid1.up, &self.units, &mut effects);

@@ -733,6 +733,8 @@ impl World {
                 self.pid1_is_as_old_as_that(number, *pid1_age);
             }
             agent::Effect::ArmGuard { .. } => self.book.machines[number].guard_ended = false,
+            agent::Effect::PetGuard { .. } => self.book.machines[number].guard_kept = true,
+            agent::Effect::DisarmGuard => self.book.machines[number].guard_kept = false,
             agent::Effect::Event(agent::Event::GuardEnded) => self.guard_ends_with_the_lease(number),
             agent::Effect::Reload => {
                 let book = &mut self.book.machines[number];
@@ -842,11 +844,23 @@ impl World {
     fn guard_ends_with_the_lease(&mut self, number: usize) {
         let machine = &self.machines[number];
         let time = machine.clock.time(self.queue.now());
-        self.book.machines[number].guard_ended = true;
+        let book = &mut self.book.machines[number];
+        (book.guard_ended, book.guard_kept) = (true, false);
         let lease = machine.agent.as_ref().and_then(|agent| agent.agent.lease_end());
         let stood_still = self.queue.now() < machine.excepted_until;
         if machine.guard.is_some() && !stood_still && lease.is_some_and(|end| time < end) {
             let text = format!("m{number} ends its exclusive units while its lease and its guard last");
+            self.violate("control_plane_is_not_the_workload", text);
+        }
+    }
+
+    /// PID 1 ends exclusive units when the lease is over, and not before.
+    pub(crate) fn the_guard_lasts_as_long_as_the_lease(&mut self, number: usize) {
+        let machine = &self.machines[number];
+        let time = machine.clock.time(self.queue.now());
+        let lease = machine.agent.as_ref().and_then(|agent| agent.agent.lease_end());
+        if self.book.machines[number].guard_kept && lease.is_some_and(|end| time < end) {
+            let text = format!("the guard of m{number} ends at {time:?}, and its lease at {lease:?}");
             self.violate("control_plane_is_not_the_workload", text);
         }
     }

@@ -79,6 +79,8 @@ pub(crate) struct AgentProcess {
     pub(crate) frozen: u32,
     /// It is killed after so many effects, and stays down for so long.
     pub(crate) dies: Option<(u32, Micros)>,
+    /// Its ledger, where the disk was full.
+    unsaved: Option<Ledger>,
     /// It has said goodbye, and is gone for this long once it may go.
     pub(crate) leaves: Option<(Goodbye, Micros)>,
     pub(crate) connecting: Option<u64>,
@@ -225,6 +227,7 @@ impl World {
         let book = &mut self.book.machines[number];
         book.stopped = ledger.stopped.clone();
         (book.reloads, book.asked_to_reload, book.reload_explains) = (false, false, false);
+        book.guard_kept = false;
         machine.ledger = Some(ledger.clone());
         let time = machine.clock.time(now);
         let agent = Agent::new(machine.identity(), machine.membership, ledger, machine.random.bits(), time);
@@ -235,6 +238,7 @@ impl World {
             timer: None,
             frozen: 0,
             dies: None,
+            unsaved: None,
             leaves: None,
             connecting: None,
             bus: None,
@@ -297,7 +301,9 @@ impl World {
         let ledger = agent.agent.ledger();
         match agent.leaves.take() {
             Some((Goodbye::Restart, down)) => {
-                self.machines[number].ledger = Some(ledger);
+                if self.machines[number].disk_full == 0 {
+                    self.machines[number].ledger = Some(ledger);
+                }
                 self.kill_agent(number, down);
             }
             Some((Goodbye::Shutdown, down)) => self.power_off(number, down),
@@ -384,6 +390,12 @@ impl World {
             }
             self.judge_agent(number, &effect);
             self.carry_out_agents(number, process, effect);
+        }
+        let machine = &mut self.machines[number];
+        if machine.disk_full == 0
+            && let Some(ledger) = machine.agent.as_mut().and_then(|agent| agent.unsaved.take())
+        {
+            machine.ledger = Some(ledger);
         }
         self.judge_lease(number);
         self.set_agent_timer(number);
@@ -477,7 +489,23 @@ impl World {
         let machine = &mut self.machines[number];
         match effect {
             Effect::Farewell => self.queue.after(0, Event::Leaves(number, process)),
-            Effect::SaveLedger(ledger) => machine.ledger = Some(*ledger),
+            Effect::SaveLedger(ledger) => {
+                let full = machine.disk_full > 0;
+                let Some(agent) = &mut machine.agent else { return };
+                agent.unsaved = full.then(|| (*ledger).clone());
+                if !full {
+                    machine.ledger = Some(*ledger);
+                }
+            }
+            Effect::Start(name) if machine.agent.as_ref().is_some_and(|agent| agent.unsaved.is_some()) => {
+                let answer = Err(CallError::NotAsked("the ledger is not saved".to_owned()));
+                self.tell_agent(number, Input::Answered(name, Verb::Start, answer));
+            }
+            Effect::ArmGuard { .. }
+                if machine.agent.as_ref().is_some_and(|agent| agent.unsaved.is_some()) =>
+            {
+                self.tell_agent(number, Input::GuardArmed(Err("the ledger is not saved".to_owned())));
+            }
             Effect::SaveMembership(membership) => {
                 let wait = match machine.disk_slow {
                     0 => machine.random.spread(MILLI, 50 * MILLI),
@@ -656,12 +684,15 @@ impl World {
         if machine.boot != boot || !machine.on || machine.guard.is_some_and(|runs| runs != guard) {
             return;
         }
-        machine.guard = None;
+        let ran = machine.guard.take().is_some();
         if machine.pid1_busy > 0 {
             machine.hung_since.get_or_insert(now);
             machine.pid1_waiting.push(Event::GuardEnds(number, boot, guard));
         } else if machine.systemd.guarded {
             self.note(|| format!("m{number}: the guard ends"));
+            if ran {
+                self.the_guard_lasts_as_long_as_the_lease(number);
+            }
             let mut out = Out::default();
             self.machines[number].systemd.guard_ends(&mut out);
             self.pid1_did(number, out);
@@ -774,7 +805,9 @@ fn unanswered(call: &Effect) -> Option<Input> {
 /// Whether this is no sign of life of PID 1.
 fn is_unanswered(input: &Input) -> bool {
     match input {
-        Input::Answered(_, _, answer) => matches!(answer, Err(CallError::Unanswered(_))),
+        Input::Answered(_, _, answer) => {
+            matches!(answer, Err(CallError::Unanswered(_) | CallError::NotAsked(_)))
+        }
         Input::Checked(_, answer) => answer.is_none(),
         Input::Explained(_, answer) => answer.is_none(),
         Input::Read(units) => units.iter().all(|(_, seen)| seen.is_none()),
