@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use muster_core::agent::{Agent, Effect, Event, Input, Ledger, Membership};
+use muster_core::agent::{Agent, CallError, Effect, Event, Input, Ledger, Membership, Verb};
 use muster_core::message::{Goodbye, Refused};
 use muster_daemon::clock;
 use muster_daemon::notify::{hint, tell};
@@ -42,8 +42,8 @@ struct Daemon {
     sessions: Sessions,
     /// Whether the leader has said in this turn that it has done what it can for an agent that goes.
     farewell: bool,
-    /// A ledger that could not be saved.
-    unsaved: Option<Box<Ledger>>,
+    /// A ledger that could not be saved, and why.
+    unsaved: Option<(Box<Ledger>, String)>,
 }
 
 /// Runs the agent until SIGTERM or SIGINT. Units run on.
@@ -62,6 +62,11 @@ pub async fn run(config: Config) -> Result<()> {
         files.remove(name).with_context(|| format!("cannot remove what is there of {name}"))?;
     }
     ledger.look(|name| files.has(name));
+    // A full disk, or an operator, may have kept or taken the record of them: what ran of them would be said to be gone.
+    for (name, held) in files.unrecorded(&ledger.units).context("cannot read the unit files")? {
+        warn!(unit = %name, epoch = %held.epoch, "files of a unit that the ledger does not name");
+        ledger.units.insert(name, held);
+    }
     let identity = identity::identity(&config)?;
     info!(machine = %identity.machine, units = ledger.units.len(), term = %membership.term, "starting");
 
@@ -145,7 +150,12 @@ impl Daemon {
             }
             Effect::ResetFailed(name) => self.systemd.call(Call::ResetFailed(name)),
             Effect::Stop(name) => self.systemd.call(Call::Stop(name)),
-            Effect::Start(name) => self.systemd.call(Call::Start(name)),
+            Effect::Start(name) => match self.why_unsaved() {
+                None => self.systemd.call(Call::Start(name)),
+                Some(reason) => {
+                    self.answer(Input::Answered(name, Verb::Start, Err(CallError::NotAsked(reason))));
+                }
+            },
             Effect::Check(name) => self.systemd.call(Call::Check(name)),
             Effect::Explain(name) => self.systemd.call(Call::Explain(name)),
             Effect::Read(names) => self.systemd.call(Call::Read(names)),
@@ -154,7 +164,10 @@ impl Daemon {
                 self.systemd.call(Call::Reload);
             }
             Effect::Ping => self.systemd.call(Call::Ping),
-            Effect::ArmGuard { until, found } => self.systemd.call(Call::ArmGuard { until, found }),
+            Effect::ArmGuard { until } => match self.why_unsaved() {
+                None => self.systemd.call(Call::ArmGuard(until)),
+                Some(reason) => self.answer(Input::GuardArmed(Err(reason))),
+            },
             Effect::DisarmGuard => self.systemd.call(Call::DisarmGuard),
             Effect::PetGuard { until } => match self.files.guard().pet(until) {
                 Ok(Pet::Done) => {}
@@ -178,17 +191,21 @@ impl Daemon {
     fn save(&mut self, ledger: Box<Ledger>) {
         self.unsaved = None;
         if let Err(error) = self.records.save_ledger(&ledger) {
-            error!(%error, "cannot save the ledger; if the agent ends now, it will not know all of its units");
-            self.unsaved = Some(ledger);
+            error!(%error, "cannot save the ledger; nothing is started until that is possible");
+            self.unsaved = Some((ledger, format!("the agent cannot write down that it is here: {error}")));
         }
     }
 
     fn save_again(&mut self) {
-        if let Some(ledger) = self.unsaved.take()
+        if let Some((ledger, reason)) = self.unsaved.take()
             && self.records.save_ledger(&ledger).is_err()
         {
-            self.unsaved = Some(ledger);
+            self.unsaved = Some((ledger, reason));
         }
+    }
+
+    fn why_unsaved(&self) -> Option<String> {
+        self.unsaved.as_ref().map(|(_, reason)| reason.clone())
     }
 
     fn save_membership(&self, membership: Membership) {

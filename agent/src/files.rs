@@ -1,11 +1,12 @@
 //! Unit files: kept in a directory of Muster's own, linked to where systemd looks for units that a reboot removes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use muster_core::agent::{self, Write};
+use muster_core::agent::{self, Held, Write};
 use muster_core::unit::{ContentHash, UnitName};
 
 use crate::guard::Guard;
@@ -69,6 +70,23 @@ impl UnitFiles {
     pub(crate) fn has_all(&self, name: &UnitName) -> bool {
         // The link comes last.
         self.link_is_ours(name).is_ok_and(|ours| ours == Some(true))
+    }
+
+    /// The units that systemd can find here and that are not among these.
+    pub(crate) fn unrecorded(&self, known: &BTreeMap<UnitName, Held>) -> io::Result<Vec<(UnitName, Held)>> {
+        let mut unrecorded = Vec::new();
+        for entry in fs::read_dir(&self.units)? {
+            // What no unit has for its name is what the writing of a file has left.
+            let name = entry?.file_name().to_str().and_then(|name| UnitName::parse(name).ok());
+            let Some(name) = name.filter(|name| !known.contains_key(name)) else { continue };
+            if self.link_is_ours(&name)? != Some(true) {
+                continue;
+            }
+            let file = fs::read_to_string(self.file(&name))?;
+            let drop_in = fs::read_to_string(self.drop_in_dir(&name).join(DROP_IN)).unwrap_or_default();
+            unrecorded.extend(agent::found(&name, &file, &drop_in).map(|held| (name, held)));
+        }
+        Ok(unrecorded)
     }
 
     /// Writes content and drop-in, and links to them.
@@ -180,6 +198,8 @@ fn absent(outcome: io::Result<()>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use muster_core::ids::{Epoch, Term};
 
     use super::*;
@@ -252,6 +272,36 @@ mod tests {
         assert!(files.drop_in_dir(&name).join("10-own.conf").exists());
         assert!(!files.drop_in_dir(&name).join(DROP_IN).exists());
         assert!(!files.is_ours(&name, files.link(&name).to_str().unwrap()));
+    }
+
+    #[test]
+    fn units_without_a_record_are_found() {
+        let bench = Bench::new();
+        let files = &bench.files;
+        let name = write(None, 1).name;
+        files.write(&write(Some(FILE), 7)).unwrap();
+        let exclusive = "[Timer]\nOnBootSec=1\n[X-Muster]\nExclusive=yes\nExclusiveStopSec=3\n";
+        let (timer, stop) = (UnitName::parse("b.timer").unwrap(), Some(Duration::from_secs(3)));
+        files
+            .write(&Write {
+                name: timer.clone(),
+                hash: ContentHash::of(exclusive.as_bytes()),
+                content: Some(exclusive.into()),
+                exclusive: stop,
+                ..write(None, 8)
+            })
+            .unwrap();
+        // These are none: systemd does not see them.
+        fs::write(files.units.join("c.service"), FILE).unwrap();
+        fs::write(files.units.join("d.service~"), FILE).unwrap();
+        let epoch = |counter| Epoch { term: Term(1), counter };
+        let found = BTreeMap::from([
+            (name, Held::found(epoch(7), ContentHash::of(FILE.as_bytes()), None)),
+            (timer, Held::found(epoch(8), ContentHash::of(exclusive.as_bytes()), stop)),
+        ]);
+        let unrecorded = files.unrecorded(&BTreeMap::new()).unwrap();
+        assert_eq!(unrecorded.into_iter().collect::<BTreeMap<_, _>>(), found);
+        assert_eq!(files.unrecorded(&found).unwrap(), []);
     }
 
     #[test]

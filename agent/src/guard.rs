@@ -6,9 +6,8 @@
 use std::fs;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use muster_core::agent::EXCLUSIVE_SLICE;
@@ -28,6 +27,9 @@ use crate::files::replace;
 pub(crate) const FENCE: &str = "muster-fence.service";
 /// How much of a lease must be left when the guard is started: what its start may take, and its first watchdog.
 pub(crate) const START_MIN: Duration = Duration::from_secs(2);
+
+/// By how much the clock that the guard's shell scripts read may differ from the agent's.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(1);
 
 /// Where PID 1 is told how its services are.
 const NOTIFY: &str = "/run/systemd/notify";
@@ -52,12 +54,29 @@ pub(crate) struct Guard {
     dir: PathBuf,
     links: PathBuf,
     process: Arc<Mutex<Option<Pid>>>,
+    /// The fence that the agent has run itself.
+    fence: Arc<Mutex<Option<Child>>>,
 }
 
 impl Guard {
-    /// The guard whose scripts are in the run directory, and whose units are where systemd looks for them.
+    /// The guard whose scripts are in the run directory, and whose units are where systemd looks for them. It is known
+    /// whether one runs that an agent before this one has started.
     pub(crate) fn new(run_dir: &Path, links: &Path) -> Self {
-        Self { dir: run_dir.join("guard"), links: links.to_owned(), process: Arc::default() }
+        let guard = Self {
+            dir: run_dir.join("guard"),
+            links: links.to_owned(),
+            process: Arc::default(),
+            fence: Arc::default(),
+        };
+        let process = fs::read_to_string(guard.dir.join("process")).ok();
+        let process = process.and_then(|process| Pid::from_raw(process.trim().parse().ok()?));
+        // The number may be another process's by now.
+        let is_guard = |process: &Pid| {
+            fs::read_to_string(format!("/proc/{}/cgroup", process.as_raw_nonzero()))
+                .is_ok_and(|groups| is_in(&groups, muster_core::agent::LEASE))
+        };
+        *lock(&guard.process) = process.filter(is_guard);
+        guard
     }
 
     /// Writes units and scripts that are not there, before systemd loads the first unit that is bound to them.
@@ -79,24 +98,31 @@ impl Guard {
         Ok(())
     }
 
-    /// Allows the guard to run until that moment.
-    pub(crate) fn set_end(&self, until: Time) -> io::Result<()> {
+    /// Allows a guard that does not run yet to run until that moment. What was still to be killed of the last time must not
+    /// be taken for what it guards.
+    pub(crate) fn grant(&self, until: Time) -> io::Result<()> {
+        self.end_fence();
+        self.set_end(until)
+    }
+
+    fn set_end(&self, until: Time) -> io::Result<()> {
         let hundredths = until.since(Time::default()).as_millis() / 10;
         replace(&self.dir.join("end"), format!("{hundredths}\n").as_bytes())
     }
 
     /// Allows it to run no more.
     pub(crate) fn clear_end(&self) -> io::Result<()> {
-        self.set_process(None);
+        *lock(&self.process) = None;
         match fs::remove_file(self.dir.join("end")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome,
         }
     }
 
-    /// This is the guard's process.
-    pub(crate) fn set_process(&self, process: Option<Pid>) {
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+    /// This is the guard's process, also for the agent after this one: PID 1 may be busy then.
+    pub(crate) fn set_process(&self, process: Pid) -> io::Result<()> {
+        *lock(&self.process) = Some(process);
+        replace(&self.dir.join("process"), format!("{}\n", process.as_raw_nonzero()).as_bytes())
     }
 
     /// Has the guard last until that moment.
@@ -104,8 +130,7 @@ impl Guard {
     /// # Errors
     /// It could not be told so; it ends when it was to end before.
     pub(crate) fn pet(&self, until: Time) -> io::Result<Pet> {
-        let process = *self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(process) = process else { return Ok(Pet::Lost) };
+        let Some(process) = *lock(&self.process) else { return Ok(Pet::Lost) };
         let left = until.since(clock::now());
         if left.is_zero() {
             return Ok(Pet::Done);
@@ -129,13 +154,60 @@ impl Guard {
 
     /// Kills what is left of exclusive units, each when its time is over, without PID 1.
     pub(crate) fn fence(&self) {
+        self.end_fence();
         let script = self.dir.join("fence.sh");
-        thread::spawn(move || match Command::new("/bin/sh").arg(&script).status() {
-            Ok(status) if status.success() => {}
-            Ok(status) => warn!(%status, "{} has failed", script.display()),
+        match Command::new("/bin/sh").arg(&script).spawn() {
+            Ok(fence) => *lock(&self.fence) = Some(fence),
             Err(error) => warn!(%error, "cannot run {}", script.display()),
-        });
+        }
     }
+
+    /// What it has not killed yet, it does not kill any more.
+    fn end_fence(&self) {
+        let Some(mut fence) = lock(&self.fence).take() else { return };
+        match fence.try_wait() {
+            Ok(Some(status)) if status.success() => {}
+            Ok(Some(status)) => warn!(%status, "the fence has failed"),
+            // That it has ended meanwhile is as well.
+            _ => drop(fence.kill()),
+        }
+        if let Err(error) = fence.wait() {
+            warn!(%error, "cannot wait for the end of the fence");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the control groups of a process, as in `/proc/PID/cgroup`, are those of a unit.
+fn is_in(groups: &str, unit: &str) -> bool {
+    groups.lines().any(|group| group.rsplit_once('/').is_some_and(|(_, last)| last == unit))
+}
+
+/// Whether the guard's scripts, to which `/proc/uptime` says what time it is, would know when a lease is over.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check_clock() -> Result<(), String> {
+    let text =
+        fs::read_to_string("/proc/uptime").map_err(|error| format!("cannot read /proc/uptime: {error}"))?;
+    compare_clocks(&text, clock::now())
+}
+
+fn compare_clocks(uptime: &str, now: Time) -> Result<(), String> {
+    let seconds = uptime.split(' ').next().and_then(|seconds| seconds.parse().ok());
+    let uptime = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let Some(uptime) = uptime else { return Err(format!("/proc/uptime makes no sense: {uptime:?}")) };
+    let differ = uptime.abs_diff(now.since(Time::default()));
+    if differ > CLOCKS_DIFFER_MAX {
+        return Err(format!(
+            "/proc/uptime differs from CLOCK_BOOTTIME by {differ:.1?}, so that the end of a lease would not be known; \
+             something puts a file of its own there (lxcfs does): have it leave /proc/uptime as it is"
+        ));
+    }
+    Ok(())
 }
 
 /// Tells PID 1 something in the name of another process, as `systemd-notify --pid=` does. It waits for nobody.
@@ -235,6 +307,51 @@ mod tests {
         // These groups stay as they are: it would go on for half a minute.
         fence.kill().unwrap();
         fence.wait().unwrap();
+    }
+
+    #[test]
+    fn a_fence_of_the_last_lease_kills_nothing_under_the_next() {
+        let bench = Bench::new();
+        let slice =
+            bench.directory.path().join("muster.slice/muster-exclusive.slice/muster-exclusive-300.slice");
+        fs::create_dir_all(slice).unwrap();
+        bench.guard.set_end(clock::now()).unwrap();
+        bench.guard.fence();
+        let fence = lock(&bench.guard.fence).as_ref().map(|fence| format!("/proc/{}", fence.id())).unwrap();
+        assert!(Path::new(&fence).exists(), "it waits for minutes");
+        bench.guard.grant(clock::now() + Duration::from_secs(5)).unwrap();
+        assert!(!Path::new(&fence).exists());
+    }
+
+    #[test]
+    fn an_agent_knows_the_process_of_a_guard_that_was_started_before() {
+        let bench = Bench::new();
+        let guard = |bench: &Bench| Guard::new(bench.directory.path(), &bench.directory.path().join("links"));
+        assert_eq!(*lock(&guard(&bench).process), None);
+        // This process is in no such group.
+        bench.guard.set_process(rustix::process::getpid()).unwrap();
+        assert_eq!(*lock(&guard(&bench).process), None);
+        let groups = |unit: &str| format!("4:memory:/\n1:name=systemd:/a b/system.slice/{unit}\n0::/\n");
+        assert!(is_in(&groups("muster-lease.service"), "muster-lease.service"));
+        assert!(!is_in(&groups("x-muster-lease.service"), "muster-lease.service"));
+        assert!(is_in("0::/system.slice/muster-lease.service\n", "muster-lease.service"));
+    }
+
+    #[test]
+    fn a_clock_that_is_not_the_agents_is_found_out() {
+        let now = Time::from_boot(Duration::from_millis(351_735_470));
+        assert_eq!(compare_clocks("351735.47 234388.90\n", now), Ok(()));
+        assert_eq!(compare_clocks("351736.40 0.00\n", now), Ok(()));
+        let virtualized = compare_clocks("12.00 9.00\n", now).unwrap_err();
+        assert!(
+            virtualized.starts_with("/proc/uptime differs from CLOCK_BOOTTIME by 351723.5s"),
+            "{virtualized}"
+        );
+        assert!(compare_clocks("351740.00 0.00\n", now).is_err());
+        for text in ["", "a b", "-1.0 2.0"] {
+            assert!(compare_clocks(text, now).unwrap_err().contains("makes no sense"), "{text}");
+        }
+        check_clock().unwrap();
     }
 
     #[test]

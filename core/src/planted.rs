@@ -108,8 +108,12 @@ faults! {
     // The agent.
     /// the guard of exclusive units is told to last longer than the lease
     GuardOutlastsLease,
+    /// a lease is the guard's only once it is known what the leader wants
+    GuardNeedsSnapshot,
     /// exclusive units that PID 1 does not stop are not killed
     NoFence,
+    /// an exclusive unit that ended with its guard is told to have ended by itself
+    GuardEndsForGood,
     /// the agent counts its lease from the answer, not from its heartbeat
     LeaseFromAnswer,
     /// the agent obeys old terms

@@ -35,6 +35,10 @@ const HEARTBEATS_PER_LEASE: u32 = 3;
 /// The shortest heartbeat interval.
 const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
 
+/// The shortest lease. The guard of exclusive units is started with 2 s of it left at least, and when an answer to a
+/// heartbeat has come up to a third may have passed.
+const MIN_LEASE_TTL: Duration = Duration::from_secs(4);
+
 /// The longest duration of any setting.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -146,6 +150,15 @@ impl Config {
                 shown(lease)
             );
             return contradiction(&["heartbeat_interval", "lease_ttl"], message);
+        }
+        if lease < MIN_LEASE_TTL {
+            let message = format!(
+                "lease_ttl is {}: it must be at least {}, since the guard of exclusive units takes up to 2s to start on a \
+                 machine, and would not be started at all with less of a lease left",
+                shown(lease),
+                shown(MIN_LEASE_TTL)
+            );
+            return contradiction(&["lease_ttl"], message);
         }
         if systemd <= lease {
             let message = format!(

@@ -42,10 +42,10 @@ fn nothing_is_a_configuration() {
 fn every_option_is_read() {
     let config = read(
         "listen = '198.19.3.4:7000'\ninsecure_listen = true\nstate_dir = '/tmp/state'\n\
-         heartbeat_interval = '250ms'\nlease_ttl = '1s 500ms'\nsystemd_timeout = '1m 30s'\nlog = 'debug'\n",
+         heartbeat_interval = '250ms'\nlease_ttl = '4s 500ms'\nsystemd_timeout = '1m 30s'\nlog = 'debug'\n",
     )
     .expect("it is right");
-    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, state_dir: "/tmp/state", heartbeat_interval: 250ms, lease_ttl: 1.5s, systemd_timeout: 90s, brake_hold: 60s, restart_grace: 30s, log: LevelFilter::DEBUG }"#);
+    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, state_dir: "/tmp/state", heartbeat_interval: 250ms, lease_ttl: 4.5s, systemd_timeout: 90s, brake_hold: 60s, restart_grace: 30s, log: LevelFilter::DEBUG }"#);
     assert_eq!(config.settings().lease_ttl, config.lease_ttl);
 }
 
@@ -71,7 +71,8 @@ fn leases_that_contradict_are_refused_with_the_reason() {
     assert_snapshot!(error("heartbeat_interval = \"10ms\""), @"scheduler.toml:1: heartbeat_interval is 10ms: it must be at least 50ms");
     assert_snapshot!(error("lease_ttl = \"30s\""), @"scheduler.toml:1: systemd_timeout is 30s and lease_ttl is 30s: the time-out must be longer, since a machine whose systemd is silent for a lease is only spared new units, and is given up after the time-out");
     assert_snapshot!(error("\nlease_ttl = \"1s\"\nheartbeat_interval = \"1s\"\n"), @"scheduler.toml:3: heartbeat_interval is 1s and lease_ttl is 1s: an interval must be at most a third of the lease, so that two lost heartbeats in a row do not cost a machine its units");
-    read("lease_ttl = \"3s\"").expect("three heartbeats fit");
+    assert_snapshot!(error("lease_ttl = \"3s\""), @"scheduler.toml:1: lease_ttl is 3s: it must be at least 4s, since the guard of exclusive units takes up to 2s to start on a machine, and would not be started at all with less of a lease left");
+    read("lease_ttl = \"4s\"").expect("three heartbeats fit, and the guard's start");
 }
 
 #[test]

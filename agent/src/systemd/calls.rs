@@ -30,10 +30,7 @@ pub(crate) enum Call {
     /// Writes files, of units whose names the machine does not use.
     Write(Vec<Write>),
     /// Has PID 1 guard exclusive units until that moment.
-    ArmGuard {
-        until: Time,
-        found: bool,
-    },
+    ArmGuard(Time),
     DisarmGuard,
 }
 
@@ -58,7 +55,7 @@ impl Call {
             Self::Read(names) => Input::Read(names.into_iter().map(|name| (name, None)).collect()),
             Self::Reload => Input::Reloaded(Err(reason.to_owned())),
             Self::Ping => Input::Pong(false),
-            Self::ArmGuard { .. } => Input::GuardArmed(Err(reason.to_owned())),
+            Self::ArmGuard(_) => Input::GuardArmed(Err(reason.to_owned())),
             Self::DisarmGuard => Input::GuardDisarmed,
             Self::Write(writes) => {
                 Input::Written(writes.into_iter().map(|write| (write.name, Written::Unanswered)).collect())
@@ -95,7 +92,7 @@ impl Caller {
             Call::Read(names) => Input::Read(self.read(names).await),
             Call::Reload => Input::Reloaded(self.manager.reload().await.map_err(|error| text(&error))),
             Call::Ping => Input::Pong(self.manager.version().await.is_ok()),
-            Call::ArmGuard { until, found } => Input::GuardArmed(self.arm_guard(until, found).await),
+            Call::ArmGuard(until) => Input::GuardArmed(self.arm_guard(until).await),
             Call::DisarmGuard => {
                 self.disarm_guard().await;
                 Input::GuardDisarmed

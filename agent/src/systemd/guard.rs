@@ -10,44 +10,40 @@ use rustix::process::Pid;
 
 use super::calls::{Caller, text};
 use super::proxy::NAME;
-use crate::guard::{FENCE, Pet, START_MIN};
+use crate::guard::{FENCE, Pet, START_MIN, check_clock};
 
 /// How long the guard's start may take in all, and how often it is looked at meanwhile.
 const START_MAX: Duration = Duration::from_secs(3);
 const START_LOOK: Duration = Duration::from_millis(20);
 
 impl Caller {
-    /// Starts the guard to last until that moment, or takes up one that runs.
-    pub(super) async fn arm_guard(&self, until: Time, found: bool) -> Result<(), String> {
-        let guard = self.files.guard();
-        let outcome = self.try_arm(until, found).await;
-        if outcome.is_err() && !found {
+    /// Starts the guard to last until that moment.
+    pub(super) async fn arm_guard(&self, until: Time) -> Result<(), String> {
+        let outcome = self.try_arm(until).await;
+        if outcome.is_err() {
             // Nobody else is to start it then.
-            let _ = guard.clear_end();
+            let _ = self.files.guard().clear_end();
         }
         outcome
     }
 
-    async fn try_arm(&self, until: Time, found: bool) -> Result<(), String> {
+    async fn try_arm(&self, until: Time) -> Result<(), String> {
         let guard = self.files.guard();
         let unwritten = |error| format!("cannot write its files: {error}");
         let deadline = Instant::now() + START_MAX;
-        if !found {
-            let left = until.since(clock::now());
-            if left <= START_MIN {
-                return Err(format!(
-                    "only {left:?} of the lease are left, and its start may take {START_MIN:?}"
-                ));
-            }
-            guard.write_files().map_err(unwritten)?;
-            // Nothing is left of the units that it waits for: they were seen to end. That it does not run is as well.
-            let _ = self.manager.stop_unit(FENCE, "replace").await;
-            guard.set_end(until).map_err(unwritten)?;
-            // Not in place of another job: it would call off a suspend that has begun.
-            self.manager.start_unit(LEASE, "fail").await.map_err(|error| text(&error))?;
+        let left = until.since(clock::now());
+        if left <= START_MIN {
+            return Err(format!("only {left:?} of the lease are left, and its start may take {START_MIN:?}"));
         }
+        check_clock()?;
+        guard.write_files().map_err(unwritten)?;
+        // Nothing is left of the units that it waits for: they were seen to end. That it does not run is as well.
+        let _ = self.manager.stop_unit(FENCE, "replace").await;
+        guard.grant(until).map_err(unwritten)?;
+        // Not in place of another job: it would call off a suspend that has begun.
+        self.manager.start_unit(LEASE, "fail").await.map_err(|error| text(&error))?;
         let process = self.guard_process(deadline).await?;
-        guard.set_process(Some(process));
+        guard.set_process(process).map_err(unwritten)?;
         match guard.pet(until) {
             Ok(Pet::Done) => Ok(()),
             Ok(Pet::Lost) => Err(format!("{LEASE} has ended already")),

@@ -4,8 +4,12 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::guard::LEASE;
-use crate::ids::Epoch;
-use crate::unit::{UnitFile, UnitName, UnitType};
+use super::io::Held;
+use crate::ids::{Epoch, Term};
+use crate::unit::{ContentHash, Options, UnitFile, UnitName, UnitType};
+
+/// What stands before the epoch in a drop-in.
+const EPOCH: &str = "MUSTER_EPOCH=";
 
 /// Over how many slices the units of a machine are spread.
 ///
@@ -33,11 +37,10 @@ pub fn drop_in(name: &UnitName, epoch: Epoch, file: &str, exclusive: Option<Dura
     };
     let kind = name.unit_type();
     if !matches!(kind, UnitType::Service | UnitType::Socket | UnitType::Mount | UnitType::Swap) {
-        return exclusive.map(|_| format!("[Unit]\n{bound}"));
+        return exclusive.map(|_| format!("# {EPOCH}{epoch}\n[Unit]\n{bound}"));
     }
     let section = kind.section();
-    let mut text =
-        format!("[Unit]\nBefore={GOODBYE}\n{bound}[{section}]\nEnvironment=MUSTER_EPOCH={epoch}\n");
+    let mut text = format!("[Unit]\nBefore={GOODBYE}\n{bound}[{section}]\nEnvironment={EPOCH}{epoch}\n");
     if let Some(stop) = exclusive {
         let timeout = if kind == UnitType::Service { "TimeoutStopSec" } else { "TimeoutSec" };
         let seconds = stop.as_secs();
@@ -57,6 +60,17 @@ pub fn drop_in(name: &UnitName, epoch: Epoch, file: &str, exclusive: Option<Dura
         let _ = writeln!(text, "Slice=muster-{:02}.slice", slice_of(name));
     }
     Some(text)
+}
+
+/// The copy whose file and drop-in these are, where nothing else tells of it; none where they do not say which it is, as of
+/// a type of unit that runs no processes.
+pub fn found(name: &UnitName, file: &str, drop_in: &str) -> Option<Held> {
+    let epoch = drop_in.lines().find_map(|line| line.split_once(EPOCH))?.1;
+    let (term, counter) = epoch.split_once('.')?;
+    let epoch = Epoch { term: Term(term.parse().ok()?), counter: counter.parse().ok()? };
+    let options = UnitFile::parse(file.as_bytes()).ok().and_then(|file| Options::parse(name, &file).ok());
+    let exclusive = options.and_then(|parsed| parsed.options.exclusive);
+    Some(Held::found(epoch, ContentHash::of(file.as_bytes()), exclusive))
 }
 
 /// The slice of the exclusive units that may take so long to stop, in whole seconds.

@@ -17,17 +17,18 @@ pub const LEASE: &str = "muster-lease.service";
 
 /// How long to wait after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long it may fail to start before what waits for it counts as failed as well.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// It does not run.
     Off,
-    /// It may run since before the agent was started: what systemd says of it will tell.
-    Unknown,
-    /// It runs since before the agent was started, until a moment that is not known.
-    Found,
-    /// It is being started (or taken up, if it ran), to last until then.
-    Arming { until: Time, found: bool },
+    /// It may run since before the agent was started: what systemd says of it will tell. If it does, it runs until then,
+    /// where it was told so since.
+    Unknown(Option<Time>),
+    /// It is being started, to last until then.
+    Arming { until: Time },
     /// It runs until then.
     On(Time),
     /// It ended then, and units that were bound to it must end.
@@ -36,15 +37,24 @@ enum State {
     Disarming,
 }
 
+/// Whether systemd was asked about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    No,
+    Yes,
+    /// Yes, and something has happened since: the answer may be older than that.
+    Overtaken,
+    Answered,
+}
+
 #[derive(Debug)]
 pub(super) struct Guard {
     state: State,
-    /// Whether systemd was asked about it in this state.
-    asked: bool,
-    /// Since when it may not run any more, for all that is known in this state.
-    doubted: Option<Time>,
+    asked: Asked,
     /// It is not started before this moment, after a failure.
     retry: Time,
+    /// Since when every attempt to start it has failed.
+    failing: Option<Time>,
     /// When it was last seen whether it can be started.
     looked: Time,
 }
@@ -53,58 +63,78 @@ impl Guard {
     /// The guard of a machine that holds exclusive units already, or does not.
     pub fn new(holds_exclusive: bool, now: Time) -> Self {
         Self {
-            state: if holds_exclusive { State::Unknown } else { State::Off },
-            asked: false,
-            doubted: Some(now),
+            state: if holds_exclusive { State::Unknown(None) } else { State::Off },
+            asked: Asked::No,
             retry: now,
+            failing: None,
             looked: now,
         }
     }
 
     /// Something may have become of it that nobody heard of: systemd is to be asked.
-    pub fn ask_again(&mut self, now: Time) {
-        self.doubted.get_or_insert(now);
-        self.asked = false;
+    pub fn ask_again(&mut self) {
+        self.asked = match self.asked {
+            Asked::Yes | Asked::Overtaken => Asked::Overtaken,
+            Asked::No | Asked::Answered => Asked::No,
+        };
     }
 
     /// systemd signals how it is. That may be older than what was done since.
-    pub fn signalled(&mut self, now: Time, active: &str) {
+    pub fn signalled(&mut self, active: &str) {
         if active != "active" {
-            self.ask_again(now);
+            self.ask_again();
         }
     }
 
     fn wants_read(&mut self) -> bool {
-        let matters = matches!(self.state, State::Unknown | State::Found | State::On(_));
-        matters && !std::mem::replace(&mut self.asked, true)
+        let wants = matches!(self.state, State::Unknown(_) | State::On(_)) && self.asked == Asked::No;
+        if wants {
+            self.asked = Asked::Yes;
+        }
+        wants
     }
 
     /// systemd says how it is, or nothing.
     pub fn seen(&mut self, now: Time, seen: Option<&Seen>, units: &mut Units, effects: &mut Vec<Effect>) {
-        let Some(seen) = seen else {
-            self.asked = false;
-            return;
-        };
-        let active = seen.state.active == "active";
+        let overtaken = std::mem::replace(&mut self.asked, Asked::No) == Asked::Overtaken;
+        let Some(seen) = seen.filter(|_| !overtaken) else { return };
+        self.asked = Asked::Answered;
         match self.state {
-            State::Unknown if active => (self.state, self.doubted) = (State::Found, None),
-            State::Unknown | State::Found | State::On(_) if !active => {
+            State::Unknown(_) | State::On(_) if seen.state.active != "active" => {
                 self.end(now, units, effects);
             }
-            _ => self.doubted = None,
+            State::Unknown(told) => {
+                units.guard_was_seen();
+                if let Some(until) = told {
+                    self.state = State::On(until);
+                }
+            }
+            State::On(_) => units.guard_was_seen(),
+            _ => {}
         }
     }
 
     /// [`Effect::ArmGuard`] is done, or failed for this reason.
-    pub fn armed(&mut self, now: Time, outcome: Result<(), String>, effects: &mut Vec<Effect>) {
-        let State::Arming { until, found } = self.state else { return };
+    pub fn armed(
+        &mut self,
+        now: Time,
+        outcome: Result<(), String>,
+        units: &mut Units,
+        effects: &mut Vec<Effect>,
+    ) {
+        let State::Arming { until } = self.state else { return };
         match outcome {
-            Ok(()) => self.enter(State::On(until)),
+            Ok(()) => {
+                self.failing = None;
+                self.enter(State::On(until));
+            }
             Err(reason) => {
-                effects.push(Effect::Event(Event::GuardFailed(reason)));
                 self.retry = now + RETRY;
-                // One that was found may have ended meanwhile, and its units with it.
-                self.enter(if found { State::Unknown } else { State::Off });
+                self.enter(State::Off);
+                if *self.failing.get_or_insert(now) + PATIENCE <= now {
+                    units.guard_fails(&reason);
+                }
+                effects.push(Effect::Event(Event::GuardFailed(reason)));
             }
         }
     }
@@ -118,7 +148,7 @@ impl Guard {
 
     /// [`Effect::PetGuard`] reached nobody.
     pub fn lost(&mut self, now: Time, units: &mut Units, effects: &mut Vec<Effect>) {
-        if matches!(self.state, State::On(_)) {
+        if matches!(self.state, State::Unknown(_) | State::On(_)) {
             self.end(now, units, effects);
         }
     }
@@ -136,7 +166,7 @@ impl Guard {
         let ends = match self.state {
             State::On(until) => Some(until),
             // PID 1 has not said how it is, and may never: nothing that is bound to it outlasts the lease.
-            State::Unknown | State::Found => last,
+            State::Unknown(_) => last,
             _ => None,
         };
         if let Some(until) = ends.filter(|until| *until <= now) {
@@ -146,12 +176,12 @@ impl Guard {
         units.permit_exclusive(runs && matches!(self.state, State::On(_)));
     }
 
-    /// Does what is due, once the units have been looked at. `keep` is the end of the lease to which one that runs lasts.
+    /// Does what is due, once the units have been looked at; `lease` and `last` as above.
     pub fn tick(
         &mut self,
         now: Time,
         lease: Option<Time>,
-        keep: Option<Time>,
+        last: Option<Time>,
         pid1_up: bool,
         units: &Units,
         effects: &mut Vec<Effect>,
@@ -160,25 +190,35 @@ impl Guard {
         if matches!(self.state, State::Ending { .. }) && !units.any_ending() {
             self.enter(State::Off);
         }
-        match (self.state, lease.filter(|end| now < *end), keep) {
-            (State::Off, Some(until), _) if self.retry <= now && pid1_up && units.may_arm() => {
-                self.enter(State::Arming { until, found: false });
-                effects.push(Effect::ArmGuard { until, found: false });
-            }
-            (State::On(_) | State::Unknown | State::Found, ..) if pid1_up && !units.has_exclusive() => {
+        let last = last.filter(|end| now < *end);
+        match self.state {
+            State::Off => match lease.filter(|end| now < *end && units.may_arm()) {
+                Some(until) if self.retry <= now && pid1_up => {
+                    self.enter(State::Arming { until });
+                    effects.push(Effect::ArmGuard { until });
+                }
+                Some(_) => {}
+                None => self.failing = None,
+            },
+            State::On(_) | State::Unknown(_) if pid1_up && !units.has_exclusive() => {
                 self.enter(State::Disarming);
                 effects.push(Effect::DisarmGuard);
             }
-            (State::Found, Some(until), _) if self.retry <= now && pid1_up => {
-                self.enter(State::Arming { until, found: true });
-                effects.push(Effect::ArmGuard { until, found: true });
+            // What runs may run as long as any lease that was granted, whether or not it is known what the leader wants;
+            // and PID 1 need not answer for that.
+            State::On(until) if last.is_some_and(|end| until < end) => {
+                self.state = last.map_or(self.state, State::On);
+                pet(last, effects);
             }
-            (State::On(until), _, Some(end)) if end != until => {
-                self.state = State::On(end);
-                let more = if planted::is(Fault::GuardOutlastsLease) { 10 } else { 0 };
-                effects.push(Effect::PetGuard { until: end + Duration::from_secs(more) });
+            State::Unknown(told) if told < last => {
+                self.state = State::Unknown(last);
+                pet(last, effects);
+                if told.is_none() {
+                    // That it runs counts once it was seen after that.
+                    self.ask_again();
+                }
             }
-            (State::Ending { since, fenced: false }, ..) if since + units.shortest_stop() <= now => {
+            State::Ending { since, fenced: false } if since + units.shortest_stop() <= now => {
                 // Nobody has seen them end: PID 1 hangs, or cannot be asked.
                 self.state = State::Ending { since, fenced: true };
                 if !planted::is(Fault::NoFence) {
@@ -199,11 +239,7 @@ impl Guard {
         match self.state {
             // What else it may wait for than the moment, it hears of.
             State::Off if units.may_arm() => lease.and(Some(self.retry)).filter(later),
-            State::Unknown => last.filter(later),
-            State::Found => {
-                let retry = lease.and(Some(self.retry)).filter(later);
-                [retry, last.filter(later)].into_iter().flatten().min()
-            }
+            State::Unknown(_) => last.filter(later),
             State::On(until) => Some(until),
             State::Ending { since, fenced: false } => Some(since + units.shortest_stop()),
             _ => None,
@@ -212,15 +248,17 @@ impl Guard {
 
     fn enter(&mut self, state: State) {
         self.state = state;
-        self.asked = false;
-        self.doubted = None;
+        self.ask_again();
     }
 
     fn end(&mut self, since: Time, units: &mut Units, effects: &mut Vec<Effect>) {
-        // Units that ended since then did so with it, and not by themselves.
-        let since = self.doubted.map_or(since, |doubted| doubted.min(since));
         effects.push(Effect::Event(Event::GuardEnded));
-        units.end_exclusive(since);
+        units.end_exclusive();
         self.enter(State::Ending { since, fenced: false });
     }
+}
+
+fn pet(until: Option<Time>, effects: &mut Vec<Effect>) {
+    let more = if planted::is(Fault::GuardOutlastsLease) { 10 } else { 0 };
+    effects.extend(until.map(|end| Effect::PetGuard { until: end + Duration::from_secs(more) }));
 }

@@ -98,9 +98,21 @@ pub struct Held {
     /// Whether it is exclusive: then how long it may take to stop after the lease has ended.
     #[serde(default)]
     pub exclusive: Option<Duration>,
+    /// Whether it has ended for a reason of its own, as far as that matters: the guard ran on.
+    #[serde(default)]
+    pub ended: bool,
     /// Whether its files are removed: what still runs of it, or was activated meanwhile, is to be stopped.
     #[serde(default)]
     pub removed: bool,
+}
+
+impl Held {
+    /// A copy whose files are there without a record of it. Whether anything of it runs is to be seen, and from which
+    /// files.
+    pub fn found(epoch: Epoch, hash: ContentHash, exclusive: Option<Duration>) -> Self {
+        let (target, phase) = (Target::Loaded, Phase::Loaded);
+        Self { epoch, hash, target, phase, settled: false, exclusive, ended: false, removed: false }
+    }
 }
 
 /// A call that makes systemd do something with a unit.
@@ -119,6 +131,8 @@ pub enum CallError {
     NotLoaded,
     /// systemd refused, in these words.
     Refused(String),
+    /// It was not asked, for this reason.
+    NotAsked(String),
     /// No answer came, or none could come: the call may or may not have had its effect.
     Unanswered(String),
 }
@@ -247,7 +261,8 @@ pub enum Effect {
     Farewell,
     /// Write this down so that it survives a reboot, then say so with [`Input::MembershipSaved`].
     SaveMembership(Membership),
-    /// Write this down so that it survives the agent. Nothing that follows is done before.
+    /// Write this down so that it survives the agent. Nothing that follows is done before. As long as it cannot be, nothing
+    /// is started: the next agent would not know of it.
     SaveLedger(Box<Ledger>),
     /// Open a stream to the next scheduler in turn.
     Connect(u64),
@@ -275,14 +290,12 @@ pub enum Effect {
     Reload,
     /// Ask systemd for anything, to see whether it answers.
     Ping,
-    /// Have PID 1 guard exclusive units until that moment: start [`LEASE`](super::LEASE), or only take it up.
+    /// Have PID 1 guard exclusive units until that moment: start [`LEASE`](super::LEASE).
     ArmGuard {
         /// When they must end.
         until: Time,
-        /// Whether it runs already: if it does not after all, that is a failure.
-        found: bool,
     },
-    /// Have it guard them until that moment.
+    /// Have it guard them until that moment, also where an agent before this one has started it.
     PetGuard {
         /// When they must end.
         until: Time,

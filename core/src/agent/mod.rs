@@ -24,7 +24,7 @@ mod units;
 
 use std::time::Duration;
 
-pub use files::{EXCLUSIVE_SLICE, GOODBYE, SLICES, drop_in};
+pub use files::{EXCLUSIVE_SLICE, GOODBYE, SLICES, drop_in, found};
 pub use guard::LEASE;
 pub use io::{
     CallError, Checked, Effect, Event, Held, Identity, Input, Ledger, Membership, Seen, Verb, Write, Written,
@@ -137,9 +137,10 @@ impl Agent {
         }
         self.say_goodbye(now, &mut effects);
         let lease = self.session.lease_of_session();
-        self.guard.look_at_clock(now, lease, self.session.lease_end(), &mut self.units, &mut effects);
+        let last = if planted::is(Fault::GuardNeedsSnapshot) { lease } else { self.session.lease_end() };
+        self.guard.look_at_clock(now, lease, last, &mut self.units, &mut effects);
         self.units.effects(now, self.pid1.up, &mut effects);
-        self.guard.tick(now, lease, self.session.lease_to_keep(), self.pid1.up, &self.units, &mut effects);
+        self.guard.tick(now, lease, last, self.pid1.up, &self.units, &mut effects);
         self.pid1.note_reload(now, self.pid1.reloading.is_some() || self.units.is_reloading());
         self.report(now, &mut effects);
         match self.units.take_unsaved() {
@@ -256,14 +257,14 @@ impl Agent {
                 self.pid1.reloading = None;
                 self.pid1.asked = false;
                 self.units.systemd_up(now);
-                self.guard.ask_again(now);
+                self.guard.ask_again();
             }
             Input::SystemdDown => self.pid1.up = false,
             Input::Reloading(true) => self.pid1.reloading = Some(now),
             Input::Reloading(false) => {
                 (self.pid1.reloading, self.pid1.reload) = (None, None);
                 self.units.read_all(now);
-                self.guard.ask_again(now);
+                self.guard.ask_again();
             }
             Input::Reloaded(outcome) => {
                 if outcome.is_ok() {
@@ -275,7 +276,7 @@ impl Agent {
             // All units and jobs go and come again during a reload.
             Input::JobRemoved(..) | Input::Changed { .. } if self.pid1.reloading.is_some() => {}
             Input::Changed { unit, active, .. } if unit.as_str() == LEASE => {
-                self.guard.signalled(now, &active);
+                self.guard.signalled(&active);
             }
             Input::JobRemoved(name, job, result) => self.units.job_removed(now, name, job, result),
             Input::Changed { unit, active, sub, job } => self.units.signalled(now, &unit, active, sub, job),
@@ -291,9 +292,12 @@ impl Agent {
             Input::Checked(name, answer) => self.units.checked(now, name, answer),
             Input::Explained(name, why) => self.units.explained(name, why),
             Input::Pong(_) => self.pid1.asked = false,
-            Input::GuardArmed(outcome) => self.guard.armed(now, outcome, effects),
+            Input::GuardArmed(outcome) => self.guard.armed(now, outcome, &mut self.units, effects),
             Input::GuardDisarmed => self.guard.disarmed(),
             Input::GuardDown => self.guard.lost(now, &mut self.units, effects),
+        }
+        if self.units.take_doubt() {
+            self.guard.ask_again();
         }
     }
 
@@ -330,7 +334,7 @@ impl Agent {
             self.resync = now + RESYNC;
             if self.pid1.up {
                 self.units.read_all(now);
-                self.guard.ask_again(now);
+                self.guard.ask_again();
             }
         }
     }
@@ -391,7 +395,9 @@ impl Input {
     fn is_from_pid1(&self) -> bool {
         match self {
             Self::Answered(..) | Self::Read(_) | Self::Pong(_) if planted::is(Fault::Pid1AgeTooYoung) => true,
-            Self::Answered(_, _, answer) => !matches!(answer, Err(CallError::Unanswered(_))),
+            Self::Answered(_, _, answer) => {
+                !matches!(answer, Err(CallError::Unanswered(_) | CallError::NotAsked(_)))
+            }
             Self::Read(units) => units.iter().any(|(_, seen)| seen.is_some()),
             Self::Checked(_, answer) => answer.is_some(),
             Self::Explained(_, why) => why.is_some(),

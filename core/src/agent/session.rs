@@ -61,8 +61,6 @@ pub(super) struct Session {
     /// How many attempts were made since the last welcome.
     attempts: u32,
     lease_end: Option<Time>,
-    /// The lease of the last session that had one and is over.
-    left: Option<Time>,
     random: u64,
 }
 
@@ -77,7 +75,6 @@ impl Session {
             connections: 0,
             attempts: 0,
             lease_end: None,
-            left: None,
             random: seed,
         }
     }
@@ -106,12 +103,6 @@ impl Session {
             Link::Open(Open { applied: Some(_), lease_end, .. }) => *lease_end,
             _ => None,
         }
-    }
-
-    /// The same for as long as no later session has one: what was granted last may have come just before its stream
-    /// ended.
-    pub fn lease_to_keep(&self) -> Option<Time> {
-        self.lease_of_session().or(self.left)
     }
 
     /// The leader was told that the agent restarts.
@@ -171,7 +162,6 @@ impl Session {
     }
 
     fn wait(&mut self, now: Time, wait: Duration) {
-        self.left = self.lease_to_keep();
         self.link = Link::Waiting(now + wait);
         // They belonged to the session that is over.
         self.waiting.clear();

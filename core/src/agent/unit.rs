@@ -58,7 +58,7 @@ impl Writing {
     /// The copy once its files are there.
     pub fn held(self) -> Held {
         let Self { epoch, hash, target, exclusive } = self;
-        Held { epoch, hash, target, phase: Phase::Loaded, settled: false, exclusive, removed: false }
+        Held { target, ..Held::found(epoch, hash, exclusive) }
     }
 }
 
@@ -138,8 +138,6 @@ pub(super) struct Unit {
     pub removed: bool,
     /// Whether the guard of exclusive units has ended and this one has not been seen to end since.
     pub ending: bool,
-    /// Since when nothing of it runs, as it was seen.
-    pub inactive_since: Option<Time>,
     /// Whether a snapshot was asked for because the content of the wanted copy is missing.
     pub asked_for_content: bool,
     pub doing: Doing,
@@ -180,7 +178,6 @@ impl Unit {
             stopped: false,
             reloaded: false,
             ending: false,
-            inactive_since: None,
             asked_for_content: false,
             doing,
             reading: Reading::No,
@@ -277,6 +274,14 @@ impl Unit {
         !self.job && self.state.as_ref().is_some_and(|state| matches!(&*state.active, "inactive" | "failed"))
     }
 
+    /// Whether it has ended, and it is not known yet whether that was its guard's doing.
+    pub fn is_doubtful(&self) -> bool {
+        let started =
+            |held: &&Held| matches!(held.phase, Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_));
+        let held = self.held.as_ref().filter(started);
+        held.is_some_and(|held| held.exclusive.is_some() && !held.ended) && self.is_inactive()
+    }
+
     /// Whether a copy that is here, or is to come, is exclusive.
     pub fn is_exclusive(&self) -> bool {
         let wanted = matches!(&self.want, Some(Want::Hold(Wanted { exclusive: Some(_), .. })));
@@ -315,11 +320,6 @@ impl Unit {
         !(held || writing || wanted)
     }
 
-    /// How far the copy that is here is. One that ends with the guard is stopping, whatever it was before.
-    pub fn phase(&self, held: &Held) -> Phase {
-        if self.ending { Phase::Stopping } else { held.phase.clone() }
-    }
-
     /// What is seen of which copy; none while there is nothing to see.
     pub fn observation(&self) -> Option<(Epoch, Observation)> {
         if let Some((epoch, reason)) = &self.refused {
@@ -333,6 +333,15 @@ impl Unit {
         if wanted_loaded && held.phase == Phase::Loaded && !self.verified {
             return None;
         }
-        Some((held.epoch, Observation::Held { phase: self.phase(held), state: self.state.clone() }))
+        Some((held.epoch, self.observed(held)))
+    }
+
+    /// What is told of the copy that is here.
+    pub fn observed(&self, held: &Held) -> Observation {
+        // What its guard has ended has neither run to its end nor failed; and what it ends does not run, whatever PID 1 said
+        // last.
+        let ends = (self.ending || self.is_doubtful()) && !planted::is(Fault::GuardEndsForGood);
+        let phase = if ends { Phase::Stopping } else { held.phase.clone() };
+        Observation::Held { phase, state: self.state.clone() }
     }
 }

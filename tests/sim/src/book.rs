@@ -152,6 +152,8 @@ pub(crate) struct MachineBook {
     pub(crate) reload_explains: bool,
     /// When it last sent a heartbeat.
     pub(crate) last_beat: Micros,
+    /// Whether its agent keeps its guard alive.
+    pub(crate) guard_kept: bool,
     /// Whether its agent has seen its guard end, and has not started it again.
     pub(crate) guard_ended: bool,
     /// Placements that it has refused since it has a later one.

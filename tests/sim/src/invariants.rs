@@ -9,7 +9,7 @@ use muster_core::ids::{CommandId, Epoch, MachineId, Term};
 use muster_core::leader::{Change, ConnectionId, Effect, Event, RequestId};
 use muster_core::machine::Availability;
 use muster_core::message::{Assignment, Assignments, FromAgent, LeaderMessage, Refused, ReportedChange};
-use muster_core::state::{DesiredState, Target};
+use muster_core::state::{DesiredState, Observation, Phase, Target};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
@@ -793,12 +793,23 @@ impl World {
                 self.pid1_is_as_old_as_that(number, *pid1_age);
             }
             agent::Effect::ArmGuard { .. } => self.book.machines[number].guard_ended = false,
+            agent::Effect::PetGuard { .. } => self.book.machines[number].guard_kept = true,
+            agent::Effect::DisarmGuard => self.book.machines[number].guard_kept = false,
             agent::Effect::Event(agent::Event::GuardEnded) => self.guard_ends_with_the_lease(number),
             agent::Effect::Reload => {
                 let book = &mut self.book.machines[number];
                 (book.asked_to_reload, book.reload_explains) = (true, true);
             }
+            agent::Effect::Send(FromAgent::Hello(hello)) => {
+                let held = hello.units.iter().map(|unit| (&unit.name, &unit.observation));
+                self.what_the_guard_ends_has_not_run_to_its_end(number, held);
+            }
             agent::Effect::Send(FromAgent::Report(reports)) => {
+                let observed = reports.iter().filter_map(|report| match &report.change {
+                    ReportedChange::Observed(observation) => Some((&report.name, observation)),
+                    _ => None,
+                });
+                self.what_the_guard_ends_has_not_run_to_its_end(number, observed);
                 for report in reports.iter().filter(|report| report.change == ReportedChange::Gone) {
                     let stopped = self.book.machines[number].stopped.entry(report.name.clone()).or_default();
                     *stopped = report.epoch.max(*stopped);
@@ -893,12 +904,44 @@ impl World {
     fn guard_ends_with_the_lease(&mut self, number: usize) {
         let machine = &self.machines[number];
         let time = machine.clock.time(self.queue.now());
-        self.book.machines[number].guard_ended = true;
+        let book = &mut self.book.machines[number];
+        (book.guard_ended, book.guard_kept) = (true, false);
         let lease = machine.agent.as_ref().and_then(|agent| agent.agent.lease_end());
         let stood_still = self.queue.now() < machine.excepted_until;
         if machine.guard.is_some() && !stood_still && lease.is_some_and(|end| time < end) {
             let text = format!("m{number} ends its exclusive units while its lease and its guard last");
             self.violate("control_plane_is_not_the_workload", text);
+        }
+    }
+
+    /// PID 1 ends exclusive units when the lease is over, and not before.
+    pub(crate) fn the_guard_lasts_as_long_as_the_lease(&mut self, number: usize) {
+        let machine = &self.machines[number];
+        let time = machine.clock.time(self.queue.now());
+        let lease = machine.agent.as_ref().and_then(|agent| agent.agent.lease_end());
+        if self.book.machines[number].guard_kept && lease.is_some_and(|end| time < end) {
+            let text = format!("the guard of m{number} ends at {time:?}, and its lease at {lease:?}");
+            self.violate("control_plane_is_not_the_workload", text);
+        }
+    }
+
+    /// What is exclusive and ended with the guard is not done with.
+    fn what_the_guard_ends_has_not_run_to_its_end<'a>(
+        &mut self,
+        number: usize,
+        said: impl Iterator<Item = (&'a UnitName, &'a Observation)>,
+    ) {
+        let ended = |observation: &Observation| {
+            matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
+                if state.active == "inactive")
+        };
+        for (name, _) in said.filter(|(_, observation)| ended(observation)) {
+            let Machine { files, systemd, .. } = &self.machines[number];
+            let exclusive = files.get(name).is_some_and(|file| file.version.exclusive.is_some());
+            if exclusive && !systemd.exited.contains(name) {
+                let text = format!("m{number} says that {name} has run to its end");
+                return self.violate("control_plane_is_not_the_workload", text);
+            }
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_core::agent::{Agent, CallError, Effect, Identity, Input, Ledger, Membership, Verb, Written};
+use muster_core::agent::{
+    Agent, CallError, Effect, Held, Identity, Input, Ledger, Membership, Verb, Written,
+};
 use muster_core::ids::{AgentKey, BootId, MachineId};
 use muster_core::machine::Capacity;
 use muster_core::message::{FromAgent, Goodbye};
@@ -77,6 +79,8 @@ pub(crate) struct AgentProcess {
     pub(crate) frozen: u32,
     /// It is killed after so many effects, and stays down for so long.
     pub(crate) dies: Option<(u32, Micros)>,
+    /// Its ledger, where the disk was full.
+    unsaved: Option<Ledger>,
     /// It has said goodbye, and is gone for this long once it may go.
     pub(crate) leaves: Option<(Goodbye, Micros)>,
     pub(crate) connecting: Option<u64>,
@@ -187,6 +191,7 @@ impl World {
         machine.ledger = None;
         machine.files.clear();
         machine.systemd.units.clear();
+        machine.systemd.exited.clear();
         machine.systemd.guarded = false;
         (machine.guard, machine.hung_since) = (None, None);
         (machine.frozen, machine.pid1_busy) = (0, 0);
@@ -212,9 +217,15 @@ impl World {
         let kept = machine.ledger.take().filter(|ledger| ledger.boot == boot);
         let mut ledger = kept.unwrap_or_else(|| Ledger::new(boot, key));
         ledger.look(|name| machine.files.contains_key(name));
+        for (name, file) in &machine.files {
+            let version = file.version;
+            let found = || Held::found(version.epoch, version.hash, version.exclusive);
+            ledger.units.entry(name.clone()).or_insert_with(found);
+        }
         let book = &mut self.book.machines[number];
         book.stopped = ledger.stopped.clone();
         (book.reloads, book.asked_to_reload, book.reload_explains) = (false, false, false);
+        book.guard_kept = false;
         machine.ledger = Some(ledger.clone());
         let time = machine.clock.time(now);
         let agent = Agent::new(machine.identity(), machine.membership, ledger, machine.random.bits(), time);
@@ -225,6 +236,7 @@ impl World {
             timer: None,
             frozen: 0,
             dies: None,
+            unsaved: None,
             leaves: None,
             connecting: None,
             bus: None,
@@ -287,7 +299,9 @@ impl World {
         let ledger = agent.agent.ledger();
         match agent.leaves.take() {
             Some((Goodbye::Restart, down)) => {
-                self.machines[number].ledger = Some(ledger);
+                if self.machines[number].disk_full == 0 {
+                    self.machines[number].ledger = Some(ledger);
+                }
                 self.kill_agent(number, down);
             }
             Some((Goodbye::Shutdown, down)) => self.power_off(number, down),
@@ -374,6 +388,12 @@ impl World {
             }
             self.judge_agent(number, &effect);
             self.carry_out_agents(number, process, effect);
+        }
+        let machine = &mut self.machines[number];
+        if machine.disk_full == 0
+            && let Some(ledger) = machine.agent.as_mut().and_then(|agent| agent.unsaved.take())
+        {
+            machine.ledger = Some(ledger);
         }
         self.judge_lease(number);
         self.set_agent_timer(number);
@@ -471,7 +491,23 @@ impl World {
         let machine = &mut self.machines[number];
         match effect {
             Effect::Farewell => self.queue.after(0, Event::Leaves(number, process)),
-            Effect::SaveLedger(ledger) => machine.ledger = Some(*ledger),
+            Effect::SaveLedger(ledger) => {
+                let full = machine.disk_full > 0;
+                let Some(agent) = &mut machine.agent else { return };
+                agent.unsaved = full.then(|| (*ledger).clone());
+                if !full {
+                    machine.ledger = Some(*ledger);
+                }
+            }
+            Effect::Start(name) if machine.agent.as_ref().is_some_and(|agent| agent.unsaved.is_some()) => {
+                let answer = Err(CallError::NotAsked("the ledger is not saved".to_owned()));
+                self.tell_agent(number, Input::Answered(name, Verb::Start, answer));
+            }
+            Effect::ArmGuard { .. }
+                if machine.agent.as_ref().is_some_and(|agent| agent.unsaved.is_some()) =>
+            {
+                self.tell_agent(number, Input::GuardArmed(Err("the ledger is not saved".to_owned())));
+            }
             Effect::SaveMembership(membership) => {
                 let wait = match machine.disk_slow {
                     0 => machine.random.spread(MILLI, 50 * MILLI),
@@ -596,8 +632,8 @@ impl World {
                 agent.written.insert(id);
             }
             Some(Input::Written(outcomes))
-        } else if let Effect::ArmGuard { until, found } = call {
-            Some(Input::GuardArmed(self.arm_guard(number, until, found, &mut out)))
+        } else if let Effect::ArmGuard { until } = call {
+            Some(Input::GuardArmed(self.arm_guard(number, until, &mut out)))
         } else if call == Effect::DisarmGuard {
             if machine.guard.take().is_some() {
                 machine.systemd.guard_ends(&mut out);
@@ -622,10 +658,10 @@ impl World {
         self.pid1_did(number, out);
     }
 
-    /// The guard is started to last until then, or taken up.
-    fn arm_guard(&mut self, number: usize, until: Time, found: bool, out: &mut Out) -> Result<(), String> {
+    /// The guard is started to last until then.
+    fn arm_guard(&mut self, number: usize, until: Time, out: &mut Out) -> Result<(), String> {
         let machine = &mut self.machines[number];
-        if machine.guard.is_none() && (found || machine.systemd.guarded) {
+        if machine.guard.is_none() && machine.systemd.guarded {
             return Err("the guard does not run".to_owned());
         }
         machine.systemd.guarded = true;
@@ -650,12 +686,15 @@ impl World {
         if machine.boot != boot || !machine.on || machine.guard.is_some_and(|runs| runs != guard) {
             return;
         }
-        machine.guard = None;
+        let ran = machine.guard.take().is_some();
         if machine.pid1_busy > 0 {
             machine.hung_since.get_or_insert(now);
             machine.pid1_waiting.push(Event::GuardEnds(number, boot, guard));
         } else if machine.systemd.guarded {
             self.note(|| format!("m{number}: the guard ends"));
+            if ran {
+                self.the_guard_lasts_as_long_as_the_lease(number);
+            }
             let mut out = Out::default();
             self.machines[number].systemd.guard_ends(&mut out);
             self.pid1_did(number, out);
@@ -768,7 +807,9 @@ fn unanswered(call: &Effect) -> Option<Input> {
 /// Whether this is no sign of life of PID 1.
 fn is_unanswered(input: &Input) -> bool {
     match input {
-        Input::Answered(_, _, answer) => matches!(answer, Err(CallError::Unanswered(_))),
+        Input::Answered(_, _, answer) => {
+            matches!(answer, Err(CallError::Unanswered(_) | CallError::NotAsked(_)))
+        }
         Input::Checked(_, answer) => answer.is_none(),
         Input::Explained(_, answer) => answer.is_none(),
         Input::Read(units) => units.iter().all(|(_, seen)| seen.is_none()),

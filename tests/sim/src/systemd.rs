@@ -3,7 +3,7 @@
 //! It is asked for one thing at a time, in the order in which calls arrive, and does nothing else while it hangs or
 //! reloads: the world holds its calls and its own events back meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use muster_core::agent::{CallError, Checked, Effect, Input, LEASE, Seen, Verb, Write, Written};
@@ -111,6 +111,8 @@ pub(crate) struct Systemd {
     pub(crate) behaviours: BTreeMap<UnitName, Behaviour>,
     /// How many faults lose the ends of jobs.
     pub(crate) loses_signals: u32,
+    /// The units that ended by themselves when they last ran.
+    pub(crate) exited: BTreeSet<UnitName>,
     /// Whether the guard of exclusive units runs, as far as PID 1 knows.
     pub(crate) guarded: bool,
     /// Whether no unit refers to another one.
@@ -131,6 +133,7 @@ impl Systemd {
             random,
             behaviours: BTreeMap::new(),
             loses_signals: 0,
+            exited: BTreeSet::new(),
             guarded: false,
             alone: false,
         }
@@ -194,7 +197,10 @@ impl Systemd {
         match active {
             // A start that fails or is taken back leaves nothing behind; a restart runs what is loaded then.
             State::Inactive | State::Failed => unit.runs = None,
-            State::Activating => unit.runs = unit.content,
+            State::Activating => {
+                unit.runs = unit.content;
+                self.exited.remove(name);
+            }
             State::Running | State::Deactivating => {}
         }
         let job = unit.job.is_some();
@@ -484,6 +490,7 @@ impl Systemd {
             out.later.push((self.random.between(100 * MILLI, SECOND), Later::Restarts(name.clone(), count)));
         } else {
             self.set(name, if failed { State::Failed } else { State::Inactive }, out);
+            self.exited.insert(name.clone());
             self.collect(name);
         }
     }

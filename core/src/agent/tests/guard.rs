@@ -15,6 +15,7 @@ fn held() -> Held {
         target: Target::Launched,
         phase: Phase::Launched,
         settled: true,
+        ended: false,
         removed: false,
         exclusive: Some(STOP),
     }
@@ -40,7 +41,7 @@ fn stop() -> Effect {
 
 fn until(effects: &[Effect]) -> Option<Time> {
     effects.iter().find_map(|effect| match effect {
-        Effect::ArmGuard { until, .. } | Effect::PetGuard { until } => Some(*until),
+        Effect::ArmGuard { until } | Effect::PetGuard { until } => Some(*until),
         _ => None,
     })
 }
@@ -74,6 +75,7 @@ impl Bench {
 
     /// The next session with the same leader, before it has said anything but welcome.
     fn reconnect(&mut self) {
+        self.later(Duration::from_secs(1));
         self.step(Input::Connected(2));
         self.revision = 0;
         self.hear(welcome(CLUSTER));
@@ -93,11 +95,11 @@ fn an_exclusive_unit_starts_once_the_guard_does_under_a_lease() {
     let effects = bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
     assert!(!effects.contains(&start()) && until(&effects).is_none(), "no lease: {effects:?}");
     let lease_end = sent + Duration::from_secs(5);
-    assert_eq!(bench.ack(1), [Effect::ArmGuard { until: lease_end, found: false }]);
+    assert_eq!(bench.ack(1), [Effect::ArmGuard { until: lease_end }]);
     // What cannot be armed is tried again.
     assert_eq!(bench.step(Input::GuardArmed(Err("too late".into()))), []);
     assert_eq!(bench.later(Duration::from_millis(900)), []);
-    let armed = [Effect::ArmGuard { until: lease_end, found: false }];
+    let armed = [Effect::ArmGuard { until: lease_end }];
     let mut effects = bench.later(Duration::from_millis(200));
     effects.retain(|effect| *effect != Effect::Ping);
     assert_eq!(effects, armed);
@@ -207,11 +209,121 @@ fn a_guard_that_ends_before_the_lease_is_started_again() {
 fn what_ended_by_itself_is_not_started_again() {
     let mut bench = Bench::exclusive();
     bench.step(changed("a.service", "inactive", "dead"));
-    bench.now = bench.now + Duration::from_secs(2);
+    bench.step(guard("active"));
     let effects = bench.step(Input::GuardDown);
     assert!(!effects.contains(&stop()), "{effects:?}");
     assert!(until(&effects).is_some(), "{effects:?}");
     assert!(!bench.step(Input::GuardArmed(Ok(()))).contains(&start()));
+
+    // Nor by the next agent.
+    let ledger = bench.agent.ledger();
+    let mut bench = Bench::with_ledger(ledger);
+    bench.step(seen("a.service", state("inactive", "dead")));
+    let effects = bench.step(guard("failed"));
+    assert!(!effects.contains(&stop()), "{effects:?}");
+    bench.ack(1);
+    let effects = bench.assign(true, vec![exclusive("a.service", epoch(5, 1), Target::Launched)], vec![]);
+    assert!(until(&effects).is_some(), "{effects:?}");
+    assert!(!bench.step(Input::GuardArmed(Ok(()))).contains(&start()));
+}
+
+#[test]
+fn what_ended_is_told_to_have_run_to_its_end_once_its_guard_was_seen_since() {
+    let inactive = || Some(state("inactive", "dead"));
+    let told = |phase| report("a.service", epoch(5, 1), phase, inactive());
+    let ends = || {
+        let mut bench = Bench::exclusive();
+        // Asked just before: the answer may be older than the unit's end.
+        let resumed = bench.step(Input::Reloading(false));
+        assert!(resumed.contains(&Effect::Read(vec![lease()])), "{resumed:?}");
+        bench.step(seen("a.service", state("active", "running")));
+        assert_eq!(bench.step(changed("a.service", "inactive", "dead")), [told(Phase::Stopping)]);
+        assert_eq!(bench.step(guard("active")), [Effect::Read(vec![lease()])]);
+        bench
+    };
+    assert_eq!(ends().step(guard("active")), [told(Phase::Launched)]);
+    let mut bench = ends();
+    assert_eq!(bench.step(guard("failed"))[0], stop());
+    let effects = bench.stopped();
+    assert!(!effects.contains(&told(Phase::Launched)), "{effects:?}");
+    assert!(until(&effects).is_some(), "{effects:?}");
+    assert!(bench.step(Input::GuardArmed(Ok(()))).contains(&start()));
+
+    // An agent that starts does not know better.
+    let ledger = Ledger { units: BTreeMap::from([(unit("a.service"), held())]), ..ledger() };
+    let mut bench = Bench::with_ledger(ledger);
+    assert_eq!(bench.step(seen("a.service", state("inactive", "dead"))), [told(Phase::Stopping)]);
+    let hello = bench.agent.hello(bench.now).units;
+    let observation = Observation::Held { phase: Phase::Stopping, state: inactive() };
+    assert_eq!(hello[0].observation, observation);
+}
+
+#[test]
+fn what_waits_for_a_guard_that_cannot_be_started_fails_in_the_end() {
+    let mut bench = Bench::new();
+    let wants = |counter| vec![exclusive("a.service", epoch(5, counter), Target::Launched)];
+    bench.assign(false, wants(1), vec![]);
+    bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
+    let why = "guard: /proc/uptime is not the kernel's";
+    let failed = |counter, state| {
+        let failure = Failure::without_result(why);
+        report("a.service", epoch(5, counter), Phase::StartFailed(failure), state)
+    };
+    let begun = bench.now;
+    let attempt = |bench: &mut Bench| {
+        bench.later(Duration::from_secs(1));
+        let number = bench.agent.session.last_number();
+        bench.ack(number);
+        bench.step(Input::GuardArmed(Err("/proc/uptime is not the kernel's".into())))
+    };
+    while bench.now < begun + Duration::from_secs(20) {
+        let effects = attempt(&mut bench);
+        assert!(!effects.contains(&failed(1, None)), "{:?}: {effects:?}", bench.now);
+    }
+    let effects = attempt(&mut bench);
+    assert!(effects.contains(&failed(1, None)), "{effects:?}");
+    // The next placement does not wait for as long again.
+    bench.assign(false, wants(2), vec![]);
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
+    bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
+    bench.step(checked(unit("a.service"), false));
+    let effects = attempt(&mut bench);
+    assert!(effects.contains(&failed(2, Some(state("inactive", "dead")))), "{effects:?}");
+}
+
+#[test]
+fn a_lease_is_the_guards_before_it_is_known_what_the_leader_wants() {
+    let mut bench = Bench::exclusive();
+    bench.step(Input::Disconnected(1));
+    bench.reconnect();
+    let sent = bench.now;
+    let effects = bench.ack(1);
+    assert_eq!(effects, [Effect::PetGuard { until: sent + Duration::from_secs(5) }]);
+    // What is new must be in a snapshot.
+    let hold = exclusive("b.service", epoch(5, 2), Target::Launched);
+    bench.assign(false, vec![hold.clone()], vec![]);
+    assert_eq!(bench.agent.lease_end(), Some(sent + Duration::from_secs(5)));
+    let effects = bench.assign(true, vec![hold], vec![]);
+    assert!(!effects.contains(&Effect::Start(unit("b.service"))), "{effects:?}");
+    let effects = bench.step(Input::Written(vec![(unit("b.service"), DONE)]));
+    assert!(effects.contains(&Effect::Start(unit("b.service"))), "{effects:?}");
+}
+
+#[test]
+fn what_was_removed_leaves_nothing_behind_for_the_next_copy() {
+    let mut bench = Bench::exclusive();
+    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };
+    bench.assign(false, vec![], vec![removal]);
+    bench.stopped();
+    bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
+    // The guard ends before the unit was seen to be inactive.
+    bench.step(Input::GuardDown);
+    bench.assign(false, vec![exclusive("a.service", epoch(5, 2), Target::Launched)], vec![]);
+    let mut effects = bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
+    effects.extend(bench.step(seen("a.service", state("inactive", "dead"))));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Write(_))), "{effects:?}");
+    let effects = bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
+    assert!(!effects.contains(&stop()), "nothing of it runs: {effects:?}");
 }
 
 #[test]
@@ -219,21 +331,39 @@ fn a_restarted_agent_takes_the_guard_up_or_finds_it_ended() {
     let ledger = || Ledger { units: BTreeMap::from([(unit("a.service"), held())]), ..ledger() };
     let snapshot = || vec![exclusive("a.service", epoch(5, 1), Target::Launched)];
 
+    // Whether PID 1 has answered or not.
+    for answers_first in [true, false] {
+        let mut bench = Bench::with_ledger(ledger());
+        let sent = bench.now;
+        if answers_first {
+            assert_eq!(bench.step(guard("active")), []);
+        }
+        let effects = bench.ack(1);
+        assert_eq!(effects[0], Effect::PetGuard { until: sent + Duration::from_secs(5) });
+        let new = exclusive("b.service", epoch(5, 2), Target::Launched);
+        bench.assign(true, [snapshot(), vec![new]].concat(), vec![]);
+        bench.step(seen("a.service", state("active", "running")));
+        // Nothing new before the guard was seen since.
+        let effects = bench.step(Input::Written(vec![(unit("b.service"), DONE)]));
+        assert!(!effects.contains(&Effect::Start(unit("b.service"))), "{effects:?}");
+        if !answers_first {
+            assert_eq!(bench.step(guard("active")), [Effect::Read(vec![lease()])], "an old answer");
+        }
+        let effects = bench.step(guard("active"));
+        assert_eq!(effects, [Effect::Start(unit("b.service"))]);
+    }
+
+    // Its process is gone.
     let mut bench = Bench::with_ledger(ledger());
-    assert_eq!(bench.step(guard("active")), []);
-    bench.step(seen("a.service", state("active", "running")));
-    bench.ack(1);
-    let effects = bench.assign(true, snapshot(), vec![]);
-    assert!(matches!(effects[..], [Effect::ArmGuard { found: true, .. }]), "{effects:?}");
-    let effects = bench.step(Input::GuardArmed(Ok(())));
-    assert!(!effects.contains(&start()) && !effects.contains(&stop()), "{effects:?}");
+    assert!(until(&bench.ack(1)).is_some());
+    assert_eq!(bench.step(Input::GuardDown)[0], stop());
 
     let mut bench = Bench::with_ledger(ledger());
     assert_eq!(bench.step(guard("failed"))[0], stop());
     bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
     bench.ack(1);
     let effects = bench.assign(true, snapshot(), vec![]);
-    assert!(matches!(effects[..], [Effect::ArmGuard { found: false, .. }]), "{effects:?}");
+    assert!(matches!(effects[..], [Effect::ArmGuard { .. }]), "{effects:?}");
     assert!(bench.step(Input::GuardArmed(Ok(()))).contains(&start()));
 }
 
@@ -290,7 +420,10 @@ fn drop_ins_bind_exclusive_units_to_the_guard() {
     ] {
         assert_eq!(service.lines().filter(|found| *found == line).count(), 1, "{line}: {service}");
     }
-    assert_eq!(text("a.timer", ""), "[Unit]\nBindsTo=muster-lease.service\nAfter=muster-lease.service\n");
+    assert_eq!(
+        text("a.timer", ""),
+        "# MUSTER_EPOCH=5.1\n[Unit]\nBindsTo=muster-lease.service\nAfter=muster-lease.service\n"
+    );
     assert!(text("a.socket", "").contains("[Socket]\n"));
     let shortest = drop_in(&unit("a.service"), epoch(5, 1), "", Some(Duration::from_secs(1))).unwrap();
     assert!(shortest.contains("\nSlice=muster-exclusive-1.slice\nTimeoutStopSec=1s\n"));

@@ -581,8 +581,8 @@ impl World {
                 Some(Input::Reloaded(Ok(())))
             }
             Effect::Ping => Some(Input::Pong(!unanswered)),
-            Effect::ArmGuard { until, found } => {
-                let done = if found { self.guard.runs.is_some() } else { self.now < until };
+            Effect::ArmGuard { until } => {
+                let done = self.now < until;
                 if done && !lost {
                     self.guard.runs = Some(until);
                     self.signal_guard("active");
@@ -801,6 +801,12 @@ impl World {
                 // An agent that finds no guard takes it for ended.
                 self.guard.ended |= self.guard.runs.is_none();
                 self.ledger.look(|name| self.files.contains_key(name));
+                // What is on disk without a record, it finds.
+                for (name, (epoch, hash)) in &self.files {
+                    let exclusive = is_exclusive(name).then_some(Duration::from_secs(10));
+                    let found = || Held::found(*epoch, *hash, exclusive);
+                    self.ledger.units.entry(name.clone()).or_insert_with(found);
+                }
                 self.agent =
                     Agent::new(identity(), self.membership, self.ledger.clone(), self.random, self.now);
                 self.step(Input::SystemdUp);

@@ -123,10 +123,10 @@ impl Units {
                 let failure = Failure::without_result("systemd finds no file for the unit");
                 self.start_failed(name, failure);
             }
-            (Err(CallError::Refused(reason)), Verb::Start) => {
+            (Err(CallError::Refused(reason) | CallError::NotAsked(reason)), Verb::Start) => {
                 self.start_failed(name, Failure::without_result(reason));
             }
-            (Err(CallError::Refused(reason)), Verb::Stop) => {
+            (Err(CallError::Refused(reason) | CallError::NotAsked(reason)), Verb::Stop) => {
                 unit.doing = Doing::Pausing;
                 self.out.events.push(Event::StopFailed(name.clone(), reason));
                 self.read_later(now, &name, FIRST_READ);
@@ -191,7 +191,7 @@ impl Units {
         self.start_failed(name, Failure { result, reason });
     }
 
-    fn start_failed(&mut self, name: UnitName, failure: Failure) {
+    pub(super) fn start_failed(&mut self, name: UnitName, failure: Failure) {
         self.out.events.push(Event::StartFailed(name.clone(), failure.reason.clone()));
         self.start_ended(name, Phase::StartFailed(failure));
     }
@@ -211,6 +211,7 @@ impl Units {
             unit.verified = true;
         }
         self.set_phase(&name, phase);
+        self.doubt(&name);
         self.nothing_more(name);
     }
 
@@ -272,7 +273,7 @@ impl Units {
         }
         // The load state is never signalled; what changes its state was loaded.
         let load = unit.state.take().map_or_else(|| "loaded".into(), |state| state.load);
-        self.see(now, name.clone(), UnitState { load, active, sub }, job);
+        self.see(name.clone(), UnitState { load, active, sub }, job);
         let again = |unit: &Unit| unit.stopped && unit.doing == Doing::Nothing && !unit.is_inactive();
         if self.units.get(name).is_some_and(again) {
             // Something has started it since its stop: if it must go, it is stopped again, but not in a tight loop.
@@ -280,7 +281,7 @@ impl Units {
         }
     }
 
-    fn see(&mut self, now: Time, name: UnitName, state: UnitState, job: bool) {
+    fn see(&mut self, name: UnitName, state: UnitState, job: bool) {
         let Some(unit) = self.units.get_mut(&name) else { return };
         let recovered = state.active == "active"
             && unit
@@ -292,7 +293,12 @@ impl Units {
             unit.state = Some(state);
             self.changed.insert(name.clone());
         }
-        unit.inactive_since = if unit.is_inactive() { unit.inactive_since.or(Some(now)) } else { None };
+        let active = !unit.is_inactive();
+        if let Some(held) = unit.held.as_mut().filter(|held| active && held.ended) {
+            held.ended = false;
+            self.unsaved = self.unsaved.max(Unsaved::Something);
+        }
+        self.doubt(&name);
         if recovered {
             // systemd itself started it again, and that went well.
             self.set_phase(&name, Phase::Launched);
@@ -313,7 +319,7 @@ impl Units {
         };
         let active = state.active.clone();
         let gone = matches!(&*active, "inactive" | "failed") && !job;
-        self.see(now, name.clone(), state, job);
+        self.see(name.clone(), state, job);
         let Some(unit) = self.units.get_mut(&name) else { return };
         match unit.doing.clone() {
             Doing::Job(..) if job => self.read_again(now, &name),
@@ -378,6 +384,7 @@ impl Units {
         }
         unit.held = None;
         unit.removed = false;
+        unit.ending = false;
         unit.state = None;
         self.nothing_more(name.clone());
         self.out.events.push(Event::Gone(name.clone(), epoch));

@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-use super::Units;
-use crate::agent::unit::{Unit, Want};
-use crate::state::Phase;
-use crate::time::Time;
+use super::{Units, Unsaved};
+use crate::agent::unit::{Action, Unit, Want};
+use crate::state::{Failure, Phase};
 use crate::unit::UnitName;
-
-/// A unit that ended this long before the guard did so by itself, and is not started again.
-const BY_ITSELF: Duration = Duration::from_secs(1);
 
 impl Units {
     fn exclusive(&self) -> impl Iterator<Item = (&UnitName, &Unit)> {
@@ -45,13 +41,50 @@ impl Units {
         self.exclusive_may_start = permit;
     }
 
+    /// Whether some may have ended with the guard: then it is to be seen whether that still runs.
+    pub fn take_doubt(&mut self) -> bool {
+        std::mem::take(&mut self.doubt)
+    }
+
+    /// Notes whether the unit may have ended with the guard.
+    pub(super) fn doubt(&mut self, name: &UnitName) {
+        self.doubt |= self.units.get(name).is_some_and(Unit::is_doubtful);
+    }
+
+    /// The guard was seen to run: what had ended before has done so for a reason of its own.
+    pub fn guard_was_seen(&mut self) {
+        for name in &self.exclusive {
+            let Some(unit) = self.units.get_mut(name).filter(|unit| unit.is_doubtful()) else { continue };
+            if let Some(held) = &mut unit.held {
+                held.ended = true;
+                self.unsaved = self.unsaved.max(Unsaved::Something);
+                self.changed.insert(name.clone());
+            }
+        }
+    }
+
+    /// The guard cannot be started, for this reason: what waits for that might be started elsewhere.
+    pub fn guard_fails(&mut self, reason: &str) {
+        let waits =
+            |(_, unit): &(&UnitName, &Unit)| unit.held_exclusive().is_some() && unit.next() == Action::Start;
+        let waiting: Vec<UnitName> = self.exclusive().filter(waits).map(|(name, _)| name.clone()).collect();
+        for name in waiting {
+            // That nothing of it runs is no guard's doing.
+            if let Some(held) = self.units.get_mut(&name).and_then(|unit| unit.held.as_mut()) {
+                held.ended = true;
+            }
+            self.start_failed(name, Failure::without_result(format!("guard: {reason}")));
+        }
+    }
+
     /// The guard has ended, and all exclusive units end with it.
-    pub fn end_exclusive(&mut self, since: Time) {
+    pub fn end_exclusive(&mut self) {
         for name in &self.exclusive {
             let Some(unit) = self.units.get_mut(name) else { continue };
             let Some(held) = unit.held.as_ref().filter(|held| held.exclusive.is_some()) else { continue };
-            let by_itself = unit.inactive_since.is_some_and(|at| at + BY_ITSELF < since);
-            if by_itself && matches!(held.phase, Phase::Launched | Phase::Failed(_) | Phase::StartFailed(_)) {
+            // It is not started again.
+            if held.ended && matches!(held.phase, Phase::Launched | Phase::Failed(_) | Phase::StartFailed(_))
+            {
                 continue;
             }
             unit.ending = true;

@@ -85,6 +85,8 @@ pub(super) struct Units {
     exclusive: BTreeSet<UnitName>,
     /// Whether these may be started.
     exclusive_may_start: bool,
+    /// Whether some of them may have ended with the guard, of which nobody has heard yet.
+    doubt: bool,
     unsaved: Unsaved,
     out: Out,
 }
@@ -102,6 +104,7 @@ impl Units {
                 .map(|(name, _)| name.clone())
                 .collect(),
             exclusive_may_start: false,
+            doubt: false,
             units: held.into_iter().map(|(name, held)| (name, Unit::new(Some(held)))).collect(),
             stopped,
             due: BTreeSet::new(),
@@ -162,7 +165,7 @@ impl Units {
                 target: held.target,
                 observation: match &unit.refused {
                     Some((epoch, reason)) if *epoch == held.epoch => Observation::Refused(reason.clone()),
-                    _ => Observation::Held { phase: unit.phase(held), state: unit.state.clone() },
+                    _ => unit.observed(held),
                 },
             })
             .collect();
@@ -518,7 +521,9 @@ impl Units {
             Action::Start => {
                 unit.doing = Doing::Calling(Verb::Start, None);
                 unit.stopped = false;
-                unit.inactive_since = None;
+                if let Some(held) = &mut unit.held {
+                    held.ended = false;
+                }
                 // Before the start: whatever becomes of the call, what runs from now on has this content.
                 self.settle(&name);
                 self.out.starts.push(name);

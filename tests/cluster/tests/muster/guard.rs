@@ -210,6 +210,55 @@ fn an_agent_that_is_back_in_time_takes_the_guard_up() -> Result<()> {
 }
 
 #[test]
+fn an_agent_takes_the_guard_up_while_pid_1_hangs() -> Result<()> {
+    let world = World::of(1)?;
+    let machine = world.cluster.machine("m1")?;
+    world.start("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    let before = world.invocations()?;
+    let guard = main_pid(&machine, "muster-lease.service")?;
+    let agent = main_pid(&machine, AGENT)?;
+    machine.stop_pid1()?;
+    // PID 1 starts no other one now.
+    let by_hand = sh(
+        &machine,
+        &format!("kill -KILL {agent}; setsid /usr/bin/muster-agent </dev/null >/run/by-hand 2>&1 & echo $!"),
+    );
+    let end = by_hand.and_then(|by_hand| Ok((by_hand, sh(&machine, &format!("{CLOCK} end; echo $end"))?)));
+    let outcome = end.and_then(|(by_hand, end)| {
+        let outcome = world.cluster.wait_for("a lease of the new agent's", LIMIT, || {
+            let out = sh(&machine, &format!("{CLOCK} end; now; [ $now -lt {0} ] || echo $end", end.trim()))?;
+            ensure!(!out.trim().is_empty() && out != end, "{out} after {end}");
+            Ok(Some(()))
+        });
+        sh(&machine, &format!("kill -KILL {by_hand}"))?;
+        outcome
+    });
+    machine.continue_pid1()?;
+    outcome?;
+    world.home("a.service")?;
+    assert_eq!(world.invocations()?, before, "nothing was stopped");
+    assert_eq!(main_pid(&machine, "muster-lease.service")?, guard);
+    Ok(())
+}
+
+#[test]
+fn a_guard_whose_clock_is_not_the_kernels_is_not_started_and_that_is_said() -> Result<()> {
+    let world = World::of(1)?;
+    let machine = world.cluster.machine("m1")?;
+    // As lxcfs does it.
+    sh(&machine, "echo '12.00 9.00' >/run/uptime; mount --bind /run/uptime /proc/uptime")?;
+    let file = world.file("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    world.ctl(&["start", "--no-block", &file])?;
+    world.cluster.wait_for("the reason", LIMIT, || {
+        let status = world.try_ctl(&["status", "a.service"])?.stdout;
+        ensure!(status.contains("guard: /proc/uptime differs from CLOCK_BOOTTIME by"), "{status}");
+        Ok(Some(()))
+    })?;
+    sh(&machine, "umount /proc/uptime")?;
+    world.wait_active_state(&machine, "a.service", "active")
+}
+
+#[test]
 fn exclusive_units_stop_before_an_orderly_suspend_and_start_after_it() -> Result<()> {
     let world = World::of(1)?;
     let machine = world.cluster.machine("m1")?;

@@ -184,3 +184,37 @@ fn a_scheduler_may_run_on_a_worker() -> Result<()> {
     world.wait_active_state(&world.by_id(&home)?, "a.service", "inactive")?;
     Ok(())
 }
+
+#[test]
+fn what_cannot_be_written_down_is_not_started() -> Result<()> {
+    let world = World::of(1)?;
+    let machine = world.cluster.machine("m1")?;
+    // In the way of the ledger, as a full /run would be.
+    machine.exec(&["mkdir", "/run/muster/ledger.new"])?.ok()?;
+    let file = world.file("a.service", SLEEP)?;
+    world.ctl(&["start", "--no-block", &file])?;
+    world.cluster.wait_for("the reason", LIMIT, || {
+        let status = world.try_ctl(&["status", "a.service"])?.stdout;
+        ensure!(status.contains("the agent cannot write down that it is here"), "{status}");
+        Ok(Some(()))
+    })?;
+    assert_eq!(property(&machine, "a.service", "ExecMainStartTimestampMonotonic")?, "0", "it never ran");
+    machine.exec(&["rmdir", "/run/muster/ledger.new"])?.ok()?;
+    world.wait_active_state(&machine, "a.service", "active")
+}
+
+#[test]
+fn a_unit_of_which_there_is_no_record_is_not_said_to_be_gone_while_it_runs() -> Result<()> {
+    let world = World::of(1)?;
+    let machine = world.cluster.machine("m1")?;
+    start_all(&world, &["a.service", "b.service"])?;
+    machine.exec(&["systemctl", "stop", AGENT])?.ok()?;
+    machine.exec(&["rm", "/run/muster/ledger.json"])?.ok()?;
+    world.ctl(&["destroy", "--no-block", "a.service"])?;
+    assert_eq!(property(&machine, "a.service", "ActiveState")?, "active");
+    machine.exec(&["systemctl", "start", AGENT])?.ok()?;
+    world.wait_active_state(&machine, "a.service", "inactive")?;
+    wait_shown(&world, &[("b.service", "active")])?;
+    machine.exec(&["test", "!", "-e", "/run/muster/units/a.service"])?.ok()?;
+    Ok(())
+}
