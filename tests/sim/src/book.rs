@@ -349,9 +349,24 @@ impl World {
 
     pub(crate) fn boot_ends(&mut self, number: usize) {
         let book = &mut self.book.machines[number];
-        // What the leader goes by, which knows nothing of it.
-        let (heard, pid1_lost, leaving, graced) = (book.heard, book.pid1_lost, book.leaving, book.graced);
-        *book = MachineBook { heard, leaving, pid1_lost, graced, ..MachineBook::default() };
+        // The leader, which knows nothing of it, goes by what it has heard.
+        let was = std::mem::take(book);
+        *book = MachineBook {
+            heard: was.heard,
+            graced: was.graced,
+            leaving: was.leaving,
+            pid1_lost: was.pid1_lost,
+            welcomed: was.welcomed,
+            last_heard: was.last_heard,
+            degraded: was.degraded,
+            says: was.says,
+            says_active: was.says_active,
+            moved: was.moved,
+            stale: was.stale,
+            failed: was.failed,
+            over: was.over,
+            ..MachineBook::default()
+        };
     }
 
     /// The leader is about to be told this.
