@@ -24,7 +24,7 @@ pub struct Capacity {
 /// What a machine's agent says of its machine, and the leader keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineRecord {
-    /// The address that other machines reach it by; empty when the agent was told none.
+    /// The address that other machines reach it by; where its agent was told none, the one that it dials from.
     pub address: String,
     /// Its labels.
     pub labels: Labels,
@@ -39,6 +39,9 @@ pub struct MachineRecord {
     /// Whether its agent has said that it is restarted, and has not come back: its lease runs longer.
     #[serde(default)]
     pub restarting: bool,
+    /// The longest lease that it may count on, as it was granted: another leader may have other settings.
+    #[serde(default)]
+    pub lease: Duration,
 }
 
 /// How short a machine is of something: the kernel's pressure stall information (PSI). Each is the share of the last ten

@@ -53,6 +53,8 @@ faults! {
     NewLeaderCountsShort,
     /// a new leader places units before all machines have reported
     NewLeaderPlacesAtOnce,
+    /// a leader that may have been overtaken answers heartbeats
+    DeposedAnswers,
     /// a leader works on under a term that an agent knows to be overtaken
     HigherTermIgnored,
     /// the Hello of an older session is taken for the present one

@@ -43,6 +43,7 @@ fn machine(digit: u128, address: &str, state: MachineState) -> MachineStatus {
             boot: BootId::new(digit),
             key: AgentKey::new(digit),
             restarting: false,
+            lease: std::time::Duration::from_secs(5),
         },
         state,
         availability: Availability::Open,

@@ -1,6 +1,7 @@
 //! Conversions of what clients ask for and are answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_core::command::{
     BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
@@ -15,8 +16,8 @@ use tonic::Status;
 
 use crate::error::{ConvertError, Problem};
 use crate::types::{
-    bits, content, content_bytes, each, enumeration, epoch, hash, hash_bytes, id, message, name, names,
-    required, value,
+    bits, content, content_bytes, each, enumeration, epoch, hash, hash_bytes, id, message, micros, name,
+    names, required, value,
 };
 use crate::v1;
 
@@ -346,6 +347,7 @@ impl From<MachineStatus> for v1::MachineStatus {
             boot: id(status.record.boot.bits()),
             key: id(status.record.key.bits()),
             restarting: status.record.restarting,
+            lease_us: micros(status.record.lease),
             state: v1::MachineState::from(status.state).into(),
             last_heard_ms: status.last_heard_ms,
             units: status.units as u64,
@@ -438,6 +440,7 @@ impl TryFrom<v1::MachineStatus> for MachineStatus {
                 boot: BootId::new(bits("boot", &status.boot)?),
                 key: AgentKey::new(bits("key", &status.key)?),
                 restarting: status.restarting,
+                lease: Duration::from_micros(status.lease_us),
             },
             state: value("state", status.state)?,
             last_heard_ms: status.last_heard_ms,

@@ -290,6 +290,7 @@ prop_compose! {
         units in any::<usize>(),
         availability in availability(),
         [leaving, restarting] in any::<[bool; 2]>(),
+        lease in duration(),
         pressure in pressure(),
         rival in option::of((".{0,9}", any::<u128>(), any::<u64>())),
     ) -> MachineStatus {
@@ -303,6 +304,7 @@ prop_compose! {
             boot: BootId::new(ids[1]),
             key: AgentKey::new(ids[2]),
             restarting,
+            lease,
         };
         MachineStatus {
             id: MachineId::new(ids[0]),

@@ -49,6 +49,9 @@ pub struct Config {
     pub insecure_listen: bool,
     /// Where the store is.
     pub state_dir: PathBuf,
+    /// Where it is written down how far the store is written: the service manager's directory, and no option.
+    #[serde(skip)]
+    pub runtime_dir: Option<PathBuf>,
     /// How often agents send a heartbeat.
     #[serde(deserialize_with = "duration")]
     pub heartbeat_interval: Duration,
@@ -77,6 +80,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7400)),
             insecure_listen: false,
             state_dir: PathBuf::from("/var/lib/muster-scheduler"),
+            runtime_dir: None,
             heartbeat_interval,
             lease_ttl,
             systemd_timeout,

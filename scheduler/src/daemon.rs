@@ -70,7 +70,11 @@ impl Daemon {
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
 
+        let settings = Settings { own_machine: own_machine(), ..config.settings() };
         let mut store = Embedded::open(&config.state_dir)?;
+        if let Some(runtime_dir) = &config.runtime_dir {
+            store = store.with_witness(runtime_dir, settings.aftermath())?;
+        }
         let term = store.take_term(Term::default())?;
         let durable = store.load()?;
         info!(
@@ -82,7 +86,10 @@ impl Daemon {
             "leading"
         );
 
-        let settings = Settings { own_machine: own_machine(), ..config.settings() };
+        let mut core = Leader::new(settings, term, durable, clock::now());
+        if store.is_latest() {
+            core.trust_store();
+        }
         let (leader, inbox) = inbox();
         let teller = leader.clone();
         let committer = Committer::start(store, term, move |committed| {
@@ -94,7 +101,7 @@ impl Daemon {
         let events = Events::new(term);
         let journal = Some(events::start_journal(&events).context("cannot start the journal's thread")?);
         let lead = Lead {
-            leader: Leader::new(settings, term, durable, clock::now()),
+            leader: core,
             inbox,
             committer,
             sessions: Arc::clone(&sessions),

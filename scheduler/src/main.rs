@@ -40,7 +40,8 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: &Arguments) -> Result<()> {
-    let config = Config::read(&arguments.config, arguments.insecure_listen)?;
+    let mut config = Config::read(&arguments.config, arguments.insecure_listen)?;
+    config.runtime_dir = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
     if arguments.check_config {
         // What was read without an error and does not exist is the default file, which need not.
         let found = if arguments.config.exists() { "ok" } else { "does not exist, so the defaults hold: ok" };

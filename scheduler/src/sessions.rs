@@ -1,5 +1,6 @@
 //! Agents' sessions: one bidirectional stream each.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use futures_util::{StreamExt, stream};
 use muster_core::leader::ConnectionId;
-use muster_core::message::ToAgent;
+use muster_core::message::{FromAgent, ToAgent};
 use muster_proto::v1::agents_server::Agents;
 use muster_proto::{FromAgentParts, split_to_agent, v1};
 use tokio::sync::{mpsc, oneshot};
@@ -68,7 +69,11 @@ impl Sessions {
     }
 
     /// Opens a session; gives what its agent is to be sent.
-    fn open(self: &Arc<Self>, from_agent: Streaming<v1::AgentMessage>) -> ReceiverStream<ToSend> {
+    fn open(
+        self: &Arc<Self>,
+        peer: Option<IpAddr>,
+        from_agent: Streaming<v1::AgentMessage>,
+    ) -> ReceiverStream<ToSend> {
         let connection = ConnectionId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
         let (messages, to_send) = mpsc::channel(OUTBOX);
         let (open, closed) = oneshot::channel();
@@ -78,7 +83,7 @@ impl Sessions {
         let errors = messages.downgrade();
         tokio::spawn(async move {
             let read = tokio::select! {
-                read = sessions.read(connection, from_agent) => read,
+                read = sessions.read(connection, peer, from_agent) => read,
                 _ = closed => Ok(()),
             };
             if let (Err(status), Some(errors)) = (read, errors.upgrade()) {
@@ -94,6 +99,7 @@ impl Sessions {
     async fn read(
         &self,
         connection: ConnectionId,
+        peer: Option<IpAddr>,
         mut from_agent: Streaming<v1::AgentMessage>,
     ) -> Result<(), Status> {
         let mut parts = FromAgentParts::default();
@@ -102,7 +108,12 @@ impl Sessions {
                 warn!(connection = connection.0, %error, "an agent sent a message that makes no sense");
                 Status::invalid_argument(error.to_string())
             })?;
-            if let Some(said) = said {
+            if let Some(mut said) = said {
+                if let (FromAgent::Hello(hello), Some(peer)) = (&mut said, peer)
+                    && hello.address.is_empty()
+                {
+                    hello.address = peer.to_canonical().to_string();
+                }
                 self.leader.send(ToLeader::Agent(connection, said)).await;
             }
         }
@@ -125,9 +136,10 @@ impl Agents for AgentsService {
         if self.0.leader.is_stopped() {
             return Err(stopped());
         }
-        debug!(peer = ?request.remote_addr(), "an agent opened a session");
+        let peer = request.remote_addr().map(|address| address.ip());
+        debug!(?peer, "an agent opened a session");
         // Cut into parts only when the connection has room for them.
-        let parts = self.0.open(request.into_inner()).flat_map(|message| {
+        let parts = self.0.open(peer, request.into_inner()).flat_map(|message| {
             let parts = match message {
                 Ok(message) => split_to_agent(message).into_iter().map(Ok).collect(),
                 Err(status) => vec![Err(status)],

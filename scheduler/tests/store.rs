@@ -43,6 +43,7 @@ fn machine(number: u64) -> MachineRecord {
         boot: BootId::new(u128::MAX),
         key: AgentKey::new(number.into()),
         restarting: number % 2 == 1,
+        lease: Duration::from_secs(number),
     }
 }
 
@@ -193,6 +194,56 @@ fn one_process_at_a_time() {
     ));
     drop(first);
     open_again(directory.path());
+}
+
+/// A store whose witness is beside it; it is latest again after a restart, and not doubted for long.
+fn witnessed(state: &Path, run: &Path, doubt: Duration) -> Embedded {
+    open_again(state).with_witness(run, doubt).expect("read")
+}
+
+#[test]
+fn an_older_copy_of_the_store_is_known_for_one() {
+    const LONG: Duration = Duration::from_secs(3600);
+    let directory = tempfile::tempdir().expect("a directory");
+    let (state, run) = (directory.path().join("state"), directory.path().join("run"));
+    fs::create_dir(&run).expect("create");
+    let commit = |store: &mut Embedded, term| {
+        store.commit(term, vec![Change::DeleteCommand(1)]).expect("commit");
+    };
+    // After a boot nobody knows.
+    let mut store = witnessed(&state, &run, Duration::ZERO);
+    assert!(!store.is_latest());
+    let term = store.take_term(Term::default()).expect("a term");
+    commit(&mut store, term);
+    assert!(store.is_latest(), "by now what it may have lacked matters no more");
+    // A copy from while it is used, as of a snapshot of the disk.
+    let backup = fs::read(state.join(FILE_NAME)).expect("read");
+    drop(store);
+    let mut store = witnessed(&state, &run, LONG);
+    assert!(store.is_latest());
+    let term = store.take_term(Term::default()).expect("a term");
+    commit(&mut store, term);
+    drop(store);
+    fs::write(state.join(FILE_NAME), backup).expect("write");
+    let mut store = witnessed(&state, &run, LONG);
+    assert!(!store.is_latest());
+    // The next start must not believe it either, whatever was committed.
+    let term = store.take_term(Term::default()).expect("a term");
+    commit(&mut store, term);
+    commit(&mut store, term);
+    drop(store);
+    assert!(!witnessed(&state, &run, LONG).is_latest());
+    assert!(!open_again(&state).is_latest(), "where there is no witness");
+    // A copy without a witness of its own, of which a machine proves that it is old.
+    let mut store = witnessed(&state, &run, Duration::ZERO);
+    store.take_term(Term::default()).expect("a term");
+    drop(store);
+    let mut store = witnessed(&state, &run, LONG);
+    assert!(store.is_latest());
+    store.take_term(Term(99)).expect("a term");
+    assert!(!store.is_latest());
+    drop(store);
+    assert!(!witnessed(&state, &run, LONG).is_latest());
 }
 
 #[test]

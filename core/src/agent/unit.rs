@@ -315,6 +315,11 @@ impl Unit {
         !(held || writing || wanted)
     }
 
+    /// How far the copy that is here is. One that ends with the guard is stopping, whatever it was before.
+    pub fn phase(&self, held: &Held) -> Phase {
+        if self.ending { Phase::Stopping } else { held.phase.clone() }
+    }
+
     /// What is seen of which copy; none while there is nothing to see.
     pub fn observation(&self) -> Option<(Epoch, Observation)> {
         if let Some((epoch, reason)) = &self.refused {
@@ -328,6 +333,6 @@ impl Unit {
         if wanted_loaded && held.phase == Phase::Loaded && !self.verified {
             return None;
         }
-        Some((held.epoch, Observation::Held { phase: held.phase.clone(), state: self.state.clone() }))
+        Some((held.epoch, Observation::Held { phase: self.phase(held), state: self.state.clone() }))
     }
 }

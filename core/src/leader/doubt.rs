@@ -23,7 +23,8 @@ const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// suspended), so that no machine's lease ends for that.
 #[derive(Debug)]
 pub(super) struct Awake {
-    /// When the leader looks at its clock next, at the latest.
+    /// When the leader last looked at its clock, and when it does so next, at the latest.
+    looked: Time,
     pulse: Time,
     stalled: Duration,
     /// How much of that was not told of yet, and when it was last.
@@ -33,17 +34,20 @@ pub(super) struct Awake {
 
 impl Awake {
     pub(super) fn new(now: Time) -> Self {
-        Self { pulse: now + PULSE, stalled: Duration::ZERO, untold: Duration::ZERO, told: None }
+        Self { looked: now, pulse: now + PULSE, stalled: Duration::ZERO, untold: Duration::ZERO, told: None }
     }
 
-    /// It is `now`. Once a stall is over, gives how long the leader was stalled since that was last told.
-    fn look(&mut self, now: Time) -> Option<Duration> {
-        let late = now.since(self.pulse);
-        self.pulse = now + PULSE;
-        if late > TOLERANCE {
-            if !planted::is(Fault::StallsCount) {
-                self.stalled += late;
-            }
+    /// It is `now`, and the leader leads until then. Once a stall is over, gives how long the leader was stalled since
+    /// that was last told.
+    fn look(&mut self, now: Time, leads: Option<Time>) -> Option<Duration> {
+        let late = Some(now.since(self.pulse)).filter(|late| *late > TOLERANCE);
+        let deposed = leads.map_or(Duration::ZERO, |until| now.since(until.max(self.looked)));
+        (self.looked, self.pulse) = (now, now + PULSE);
+        if !planted::is(Fault::StallsCount) {
+            // Both ended just now.
+            self.stalled += late.unwrap_or_default().max(deposed);
+        }
+        if let Some(late) = late {
             self.untold += late;
             return None;
         }
@@ -79,7 +83,7 @@ pub(super) struct Brake {
 impl Leader {
     /// Takes note of stalls.
     pub(super) fn look_at_clock(&mut self) {
-        if let Some(stalled) = self.awake.look(self.now) {
+        if let Some(stalled) = self.awake.look(self.now, self.office.until) {
             self.event(Event::Stalled(stalled));
         }
     }

@@ -135,6 +135,27 @@ impl Leader {
         }
     }
 
+    /// What systemd says to run, and nobody has begun to end, was to be started by this leader or one before. What has
+    /// ended with the lease may run elsewhere by now, and an old store would not know; nor does an agent that was just
+    /// started know what has.
+    pub(super) fn look_at_what_runs(
+        &mut self,
+        name: &UnitName,
+        machine: MachineId,
+        epoch: Epoch,
+        observation: &Observation,
+    ) {
+        let runs = matches!(observation, Observation::Held { phase: Phase::Starting | Phase::Launched, state: Some(state) }
+            if matches!(&*state.active, "active" | "reloading" | "activating"));
+        let is_shut = |leader: &Self| leader.gates.of(machine, name, epoch) != Some(&Gate::Open);
+        if runs && self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_some()) && is_shut(self)
+        {
+            self.gates.open(machine, name, epoch);
+            self.turn.tell(machine, name);
+            self.turn.seen.push(name.clone());
+        }
+    }
+
     /// What speaks now against telling the machine of the unit's placement there.
     fn gate(&self, name: &UnitName, unit: &Unit, machine: MachineId) -> Gate {
         if unit.options.exclusive.is_some()

@@ -6,8 +6,10 @@ use crate::command::{Command, CommandResult, MachineCommand, MachineCommandError
 use crate::ids::{CommitId, MachineId, Term};
 use crate::leader::durable::{Change, Durable};
 use crate::leader::event::Event;
+use crate::leader::gates::GUARD_LAG;
 use crate::message::{FromAgent, ToAgent};
-use crate::unit::UnitName;
+use crate::time::Time;
+use crate::unit::{EXCLUSIVE_STOPS, UnitName};
 
 /// The stream of one agent's session, numbered by the shell and never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +42,16 @@ impl Settings {
     /// How long a machine's lease runs for the leader, which counts from when it heard of the machine.
     pub fn lease(&self) -> Duration {
         self.with_margin(self.lease_ttl)
+    }
+
+    /// For how long any machine may count on what it was granted, whoever granted that.
+    pub fn longest_lease(&self) -> Duration {
+        self.lease().max(self.with_margin(self.restart_grace))
+    }
+
+    /// For how long after that anything may run that rests on it.
+    pub fn aftermath(&self) -> Duration {
+        self.longest_lease() + self.with_margin(EXCLUSIVE_STOPS.1) + GUARD_LAG
     }
 
     /// A time span with what is added for clocks that drift: as much for each second as a lease has.
@@ -89,6 +101,10 @@ pub enum Input {
     ReleaseBrake(RequestId),
     /// The store recorded this term, as [`Effect::TakeTerm`] asked.
     TermTaken(Term),
+    /// This leader leads until that moment of its own clock at least: the store's election, counted from when its last
+    /// renewal was asked for, less what clocks may drift. It is said before anything else, or never where nobody else can
+    /// use the store.
+    Leads(Time),
     /// A moment that [`Leader::next_timer`](crate::leader::Leader::next_timer) named has come.
     Tick,
 }

@@ -10,6 +10,7 @@
 //! | `event`, `reason`, `record` | what an operator should be able to read later, with its reasons |
 //! | `durable` | what the store holds |
 //! | `outbox` | effects that wait for a commit |
+//! | `office` | whether it is still the leader |
 //! | `session` | agents: hello, heartbeats, reports, leases that end |
 //! | `rivals` | machines that claim the id of another one |
 //! | `doubt` | the leader's own stalls, and many deaths at once |
@@ -31,6 +32,7 @@ mod gates;
 mod groups;
 mod io;
 mod moving;
+mod office;
 mod outbox;
 mod placing;
 mod reason;
@@ -57,6 +59,7 @@ use self::failing::Troubles;
 use self::gates::{Gate, Gates};
 pub use self::io::{ConnectionId, Effect, Input, RequestId, Settings};
 use self::moving::Lingering;
+use self::office::Office;
 use self::outbox::{Held, Outbox};
 use self::placing::Queue;
 pub use self::reason::{Arrival, LingerEnd, LossReason, PlaceReason, ReleaseReason, UnplaceReason};
@@ -98,6 +101,7 @@ pub struct Leader {
     commands: Commands,
     connections: BTreeMap<ConnectionId, MachineId>,
     rivals: Rivals,
+    office: Office,
     awake: Awake,
     lingering: Lingering,
     /// The machines that are drained.
@@ -229,6 +233,7 @@ impl Leader {
             commands: Commands::default(),
             connections: BTreeMap::new(),
             rivals: Rivals::default(),
+            office: Office::default(),
             awake: Awake::new(now),
             lingering: Lingering::default(),
             drains: BTreeSet::new(),
@@ -253,22 +258,27 @@ impl Leader {
             outbox: Outbox::default(),
         };
         leader.load(durable);
-        let (lease, restart) = (now + leader.lease(), now + leader.restart_grace());
         let short = planted::is(Fault::NewLeaderCountsShort);
-        let lease = if short { now + leader.settings.clock_margin } else { lease };
+        let lease = now + if short { leader.settings.clock_margin } else { leader.lease() };
         for (id, machine) in &mut leader.machines {
-            let deadline = if machine.record.restarting { restart.max(lease) } else { lease };
+            let granted = (now + leader.settings.with_margin(machine.record.lease)).max(lease);
+            let deadline = if machine.record.restarting { granted } else { lease };
             machine.deadline = Some(deadline);
-            machine.lease_until = deadline;
+            machine.lease_until = if short { lease } else { granted };
             leader.deadlines.insert((deadline, *id));
         }
         leader.settles = lease;
         // Before the first term there was no leader.
         if term > Term(1) && !planted::is(Fault::ExclusiveFromStart) {
-            leader.exclusive_from = Some(lease);
+            leader.exclusive_from = Some(now + leader.settings.longest_lease());
         }
         leader.tell_office();
         leader
+    }
+
+    /// Nothing was ever decided that the leader's store does not hold: it is no older copy of itself.
+    pub fn trust_store(&mut self) {
+        self.exclusive_from = None;
     }
 
     /// Takes in what happened at `now`, and says what to do, in this order.
@@ -289,6 +299,7 @@ impl Leader {
             Input::Committed(upto) => self.outbox.committed(upto),
             Input::CommitFailed { reason, durable } => self.roll_back(&reason, *durable),
             Input::TermTaken(term) => self.take_office(term),
+            Input::Leads(until) => self.goes_on_leading(until),
             Input::ReleaseBrake(request) => self.release_brake_for(request),
             Input::Tick => {}
         }
@@ -297,7 +308,8 @@ impl Leader {
         }
         self.decide();
         self.finish_turn();
-        self.outbox.take()
+        let effects = self.outbox.take();
+        self.only_what_is_harmless(effects)
     }
 
     /// When to come back with [`Input::Tick`] at the latest, if nothing else happens.
@@ -309,7 +321,8 @@ impl Leader {
         let (gate, retry) = (self.gates.next_timer(), self.troubles.next_timer());
         let rivals = self.rivals.next_end();
         let timers = [lease, drain, self.brake_ends(), settles, gate, retry, rivals].into_iter().flatten();
-        let timer = self.awake.timer(timers.filter(|at| *at > self.awake()).min());
+        // The own time of one that may be overtaken stands still.
+        let timer = self.awake.timer(timers.filter(|at| *at > self.awake() && self.leads()).min());
         self.paused_until.map_or(timer, |until| timer.min(until))
     }
 
@@ -335,7 +348,7 @@ impl Leader {
     /// Decides what follows from what has changed. The order is the policy: units wait for machines before global
     /// units fill what is left.
     fn decide(&mut self) {
-        if self.paused_until.is_some_and(|until| self.now < until) {
+        if self.paused_until.is_some_and(|until| self.now < until) || !self.leads() {
             return;
         }
         if self.paused_until.take().is_some() {
@@ -486,8 +499,8 @@ impl Leader {
             self.epochs = 0;
         }
         self.taking_term = false;
-        // There were decisions that this store does not know of, and perhaps machines as well.
-        self.exclusive_from = Some(self.awake() + self.lease());
+        // There were decisions that this store does not know of, perhaps machines as well, and agents that were restarted.
+        self.exclusive_from = Some(self.awake() + self.settings.longest_lease());
         for machine in self.machines.values_mut().filter(|machine| machine.session.is_some()) {
             machine.told = Some(self.term);
         }

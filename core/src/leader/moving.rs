@@ -116,6 +116,7 @@ impl Leader {
                 }
                 machine.lease_until = machine.lease_until.max(restart);
                 machine.record.restarting = true;
+                machine.record.lease = machine.record.lease.max(lease);
                 self.unsaved.insert(id);
                 self.farewell(id, Some(lease));
                 self.event(Event::AgentRestarts { machine: id, grace: lease });

@@ -168,9 +168,13 @@ impl Leader {
                         self.place_on(&name, machine, reason, with.as_ref());
                     }
                 }
-                // What ties a unit to others is not part of its requirement.
+                // What ties a unit to others is not part of its requirement, nor what is left of it somewhere.
                 None if alone
-                    && self.units.get(name).is_some_and(|unit| unit.options.machine_of.is_empty()) =>
+                    && self.units.get(name).is_some_and(|unit| {
+                        let no_copies = || self.placer.copies(name).next().is_none();
+                        unit.options.machine_of.is_empty()
+                            && (unit.options.exclusive.is_none() || no_copies())
+                    }) =>
                 {
                     fits_nowhere
                         .extend(self.placer.requirement(name).map(|requirement| (is_fresh, requirement)));

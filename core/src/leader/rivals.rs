@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::gates::GUARD_LAG;
 use super::{ConnectionId, Event, Leader};
 use crate::command::RivalStatus;
 use crate::ids::{AgentKey, BootId, MachineId};
 use crate::message::{Hello, LeaderMessage, Refused};
 use crate::time::Time;
+use crate::unit::UnitName;
 
 /// How long the old stream may be silent, in the leader's own time.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
@@ -93,7 +95,7 @@ impl Leader {
             // A stream that ended is no death, where it is known that there are two.
             let rival = self.rivals.refused.get(&id);
             let rival = rival.filter(|rival| rival.key == hello.key && rival.is_remembered(self.now));
-            if machine.deadline.is_some() && rival.is_some() {
+            if machine.deadline.is_some() && rival.is_some() || self.exclusive_units_may_run(&hello) {
                 self.refuse_rival(connection, hello);
                 return None;
             }
@@ -139,9 +141,32 @@ impl Leader {
 
     /// The machine's session is over: whoever waits takes its place.
     pub(super) fn admit_newcomer(&mut self, id: MachineId) {
-        if let Some(newcomer) = self.rivals.newcomers.remove(&id) {
-            self.welcome(newcomer.connection, newcomer.hello);
+        let Some(Newcomer { connection, hello, .. }) = self.rivals.newcomers.remove(&id) else { return };
+        if self.exclusive_units_may_run(&hello) {
+            return self.refuse_rival(connection, hello);
         }
+        self.welcome(connection, hello);
+    }
+
+    /// Whether exclusive units may still run on the machine that is known by this id, if the Hello is not its own. A Hello
+    /// of a new boot is no proof that the old one has ended where it comes from another address: two machines may have
+    /// one id, of which the first is only not heard. Its lease is proof, whoever is who.
+    fn exclusive_units_may_run(&self, hello: &Hello) -> bool {
+        let Some(machine) = self.machines.get(&hello.machine) else { return false };
+        let is_known = machine.record.key == hello.key || machine.record.address == hello.address;
+        // One that has said that it shuts down was to come back.
+        if is_known || machine.leaving {
+            return false;
+        }
+        let stop = |name: &UnitName| {
+            let retired = self.retired.get(&(hello.machine, name.clone()));
+            let placed = self.units.get(name).and_then(|unit| unit.options.exclusive);
+            placed.max(retired.and_then(|retired| retired.exclusive))
+        };
+        let longest = self.placer.units_on(hello.machine).filter_map(stop).max();
+        longest.is_some_and(|stop| {
+            self.awake() < machine.lease_until + self.settings.with_margin(stop) + GUARD_LAG
+        })
     }
 
     /// Accepts the Hellos for which there was no sign of life on the old stream.

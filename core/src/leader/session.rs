@@ -20,7 +20,12 @@ use crate::unit::UnitName;
 impl Leader {
     pub(super) fn hear(&mut self, connection: ConnectionId, message: FromAgent) {
         if let FromAgent::Hello(hello) = message {
-            return self.hello(connection, hello);
+            // It comes again, to whoever leads then.
+            return if self.leads() {
+                self.hello(connection, hello);
+            } else {
+                self.outbox.now(Effect::Close(connection));
+            };
         }
         let Some(&id) = self.connections.get(&connection) else { return };
         self.refuse_newcomer(id);
@@ -143,6 +148,7 @@ impl Leader {
             boot: hello.boot,
             key: hello.key,
             restarting: false,
+            lease: self.machines.get(&id).map_or(Duration::ZERO, |machine| machine.record.lease),
         };
         if self.machines.get(&id).is_none_or(|machine| machine.record != record) {
             self.unsaved.insert(id);
@@ -245,11 +251,8 @@ impl Leader {
             if self.units.get(&unit.name).and_then(|known| known.placements.get(&id)) == Some(&copy.epoch) {
                 let exclusive =
                     self.units.get(&unit.name).is_some_and(|unit| unit.options.exclusive.is_some());
-                if unit.target == Target::Launched
-                    && (!exclusive || copy.runs() || planted::is(Fault::EndedCopyTakenUp))
-                {
-                    // It was told so, by this leader or one before. What has ended with the lease may run elsewhere by
-                    // now, and an old store would not know.
+                if unit.target == Target::Launched && (!exclusive || planted::is(Fault::EndedCopyTakenUp)) {
+                    // It was told so, by this leader or one before.
                     self.gates.open(id, &unit.name, copy.epoch);
                 }
                 self.look_at_current(id, &unit.name, copy.epoch, &copy.observation);
@@ -306,6 +309,7 @@ impl Leader {
     fn look_at_current(&mut self, id: MachineId, name: &UnitName, epoch: Epoch, observation: &Observation) {
         self.look_at_lingering(name, observation);
         self.look_at_failure(name, id, epoch, observation);
+        self.look_at_what_runs(name, id, epoch, observation);
         let ended = matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
             if state.active == "inactive");
         if let Some(unit) = self.units.get_mut(name)
@@ -320,6 +324,9 @@ impl Leader {
     }
 
     fn heartbeat(&mut self, id: MachineId, number: u64, pid1_age: Duration, pressure: Pressure) {
+        if !self.leads() {
+            return;
+        }
         if pid1_age > self.settings.systemd_timeout {
             return self.lose(id, LossReason::SystemdSilent(pid1_age));
         }
@@ -430,6 +437,13 @@ impl Leader {
         let deadline = self.awake() + self.lease();
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.lease_until = machine.lease_until.max(deadline);
+        // What was granted before for longer is over only now.
+        let granted = self.settings.lease_ttl;
+        let longest =
+            if machine.lease_until == deadline { granted } else { machine.record.lease.max(granted) };
+        if std::mem::replace(&mut machine.record.lease, longest) != longest {
+            self.unsaved.insert(id);
+        }
         // An agent that is restarted was granted more.
         let deadline = machine.deadline.map_or(deadline, |granted| granted.max(deadline));
         machine.last_heard = Some(self.now);

@@ -20,6 +20,7 @@ mod tests;
 pub use file::{ContentHash, ContentHashError, Entry, MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError};
 pub use glob::{Glob, GlobError};
 pub use name::{MAX_UNIT_NAME_BYTES, UnitName, UnitNameError, UnitType};
+pub(crate) use options::EXCLUSIVE_STOPS;
 pub use options::{MachineIdMatch, Options, Parsed, Reschedule};
 pub use quantity::{Bytes, MilliCpu, QuantityError, time_span};
 

@@ -106,6 +106,8 @@ impl Default for Reschedule {
 
 /// `ExclusiveStopSec=` where it is left out.
 const EXCLUSIVE_STOP: Duration = Duration::from_secs(10);
+/// The shortest and the longest.
+pub(crate) const EXCLUSIVE_STOPS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
 /// A unit file that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -609,7 +611,7 @@ impl<'a> Reader<'a> {
             // How long it may take to stop stays when it was said before.
             Key::Exclusive => self.exclusive.0 = parse_bool(value)?,
             Key::ExclusiveStopSec => {
-                let span = span_between(value, Duration::from_secs(1), Duration::from_secs(300))?;
+                let span = span_between(value, EXCLUSIVE_STOPS.0, EXCLUSIVE_STOPS.1)?;
                 // PID 1 and its helpers count whole seconds.
                 self.exclusive.1 =
                     Some(Duration::from_secs(span.as_secs() + u64::from(span.subsec_nanos() > 0)));

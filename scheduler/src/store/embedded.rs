@@ -5,14 +5,15 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_core::ids::{ClusterId, MachineId, Term};
 use muster_core::leader::{Change, Durable};
 use muster_core::machine::Availability;
 use muster_core::unit::UnitName;
 use redb::{
-    Builder, Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
-    WriteTransaction,
+    Builder, Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    TableError, WriteTransaction,
 };
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use super::allocating::Allocating;
+use super::witness::Witness;
 use super::{CommitError, Store, StoreError};
 
 /// The name of the file in the state directory.
@@ -35,7 +37,7 @@ const FORMAT: &str = "1";
 /// is read at start only.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Text to text: [`FORMAT_KEY`], [`CLUSTER_KEY`], [`TERM_KEY`].
+/// Text to text: [`FORMAT_KEY`], [`CLUSTER_KEY`], [`TERM_KEY`], [`COMMITS_KEY`].
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 /// A unit's name to its record, as JSON.
 const UNITS: TableDefinition<'_, &str, &str> = TableDefinition::new("units");
@@ -53,6 +55,8 @@ const COMMANDS: TableDefinition<'_, u64, &str> = TableDefinition::new("commands"
 const FORMAT_KEY: &str = "format";
 const CLUSTER_KEY: &str = "cluster";
 const TERM_KEY: &str = "term";
+/// How often changes were committed; missing in a store to which none were.
+const COMMITS_KEY: &str = "commits";
 
 /// The embedded store. It locks its state directory for as long as it exists.
 #[derive(Debug)]
@@ -61,6 +65,7 @@ pub struct Embedded {
     cluster: ClusterId,
     /// None only while it is being opened again, and after that failed.
     database: Option<Database>,
+    witness: Option<Witness>,
     _directory: File,
 }
 
@@ -84,7 +89,29 @@ impl Embedded {
             path: path.clone(),
             problem: format!("cluster: {error}"),
         })?;
-        Ok(Self { path, cluster, database: Some(database), _directory: lock })
+        Ok(Self { path, cluster, database: Some(database), witness: None, _directory: lock })
+    }
+
+    /// Lets a file in this directory, which must not be on the same file system, tell whether the store is as it was
+    /// written last. Where it does not tell so, it tells nothing else for the time that is given: see
+    /// [`Self::is_latest`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn with_witness(mut self, directory: &Path, doubt: Duration) -> Result<Self, StoreError> {
+        let commits = || -> Result<u64, redb::Error> {
+            let Some(database) = &self.database else { return Ok(0) };
+            commits_in(&database.begin_read()?.open_table(META)?)
+        };
+        let commits = commits().map_err(|error| store_error(&self.path, error))?;
+        self.witness = Some(Witness::open(directory, self.cluster, commits, doubt));
+        Ok(self)
+    }
+
+    /// Whether it is known that nothing was ever committed that this store does not hold: it is no older copy that was put
+    /// in its place, nor was it for as long as that may matter.
+    pub fn is_latest(&self) -> bool {
+        self.witness.as_ref().is_some_and(Witness::is_sure)
     }
 
     /// The cluster that it belongs to.
@@ -121,18 +148,27 @@ impl Embedded {
 impl Store for Embedded {
     fn take_term(&mut self, above: Term) -> Result<Term, StoreError> {
         let database = self.database()?;
-        let take = || -> Result<Term, redb::Error> {
+        let take = || -> Result<_, redb::Error> {
             let transaction = database.begin_write()?;
-            let term = {
+            let taken = {
                 let mut meta = transaction.open_table(META)?;
-                let term = term_in(&meta)?.max(above).next();
+                let last = term_in(&meta)?;
+                let term = last.max(above).next();
                 meta.insert(TERM_KEY, term.to_string().as_str())?;
-                term
+                (last, term, count_commit(&mut meta)?)
             };
             transaction.commit()?;
-            Ok(term)
+            Ok(taken)
         };
-        take().map_err(|error| store_error(&self.path, error))
+        let (last, term, commits) = take().map_err(|error| store_error(&self.path, error))?;
+        if let Some(witness) = &mut self.witness {
+            // There was a term that this store does not know of.
+            if above > last {
+                witness.doubt();
+            }
+            witness.committed(commits);
+        }
+        Ok(term)
     }
 
     fn load(&mut self) -> Result<Durable, StoreError> {
@@ -146,24 +182,45 @@ impl Store for Embedded {
     fn commit(&mut self, term: Term, changes: Vec<Change>) -> Result<(), CommitError> {
         let database = self.database().map_err(CommitError::Unknown)?;
         match commit(database, term, changes) {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(commits)) => {
+                if let Some(witness) = &mut self.witness {
+                    witness.committed(commits);
+                }
+                Ok(())
+            }
             Ok(Err(later)) => Err(CommitError::Refused { ours: term, later }),
             Err(error) => Err(self.failed(error)),
         }
     }
 }
 
-/// Commits, or gives the later term for which it was refused.
-fn commit(database: &Database, term: Term, changes: Vec<Change>) -> Result<Result<(), Term>, redb::Error> {
+/// Commits, and gives how often that was done by now; or the later term for which it was refused.
+fn commit(database: &Database, term: Term, changes: Vec<Change>) -> Result<Result<u64, Term>, redb::Error> {
     let transaction = database.begin_write()?;
-    let stored = term_in(&transaction.open_table(META)?)?;
-    if stored != term {
+    let counted = {
+        let mut meta = transaction.open_table(META)?;
+        let stored = term_in(&meta)?;
+        if stored == term { Ok(count_commit(&mut meta)?) } else { Err(stored) }
+    };
+    if counted.is_err() {
         transaction.abort()?;
-        return Ok(Err(stored));
+        return Ok(counted);
     }
     apply(&transaction, changes)?;
     transaction.commit()?;
-    Ok(Ok(()))
+    Ok(counted)
+}
+
+/// Counts one more commit.
+fn count_commit(meta: &mut Table<'_, &'static str, &'static str>) -> Result<u64, redb::Error> {
+    let commits = commits_in(meta)? + 1;
+    meta.insert(COMMITS_KEY, commits.to_string().as_str())?;
+    Ok(commits)
+}
+
+fn commits_in(meta: &impl ReadableTable<&'static str, &'static str>) -> Result<u64, redb::Error> {
+    let text = meta.get(COMMITS_KEY)?.map_or_else(|| "0".to_owned(), |text| text.value().to_owned());
+    text.parse().map_err(|error| redb::Error::Corrupted(format!("commits {text:?}: {error}")))
 }
 
 fn apply(transaction: &WriteTransaction, changes: Vec<Change>) -> Result<(), redb::Error> {

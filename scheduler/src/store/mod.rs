@@ -3,6 +3,7 @@
 mod allocating;
 mod committer;
 mod embedded;
+mod witness;
 
 use std::path::PathBuf;
 

@@ -18,7 +18,6 @@ use muster_core::unit::UnitName;
 use crate::client::client_of;
 use crate::faults::Ask;
 use crate::intent::Intent;
-use crate::machine::EXCEPTED;
 use crate::queue::Micros;
 use crate::world::World;
 
@@ -287,14 +286,10 @@ impl World {
         book.durable_intent = intent;
         book.durable_commands = commands;
         book.last_epoch.clear();
-        let now = self.queue.now();
-        for (machine, host) in book.machines.iter_mut().zip(&mut self.machines) {
+        for machine in &mut book.machines {
             machine.over.clear();
             // What was granted since, nobody knows.
-            if machine.grace.take().is_some() {
-                let grace = Micros::try_from(self.settings.restart_grace.as_micros()).unwrap_or(Micros::MAX);
-                host.excepted_until = now + grace + EXCEPTED;
-            }
+            machine.grace = None;
         }
         (book.placed, book.retired) = (BTreeSet::new(), epochs(&self.store.durable.retired));
         for (name, unit) in &self.store.durable.units {
@@ -400,9 +395,11 @@ impl World {
                 self.book.expected.insert(*request, expected);
                 Cause::Other
             }
-            Input::Disconnected(_) | Input::TermTaken(_) | Input::Tick | Input::ReleaseBrake(_) => {
-                Cause::Other
-            }
+            Input::Disconnected(_)
+            | Input::TermTaken(_)
+            | Input::Leads(_)
+            | Input::Tick
+            | Input::ReleaseBrake(_) => Cause::Other,
         }
     }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use muster_core::command::Verb;
 use muster_core::machine::{Availability, Drain};
 
+use crate::election::Election;
 use crate::palette::{EXCLUSIVE, PLAIN, Palette, UNITS};
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
@@ -77,6 +78,10 @@ pub(crate) enum Fault {
     /// An operator puts the copy back.
     Restore {
         down: Micros,
+    },
+    /// The scheduler cannot tell the store that it goes on leading.
+    RenewalsLost {
+        lasts: Micros,
     },
     StoreFull {
         lasts: Micros,
@@ -196,6 +201,7 @@ impl Fault {
     pub(crate) fn lasts(&self) -> Option<Micros> {
         match self {
             Self::FreezeScheduler { lasts }
+            | Self::RenewalsLost { lasts }
             | Self::StoreFull { lasts }
             | Self::StoreSlow { lasts }
             | Self::FreezeAgent { lasts, .. }
@@ -227,6 +233,10 @@ impl Plan {
         for (number, entry) in entries.iter_mut().enumerate() {
             entry.number = number;
         }
+        if Election::is_held(seed) {
+            elections(&mut Random::new(seed, "elections"), &mut entries);
+            entries.sort_by_key(|entry| entry.at);
+        }
         Self {
             seed,
             machines,
@@ -249,6 +259,21 @@ impl Plan {
 
 fn add(entries: &mut Vec<Entry>, at: Micros, what: What) {
     entries.push(Entry { number: 0, at, what });
+}
+
+/// What happens to the schedulers of a cluster that has several. They are numbered apart, so that other entries have the
+/// numbers that they have always had.
+fn elections(random: &mut Random, entries: &mut Vec<Entry>) {
+    for number in 0..random.below(5) {
+        let lasts = random.between(SECOND, 12 * SECOND);
+        let fault = if random.chance(700) {
+            Fault::RenewalsLost { lasts }
+        } else {
+            Fault::FreezeScheduler { lasts: lasts + 2 * SECOND }
+        };
+        let at = random.between(SECOND, FAULTS_LAST - SECOND);
+        entries.push(Entry { number: 1000 + number, at, what: What::Fault(fault) });
+    }
 }
 
 fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {

@@ -19,8 +19,8 @@ use crate::world::{Event, World};
 const CONVERGES_WITHIN: Micros = 120 * SECOND;
 /// After this, everything that was on its way has arrived.
 const SETTLES: Micros = 3 * SECOND;
-/// After this, nothing keeps an exclusive unit from being started.
-const GATES_OPEN: Micros = 20 * SECOND;
+/// After this, nothing keeps an exclusive unit from being started, and no agent counts on the longer lease of a restart.
+const GATES_OPEN: Micros = 45 * SECOND;
 /// How long the silence lasts.
 const SILENCE: Micros = 10 * SECOND;
 /// How often the operator looks after what nothing but a person decides.
@@ -31,7 +31,7 @@ impl World {
     pub(crate) fn looks(&mut self) {
         let since = self.queue.now() - self.plan.heals;
         if let Some(done) = self.book.idle {
-            // A scheduler that has just taken over lets exclusive units wait for a lease and a stop.
+            // On a store that may be an old one exclusive units wait for the longest lease and a stop.
             let settled = (done.since + SETTLES).max(GATES_OPEN);
             if since >= settled + SILENCE {
                 self.an_idle_cluster_is_silent(done);

@@ -18,7 +18,7 @@ use crate::fits::{misfit, tied};
 use crate::intent::Intent;
 use crate::machine::{Machine, alive_since};
 use crate::palette::UNITS;
-use crate::queue::{MILLI, Micros, SECOND};
+use crate::queue::{MILLI, Micros, SECOND, micros};
 use crate::world::World;
 
 /// How much of PID 1's silence a job explains.
@@ -682,7 +682,7 @@ impl World {
             book.pid1_impaired = now;
         }
         // Clocks drift, and what it said last may have waited for the agent.
-        let age = Micros::try_from(age.as_micros()).unwrap_or(Micros::MAX);
+        let age = micros(age);
         let heard = machine.pid1_heard.max(machine.agent_since);
         let (most, least) = (now - heard + machine.jumped, now - book.pid1_heard.max(machine.agent_since));
         // Jobs of its own, and a reload that it knows of, explain some of it.

@@ -17,6 +17,7 @@
 
 mod book;
 mod client;
+mod election;
 mod faults;
 pub mod fidelity;
 mod fits;

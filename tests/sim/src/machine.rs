@@ -455,7 +455,11 @@ impl World {
                 machine.excepted_until = self.queue.now() + EXCEPTED;
             }
             machine.hung_since = None;
-            for event in std::mem::take(&mut machine.pid1_waiting) {
+            // It sees that a process has died before it reads what it is asked for: sd-event's priorities of SIGCHLD and
+            // the bus, systemd's core/manager.c and core/dbus.c.
+            let mut waiting = std::mem::take(&mut machine.pid1_waiting);
+            waiting.sort_by_key(|event| !matches!(event, Event::GuardEnds(..)));
+            for event in waiting {
                 self.queue.after(0, event);
             }
         }

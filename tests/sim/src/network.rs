@@ -52,7 +52,7 @@ pub(crate) struct Stream {
     pub(crate) boot: u64,
     /// Which process of the agent, and of the scheduler, has it.
     agent: u64,
-    scheduler: u64,
+    pub(crate) scheduler: u64,
     /// The agent's number for it.
     number: u64,
     /// Until then nothing of it arrives at the scheduler: its packets are sent again and again.
@@ -184,12 +184,14 @@ impl World {
             (Packet::Up(message), Some(term)) => self.old_leader_hears(connection, term, message),
             (Packet::Up(message), None) => {
                 if stream.scheduler_open {
-                    self.tell_leader(Input::Agent(connection, message));
+                    let scheduler = stream.scheduler;
+                    self.tell_process(scheduler, Input::Agent(connection, message));
                 }
             }
             (Packet::End, old_leader) if way == Way::Up => {
                 if std::mem::replace(&mut stream.scheduler_open, false) && old_leader.is_none() {
-                    self.tell_leader(Input::Disconnected(connection));
+                    let scheduler = stream.scheduler;
+                    self.tell_process(scheduler, Input::Disconnected(connection));
                 }
             }
             (Packet::Down(message), _) => {
@@ -228,8 +230,9 @@ impl World {
     pub(crate) fn scheduler_closes(&mut self, connection: ConnectionId) {
         let Some(stream) = self.network.streams.get_mut(&connection) else { return };
         if std::mem::replace(&mut stream.scheduler_open, false) {
+            let scheduler = stream.scheduler;
             self.send(connection, Way::Down, Packet::End);
-            self.tell_leader(Input::Disconnected(connection));
+            self.tell_process(scheduler, Input::Disconnected(connection));
         }
     }
 
@@ -288,9 +291,11 @@ impl World {
         }
     }
 
-    /// The scheduler's process has ended: its kernel ends the streams.
-    pub(crate) fn scheduler_is_gone(&mut self) {
-        let of_it = |stream: &Stream| stream.scheduler_open && stream.old_leader.is_none();
+    /// A scheduler's process has ended: its kernel ends the streams.
+    pub(crate) fn scheduler_is_gone(&mut self, incarnation: u64) {
+        let of_it = |stream: &Stream| {
+            stream.scheduler_open && stream.old_leader.is_none() && stream.scheduler == incarnation
+        };
         let streams: Vec<ConnectionId> = self
             .network
             .streams
@@ -328,7 +333,8 @@ impl World {
         }
         let term = self.machines[machine].membership.term;
         let old_leader = std::mem::take(&mut self.machines[machine].old_leader_next) && term.0 > 1;
-        if self.scheduler.process.is_none() && !old_leader {
+        let reached = self.process_reached();
+        if reached.is_none() && !old_leader {
             self.connect_fails(machine, agent, number);
             return;
         }
@@ -338,7 +344,7 @@ impl World {
             machine,
             boot: self.machines[machine].boot,
             agent,
-            scheduler: self.scheduler.incarnation,
+            scheduler: reached.unwrap_or(self.scheduler.incarnation),
             number,
             stalls_until: 0,
             read_late: 0,
@@ -467,9 +473,9 @@ impl World {
             }
             Way::Up => {
                 let Some(stream) = self.network.streams.get_mut(&connection) else { return };
-                let known = stream.scheduler == self.scheduler.incarnation && stream.old_leader.is_none();
+                let (scheduler, known) = (stream.scheduler, stream.old_leader.is_none());
                 if std::mem::replace(&mut stream.scheduler_open, false) && known {
-                    self.tell_leader(Input::Disconnected(connection));
+                    self.tell_process(scheduler, Input::Disconnected(connection));
                 }
                 self.send(connection, Way::Down, Packet::End);
             }

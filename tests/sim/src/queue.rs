@@ -9,6 +9,10 @@ use muster_core::time::Time;
 /// True time, which no machine knows: microseconds since the world began.
 pub(crate) type Micros = u64;
 
+pub(crate) fn micros(span: Duration) -> Micros {
+    Micros::try_from(span.as_micros()).unwrap_or(Micros::MAX)
+}
+
 pub(crate) const MILLI: Micros = 1_000;
 pub(crate) const SECOND: Micros = 1_000_000;
 

@@ -6,7 +6,7 @@ use muster_core::command::Query;
 use muster_core::ids::Term;
 use muster_core::leader::{Effect, Input, Leader, RequestId};
 
-use crate::queue::{Clock, MILLI, Micros};
+use crate::queue::{Clock, MILLI, Micros, micros};
 use crate::world::{Event, World};
 
 /// The request of whoever looks whether all is well.
@@ -33,7 +33,7 @@ pub(crate) struct Process {
     pub(crate) term: Term,
     /// All that it has taken.
     pub(crate) terms: Vec<Term>,
-    inbox: VecDeque<Input>,
+    pub(crate) inbox: VecDeque<Input>,
     turning: bool,
     timer: Option<Micros>,
     /// It is killed after so many effects, and stays down for so long.
@@ -59,6 +59,13 @@ impl Scheduler {
     pub(crate) fn stalled(&self, now: Micros) -> Micros {
         self.stalled + if self.frozen > 0 { now - self.frozen_since } else { 0 }
     }
+
+    /// Another process leads. Gives which one did until now, and how many faults have stopped it.
+    pub(crate) fn is_deposed(&mut self, now: Micros) -> (u64, u32) {
+        self.stalled = self.stalled(now);
+        self.store_waits = false;
+        (self.incarnation, std::mem::take(&mut self.frozen))
+    }
 }
 
 impl World {
@@ -73,6 +80,9 @@ impl World {
 
     /// One fault less stops the process.
     pub(crate) fn scheduler_thaws_once(&mut self) {
+        if self.deposed_thaws() {
+            return;
+        }
         self.scheduler.stalled = self.scheduler.stalled(self.queue.now());
         self.scheduler.frozen_since = self.queue.now();
         self.scheduler.frozen = self.scheduler.frozen.saturating_sub(1);
@@ -80,7 +90,7 @@ impl World {
     }
 
     pub(crate) fn start_scheduler(&mut self) {
-        if self.scheduler.process.is_some() {
+        if self.scheduler.process.is_some() || !self.is_elected() {
             return;
         }
         self.scheduler.incarnation += 1;
@@ -89,11 +99,26 @@ impl World {
         let durable = self.store.durable.clone();
         self.note(|| format!("scheduler: starts in term {term} with {} units", durable.units.len()));
         self.leader_takes_over(now);
-        let leader = Leader::new(self.settings.clone(), term, durable, now);
+        let mut leader = Leader::new(self.settings.clone(), term, durable, now);
+        let doubt = self.doubt_of_store();
+        match &mut self.store.doubted {
+            // The file that would tell is gone, and is not written again before it says nothing that matters.
+            Some(until) if self.queue.now() < *until => *until = doubt,
+            _ => {
+                self.store.doubted = None;
+                leader.trust_store();
+            }
+        }
         let inbox = VecDeque::new();
         self.scheduler.process =
             Some(Process { leader, term, terms: vec![term], inbox, turning: false, timer: None, dies: None });
+        self.is_told_to_lead();
         self.set_leader_timer();
+    }
+
+    /// Until when what a store that is put in place now does not know of may matter.
+    pub(crate) fn doubt_of_store(&self) -> Micros {
+        self.queue.now() + micros(self.settings.aftermath())
     }
 
     /// The process is killed between two effects, and started again later.
@@ -103,10 +128,10 @@ impl World {
         }
         self.note(|| "scheduler: is killed".to_owned());
         self.store_dies();
-        self.scheduler.incarnation += 1;
         self.scheduler.stalled = self.scheduler.stalled(self.queue.now());
         (self.scheduler.store_waits, self.scheduler.frozen) = (false, 0);
-        self.scheduler_is_gone();
+        self.scheduler_is_gone(self.scheduler.incarnation);
+        self.scheduler.incarnation += 1;
         self.clients_lose_scheduler();
         self.queue.after(down, Event::SchedulerStarts);
     }
@@ -188,6 +213,7 @@ impl World {
         if std::mem::take(&mut self.scheduler.store_waits) {
             self.queue.after(0, Event::StoreDone(self.scheduler.incarnation));
         }
+        self.renews_late();
         self.queue.after(0, Event::LeaderTurn(self.scheduler.incarnation));
         for machine in 0..self.machines.len() {
             self.look_at_link(machine);

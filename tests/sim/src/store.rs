@@ -34,6 +34,8 @@ pub(crate) struct Store {
     /// What the next commit is written to has lost it, or not: nobody can say. For how long the scheduler is down then.
     pub(crate) lost: Option<Micros>,
     backup: Option<Backup>,
+    /// Whether it may be older than what was decided, and until when that may matter once a scheduler has started on it.
+    pub(crate) doubted: Option<Micros>,
     random: Random,
 }
 
@@ -58,6 +60,7 @@ impl Store {
             slow: 0,
             lost: None,
             backup: None,
+            doubted: None,
             random,
         }
     }
@@ -71,6 +74,14 @@ impl Store {
     /// Whether the disk is full or slow.
     pub(crate) fn is_troubled(&self) -> bool {
         self.full > 0 || self.slow > 0
+    }
+
+    /// How long it takes to do something.
+    pub(crate) fn wait(&mut self) -> Micros {
+        match self.slow {
+            0 => self.random.spread(MILLI / 2, 20 * MILLI),
+            _ => self.random.spread(50 * MILLI, 3 * SECOND),
+        }
     }
 
     /// Whether nothing is on its way to the disk.
@@ -113,10 +124,7 @@ impl World {
                 }
             }
         }
-        let wait = match store.slow {
-            0 => store.random.spread(MILLI / 2, 20 * MILLI),
-            _ => store.random.spread(50 * MILLI, 3 * SECOND),
-        };
+        let wait = store.wait();
         self.queue.after(wait, Event::StoreDone(self.scheduler.incarnation));
     }
 
@@ -157,7 +165,12 @@ impl World {
                     }
                     input = Some(Input::Committed(commit));
                 }
-                Job::TakeTerm(above) => input = Some(Input::TermTaken(self.store.take_term(above))),
+                Job::TakeTerm(above) => {
+                    if above > self.store.term {
+                        self.store.doubted = Some(self.doubt_of_store());
+                    }
+                    input = Some(Input::TermTaken(self.store.take_term(above)));
+                }
                 Job::Resume => {}
             }
         }
@@ -196,6 +209,7 @@ impl World {
         let Some(backup) = self.store.backup.take() else { return };
         self.store.durable = backup.durable;
         self.store.term = backup.term;
+        self.store.doubted = Some(Micros::MAX);
         self.restored(backup.intent, backup.commands);
     }
 }

@@ -11,7 +11,7 @@ use muster_core::ids::Epoch;
 use muster_core::state::{Failure, UnitState};
 use muster_core::unit::{ContentHash, UnitName};
 
-use crate::queue::{MILLI, Micros, SECOND};
+use crate::queue::{MILLI, Micros, SECOND, micros};
 use crate::random::Random;
 
 /// The files of a unit, as Muster writes them.
@@ -384,7 +384,7 @@ impl Systemd {
         self.signal_guard(out);
         for name in self.units.keys().cloned().collect::<Vec<_>>() {
             let Some(stop) = self.exclusive(&name).filter(|_| self.is_running(&name)) else { continue };
-            let stop = Micros::try_from(stop.as_micros()).unwrap_or(Micros::MAX);
+            let stop = micros(stop);
             let wait = match self.behaviours.get(&name) {
                 Some(Behaviour::SlowStop) => self.random.between(SECOND, 12 * SECOND).min(stop),
                 Some(Behaviour::Unstoppable) => stop,

@@ -10,6 +10,7 @@ use muster_core::message::{Goodbye, LeaderMessage, ToAgent};
 
 use crate::book::Book;
 use crate::client::Client;
+use crate::election::Election;
 use crate::faults::{Fault, Plan, What, seconds};
 use crate::machine::Machine;
 use crate::network::{Network, Way};
@@ -35,6 +36,11 @@ pub(crate) enum Event {
     /// Somebody looks whether all is well.
     Looks,
     SchedulerStarts,
+    ElectionEnds,
+    Renews(u64),
+    Renewed(u64, Micros),
+    DeposedTurn(u64),
+    DeposedEnds(u64),
     LeaderTurn(u64),
     LeaderTimer(u64),
     StoreDone(u64),
@@ -122,6 +128,8 @@ pub(crate) struct World {
     pub(crate) log: Option<Vec<String>>,
     pub(crate) scheduler: Scheduler,
     pub(crate) store: Store,
+    /// Whether other schedulers share it.
+    pub(crate) election: Option<Election>,
     pub(crate) network: Network,
     pub(crate) machines: Vec<Machine>,
     pub(crate) clients: Vec<Client>,
@@ -159,6 +167,7 @@ impl World {
             log: log.then(Vec::new),
             scheduler,
             store: Store::new(Random::new(seed, "store")),
+            election: Election::new(seed),
             network: Network::new(seed, machines.len()),
             book: Book::new(machines.len()),
             machines,
@@ -224,6 +233,11 @@ impl World {
             Event::Heals => self.heals(),
             Event::Looks => self.looks(),
             Event::SchedulerStarts => self.start_scheduler(),
+            Event::ElectionEnds => self.election_ends(),
+            Event::Renews(incarnation) => self.renews(incarnation),
+            Event::Renewed(incarnation, asked) => self.renewed(incarnation, asked),
+            Event::DeposedTurn(incarnation) => self.deposed_turn(incarnation),
+            Event::DeposedEnds(incarnation) => self.deposed_ends(incarnation),
             Event::LeaderTurn(incarnation) => self.leader_turn(incarnation),
             Event::LeaderTimer(incarnation) => self.leader_timer(incarnation),
             Event::StoreDone(incarnation) => self.store_done(incarnation),
@@ -282,6 +296,7 @@ impl World {
                 self.kill_scheduler(down);
                 self.restore();
             }
+            Fault::RenewalsLost { .. } => self.renewals_lost(1),
             Fault::StoreFull { .. } => self.store.full += 1,
             Fault::StoreSlow { .. } => self.store.slow += 1,
             Fault::CrashAgent { machine, after: 0, down } => self.kill_agent(machine, down),
@@ -368,6 +383,7 @@ impl World {
         self.note(|| format!("==== ends: {fault:?}"));
         match fault {
             Fault::FreezeScheduler { .. } => self.scheduler_thaws_once(),
+            Fault::RenewalsLost { .. } => self.renewals_lost(-1),
             Fault::StoreFull { .. } => self.store.full -= 1,
             Fault::StoreSlow { .. } => self.store.slow -= 1,
             Fault::FreezeAgent { machine, .. } => {
@@ -415,6 +431,7 @@ impl World {
         self.healed = true;
         self.note(|| "==== all faults end".to_owned());
         (self.store.full, self.store.slow, self.store.lost) = (0, 0, None);
+        self.heal_election();
         self.scheduler.frozen = self.scheduler.frozen.min(1);
         if let Some(process) = &mut self.scheduler.process {
             process.dies = None;

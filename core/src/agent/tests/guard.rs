@@ -295,3 +295,28 @@ fn drop_ins_bind_exclusive_units_to_the_guard() {
     let shortest = drop_in(&unit("a.service"), epoch(5, 1), "", Some(Duration::from_secs(1))).unwrap();
     assert!(shortest.contains("\nSlice=muster-exclusive-1.slice\nTimeoutStopSec=1s\n"));
 }
+
+#[test]
+fn the_leader_hears_what_becomes_of_a_unit_that_ends_with_the_guard() {
+    let mut bench = Bench::exclusive();
+    bench.assign(false, vec![exclusive("a.service", epoch(5, 1), Target::Loaded)], vec![]);
+    bench.stopped();
+    let phases = |effects: &[Effect]| -> Vec<Phase> {
+        let reports = effects.iter().filter_map(|effect| match effect {
+            Effect::Send(FromAgent::Report(reports)) => Some(reports),
+            _ => None,
+        });
+        let observed = reports.flatten().filter_map(|report| match &report.change {
+            ReportedChange::Observed(Observation::Held { phase, .. }) => Some(phase.clone()),
+            _ => None,
+        });
+        observed.collect()
+    };
+    bench.later(Duration::from_millis(500));
+    let mut effects = bench.step(Input::GuardDown);
+    effects.append(&mut bench.later(Duration::from_millis(100)));
+    assert_eq!(phases(&effects), [Phase::Stopping], "{effects:?}");
+    let mut effects = bench.stopped();
+    effects.append(&mut bench.later(Duration::from_millis(100)));
+    assert_eq!(phases(&effects).last(), Some(&Phase::Loaded), "{effects:?}");
+}

@@ -56,6 +56,7 @@ impl Units {
             }
             unit.ending = true;
             unit.stopped = false;
+            self.changed.insert(name.clone());
             self.due.insert(name.clone());
         }
     }

@@ -162,7 +162,7 @@ impl Units {
                 target: held.target,
                 observation: match &unit.refused {
                     Some((epoch, reason)) if *epoch == held.epoch => Observation::Refused(reason.clone()),
-                    _ => Observation::Held { phase: held.phase.clone(), state: unit.state.clone() },
+                    _ => Observation::Held { phase: unit.phase(held), state: unit.state.clone() },
                 },
             })
             .collect();
@@ -542,6 +542,7 @@ impl Units {
             }
             Action::Ended => {
                 unit.ending = false;
+                self.changed.insert(name.clone());
                 self.set_phase(&name, Phase::Loaded);
                 // Before the guard is started again: an agent that takes that up must not think that this one runs.
                 self.unsaved = Unsaved::NowNeeded;

@@ -1,11 +1,14 @@
 //! Placements that wait: exclusive units, and units that wait for others.
 
+use std::time::Duration;
+
 use super::world::{World, machine, name, service};
 use crate::command::{CommandError, UnitErrorKind, Verb};
 use crate::ids::MachineId;
 use crate::leader::{Event, Input};
 use crate::machine::{Availability, Drain};
-use crate::message::{FromAgent, Goodbye};
+use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
+use crate::state::{Observation, Phase, UnitState};
 
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
@@ -129,7 +132,8 @@ fn a_new_leader_lets_the_leases_of_others_end_first() {
     world.start("one.service", EXCLUSIVE);
     assert!(world.running("one.service").is_empty());
     assert!(world.reason("one.service").contains("this scheduler has just taken over"));
-    world.pass(10);
+    // 30.6 s of the longest lease, 4.08 s for the end of the unit, 1 s for the guard's lag.
+    world.pass(35);
     assert!(world.running("one.service").is_empty());
     world.pass(1);
     assert_eq!(world.running("one.service").len(), 1);
@@ -141,6 +145,16 @@ fn a_new_leader_lets_the_leases_of_others_end_first() {
     world.connect(M2);
     world.pass(1);
     assert_eq!(world.agents[&on].held[&name("one.service")].epoch, epoch);
+}
+
+#[test]
+fn where_the_store_is_known_to_be_the_latest_there_are_no_leases_of_others() {
+    let mut world = World::new(2).restarted();
+    world.leader.trust_store();
+    world.connect(M1);
+    world.connect(M2);
+    world.start("one.service", EXCLUSIVE);
+    assert_eq!(world.running("one.service").len(), 1);
 }
 
 #[test]
@@ -264,4 +278,57 @@ fn a_unit_waits_no_more_for_one_that_is_not_to_be_started_after_all() {
     assert!(!world.running("web.service").contains(&M1));
     world.command(Verb::Unload, &[("db.service", None)]).unwrap();
     assert_eq!(world.running("web.service"), [M1]);
+}
+
+#[test]
+fn what_an_agent_that_was_just_started_believes_opens_no_gate() {
+    let mut world = World::new(1);
+    world.start("one.service", EXCLUSIVE);
+    let mut world = world.restarted();
+    // It may have ended with the lease, and the agent has not asked systemd yet.
+    let unit = world.agents.get_mut(&M1).unwrap().held.get_mut(&name("one.service")).unwrap();
+    unit.observation = Observation::Held { phase: Phase::Launched, state: None };
+    world.connect(M1);
+    assert!(world.reason("one.service").contains("this scheduler has just taken over"));
+    let said = |world: &World| world.agents[&M1].held[&name("one.service")].clone();
+    let observation = Observation::Held {
+        phase: Phase::Launched,
+        state: Some(UnitState { load: "loaded".into(), active: "active".into(), sub: "running".into() }),
+    };
+    let report = UnitReport {
+        name: name("one.service"),
+        epoch: said(&world).epoch,
+        change: ReportedChange::Observed(observation),
+    };
+    world.step(Input::Agent(world.agents[&M1].connection.unwrap(), FromAgent::Report(vec![report])));
+    assert_eq!(world.status("one.service").unwrap().waiting, None);
+}
+
+#[test]
+fn a_lease_that_was_granted_under_other_settings_is_waited_out() {
+    let mut world = exclusive();
+    world.stored.machines.get_mut(&M1).unwrap().lease = Duration::from_secs(20);
+    let mut world = world.restarted();
+    world.leader.trust_store();
+    world.connect(M2);
+    // 20.4 s of lease, 4.08 s for its end, 1 s for the guard's lag.
+    world.pass(25);
+    assert_eq!(world.running("one.service"), [M1]);
+    world.pass(1);
+    assert_eq!(world.running("one.service"), [M1, M2]);
+}
+
+#[test]
+fn the_longer_lease_of_an_agent_counts_also_when_it_is_back() {
+    let mut world = exclusive();
+    let connection = world.agents[&M1].connection.unwrap();
+    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Restart)));
+    world.cut(M1);
+    world.connect(M1);
+    let lease = |world: &World| world.stored.machines[&M1].lease.as_secs();
+    assert_eq!((lease(&world), world.stored.machines[&M1].restarting), (30, false));
+    world.pass(24);
+    assert_eq!(lease(&world), 30);
+    world.pass(3);
+    assert_eq!(lease(&world), 5);
 }

@@ -5,6 +5,7 @@ mod events;
 mod failing;
 mod gates;
 mod moving;
+mod office;
 mod races;
 mod random;
 mod rivals;

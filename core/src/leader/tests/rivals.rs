@@ -190,3 +190,28 @@ fn the_pressure_of_a_machine_is_what_it_said_last() {
     world.silence(6);
     assert_eq!(pressure(&mut world), Pressure::default(), "of a machine that is lost nothing is known");
 }
+
+#[test]
+fn a_clone_of_a_silent_machine_does_not_end_its_exclusive_units() {
+    for noticed in [true, false] {
+        let mut world = World::new(2);
+        let options = "[X-Fleet]\nMachineID=00000001\n[X-Muster]\nExclusive=yes\nExclusiveStopSec=4\n";
+        world.start("a.service", options);
+        if noticed {
+            world.cut(machine(1));
+        } else {
+            freeze(&mut world, 1);
+        }
+        world.join_as(machine(9), machine(1), &[]);
+        // 5.1 s of lease, 4.08 s for its end, 1 s for the guard's lag.
+        for _ in 0..10 {
+            assert_eq!(world.running("a.service"), [machine(1)]);
+            wait(&mut world, 1000);
+            world.connect(machine(9));
+        }
+        assert_eq!(refused(&world, 9), Some(&in_use("198.18.0.1")));
+        wait(&mut world, 1000);
+        world.connect(machine(9));
+        assert_eq!(world.running("a.service"), [machine(1), machine(9)]);
+    }
+}

@@ -1,0 +1,63 @@
+//! Whether this leader is still the one that leads. A store that several schedulers share has elected it for a while, and
+//! again and again; when that ends it may be overtaken at any moment, and learn of it late.
+//!
+//! Until then it grants no lease, assigns nothing, answers no client and decides nothing. Its own time stands still, so
+//! that a store that was away for a while costs no machine its lease. What it would write is refused by the store.
+
+use super::{Effect, Leader};
+use crate::planted::{self, Fault};
+use crate::time::Time;
+
+/// How long the leader leads, and what it has not said since it does not.
+#[derive(Debug, Default)]
+pub(super) struct Office {
+    /// Until then, by its own clock; for good where the store is its own.
+    pub(super) until: Option<Time>,
+    /// Whether something was not said to machines.
+    silent: bool,
+    /// The answers that clients wait for.
+    answers: Vec<Effect>,
+}
+
+impl Leader {
+    /// Whether the leader may grant leases and give orders at this moment.
+    pub(super) fn leads(&self) -> bool {
+        planted::is(Fault::DeposedAnswers) || self.office.until.is_none_or(|until| self.now < until)
+    }
+
+    /// It leads until then at least, by its own clock.
+    pub(super) fn goes_on_leading(&mut self, until: Time) {
+        self.office.until = self.office.until.max(Some(until));
+        if self.leads() {
+            for answer in std::mem::take(&mut self.office.answers) {
+                self.outbox.now(answer);
+            }
+            if std::mem::take(&mut self.office.silent) {
+                self.turn.snapshots.extend(self.machines.keys());
+            }
+        }
+    }
+
+    /// What of this may be done by a leader that may have been overtaken.
+    pub(super) fn only_what_is_harmless(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+        if self.leads() {
+            return effects;
+        }
+        let mut harmless = Vec::with_capacity(effects.len());
+        for effect in effects {
+            match effect {
+                Effect::Send(..) => self.office.silent = true,
+                Effect::AnswerCommand(..)
+                | Effect::AnswerMachines(..)
+                | Effect::AnswerQuery(..)
+                | Effect::AnswerRelease(..) => self.office.answers.push(effect),
+                Effect::Persist(..)
+                | Effect::TakeTerm { .. }
+                | Effect::Close(_)
+                | Effect::UnitsChanged(_)
+                | Effect::Event(_) => harmless.push(effect),
+            }
+        }
+        harmless
+    }
+}

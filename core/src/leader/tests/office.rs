@@ -1,0 +1,65 @@
+//! A leader that may have been overtaken.
+
+use std::time::Duration;
+
+use super::world::{World, machine, service};
+use crate::command::{Query, Verb};
+use crate::ids::CommandId;
+use crate::leader::{Input, RequestId};
+use crate::machine::MachineState;
+
+/// Two machines, and a leader that leads for five seconds.
+fn elected() -> World {
+    let mut world = World::new(2);
+    world.step(Input::Leads(world.now + Duration::from_secs(5)));
+    world.start("a.service", "");
+    world
+}
+
+#[test]
+fn who_may_have_been_overtaken_grants_no_lease_and_takes_no_machine_for_dead() {
+    let mut world = elected();
+    world.pass(4);
+    let acked = |world: &World| world.agents[&machine(1)].acked;
+    let before = acked(&world);
+    assert!(before > 0);
+    world.pass(60);
+    assert!(acked(&world) <= before + 2, "the last ones were answered while it led");
+    // It has heard them all the time, but they may have sworn to another one: that is not its time.
+    world.step(Input::Leads(world.now + Duration::from_secs(5)));
+    assert!(world.machines().machines.iter().all(|machine| machine.state == MachineState::Up));
+    let before = acked(&world);
+    world.pass(1);
+    assert!(acked(&world) > before);
+}
+
+#[test]
+fn who_may_have_been_overtaken_gives_no_orders_and_no_answers() {
+    let mut world = elected();
+    world.silence(6);
+    let request = RequestId(world.id());
+    let query = Query::Units { names: None, content: false, reasons: false };
+    world.step(Input::Query(request, query));
+    assert!(!world.answers.contains_key(&request));
+    let command =
+        world.command_as(CommandId::new(99), Verb::Start, &[("b.service", Some(&service("")))], false);
+    assert!(!world.results.contains_key(&command));
+    assert!(world.running("b.service").is_empty());
+    // It was not: the store elects it again.
+    world.step(Input::Leads(world.now + Duration::from_secs(5)));
+    assert!(world.results[&command].is_ok());
+    assert!(world.answers.contains_key(&request));
+    assert_eq!(world.running("b.service").len(), 1);
+}
+
+#[test]
+fn a_machine_that_comes_to_who_may_have_been_overtaken_is_sent_on() {
+    let mut world = elected();
+    world.cut(machine(1));
+    world.silence(6);
+    world.connect(machine(1));
+    assert_eq!(world.agents[&machine(1)].connection, None);
+    world.step(Input::Leads(world.now + Duration::from_secs(5)));
+    world.connect(machine(1));
+    assert!(world.agents[&machine(1)].connection.is_some());
+}

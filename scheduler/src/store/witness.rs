@@ -1,0 +1,87 @@
+//! Whether the store is as it was written last, or an older copy of it that somebody has put in its place.
+//!
+//! Of what an older copy does not hold, machines know that hold a lease, perhaps, and cannot be heard: after such a start
+//! exclusive units must wait. A file outside the state directory tells, since no copy of that brings it back: it holds
+//! how often the store was committed to. It lies in `/run`: after a boot nobody knows, and that is as if it were a copy.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use muster_core::ids::ClusterId;
+use tracing::warn;
+
+/// The name of the file.
+const FILE_NAME: &str = "commits";
+
+/// The file. It says nothing for as long as what an older copy lacks may still matter.
+#[derive(Debug)]
+pub(super) struct Witness {
+    path: PathBuf,
+    cluster: ClusterId,
+    doubt: Duration,
+    doubted_until: Option<Instant>,
+    file: Option<File>,
+}
+
+impl Witness {
+    /// The witness in this directory of a store that was committed to so many times. It starts to doubt a store that is
+    /// not the latest, and for as long a time as is given.
+    pub fn open(directory: &Path, cluster: ClusterId, commits: u64, doubt: Duration) -> Self {
+        let path = directory.join(FILE_NAME);
+        let mut witness = Self { path, cluster, doubt, doubted_until: None, file: None };
+        if !witness.testifies(commits) {
+            witness.doubt();
+        }
+        witness
+    }
+
+    /// Whether nothing was committed that the store does not hold, as far as that can be known.
+    pub fn is_sure(&self) -> bool {
+        self.doubted_until.is_none()
+    }
+
+    /// What the file says is no more than the store holds. It is written after a commit, so that it may say less.
+    fn testifies(&self, commits: u64) -> bool {
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        let mut words = text.split_ascii_whitespace();
+        let cluster = words.next().and_then(|word| word.parse::<ClusterId>().ok());
+        let known = words.next().and_then(|word| word.parse::<u64>().ok());
+        cluster == Some(self.cluster) && known.is_some_and(|known| known <= commits)
+    }
+
+    /// The store may be older than what was decided.
+    pub fn doubt(&mut self) {
+        self.doubted_until = Some(Instant::now() + self.doubt);
+        self.file = None;
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(path = %self.path.display(), %error, "cannot remove what tells whether the store is the latest");
+            }
+            _ => {}
+        }
+    }
+
+    /// The store was committed to: so many times by now.
+    pub fn committed(&mut self, commits: u64) {
+        if self.doubted_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        self.doubted_until = None;
+        // Of one length always, so that no rest of what was written before is left.
+        let text = format!("{} {commits:020}\n", self.cluster);
+        let mut write = || {
+            let file = match &mut self.file {
+                Some(file) => file,
+                none => none.insert(File::create(&self.path)?),
+            };
+            file.write_all_at(text.as_bytes(), 0)
+        };
+        if let Err(error) = write() {
+            warn!(path = %self.path.display(), %error, "cannot write down how far the store is written");
+            self.doubt();
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! A store that several schedulers share: it elects one of them for a while, and again and again. One that does not ask
+//! in time is deposed, and another one leads, while its process lives on and learns of it late.
+
+use muster_core::leader::{Effect, Input};
+
+use crate::queue::{MILLI, Micros, SECOND};
+use crate::random::Random;
+use crate::scheduler::Process;
+use crate::world::{Event, World};
+
+/// For how long a scheduler is elected, and how often it asks to be elected again.
+const TTL: Micros = 5 * SECOND;
+const RENEWS: Micros = TTL / 3;
+/// How much earlier a scheduler stops to lead by its own clock, which may be slow.
+const MARGIN: Micros = TTL / 50;
+
+#[derive(Debug)]
+pub(crate) struct Election {
+    /// Until when the store elects nobody else; its clock is right.
+    until: Micros,
+    /// How many faults keep renewals from the store.
+    lost: i32,
+    /// Whether a renewal waits for the process to go on.
+    waits: bool,
+    deposed: Option<Deposed>,
+    random: Random,
+}
+
+/// The process that led before, and does not know that it does not lead any more.
+#[derive(Debug)]
+struct Deposed {
+    process: Process,
+    incarnation: u64,
+    frozen: u32,
+}
+
+impl Election {
+    /// In some histories the scheduler has its store to itself.
+    pub(crate) fn is_held(seed: u64) -> bool {
+        Random::new(seed, "election").chance(400)
+    }
+
+    pub(crate) fn new(seed: u64) -> Option<Self> {
+        let random = Random::new(seed, "renewals");
+        Self::is_held(seed).then_some(Self { until: 0, lost: 0, waits: false, deposed: None, random })
+    }
+}
+
+impl World {
+    /// Whether a scheduler that starts now leads. Else it does so later.
+    pub(crate) fn is_elected(&mut self) -> bool {
+        let Some(election) = &mut self.election else { return true };
+        let now = self.queue.now();
+        if now < election.until {
+            let late = election.random.spread(MILLI, 200 * MILLI);
+            self.queue.at(election.until + late, Event::SchedulerStarts);
+            return false;
+        }
+        election.until = now + TTL;
+        election.waits = false;
+        self.queue.at(election.until, Event::ElectionEnds);
+        true
+    }
+
+    /// The scheduler that has just started knows how long it leads.
+    pub(crate) fn is_told_to_lead(&mut self) {
+        if self.election.is_some() {
+            let now = self.queue.now();
+            self.leads_until(now);
+            self.queue.after(RENEWS, Event::Renews(self.scheduler.incarnation));
+        }
+    }
+
+    fn leads_until(&mut self, asked: Micros) {
+        let until = self.scheduler.clock.time(asked) + std::time::Duration::from_micros(TTL - MARGIN);
+        self.tell_leader(Input::Leads(until));
+    }
+
+    /// A scheduler asks to be elected again.
+    pub(crate) fn renews(&mut self, incarnation: u64) {
+        let Some(election) = &mut self.election else { return };
+        let current = self.scheduler.incarnation == incarnation && self.scheduler.process.is_some();
+        let deposed = election.deposed.as_ref().filter(|deposed| deposed.incarnation == incarnation);
+        let frozen = match deposed {
+            Some(deposed) => deposed.frozen > 0,
+            None if current => self.scheduler.frozen > 0,
+            None => return,
+        };
+        if frozen {
+            // A deposed one comes to it when it goes on.
+            election.waits |= current;
+            return;
+        }
+        if election.lost == 0 {
+            let wait = self.store.wait();
+            self.queue.after(wait, Event::Renewed(incarnation, self.queue.now()));
+        }
+        self.queue.after(RENEWS, Event::Renews(incarnation));
+    }
+
+    pub(crate) fn renewals_lost(&mut self, more: i32) {
+        if let Some(election) = &mut self.election {
+            election.lost += more;
+        }
+    }
+
+    /// The store has answered what it was asked for then.
+    pub(crate) fn renewed(&mut self, incarnation: u64, asked: Micros) {
+        let now = self.queue.now();
+        let Some(election) = &mut self.election else { return };
+        if self.scheduler.incarnation != incarnation || self.scheduler.process.is_none() {
+            return self.deposed_ends(incarnation);
+        }
+        if now < election.until {
+            election.until = now + TTL;
+            self.queue.at(election.until, Event::ElectionEnds);
+            self.leads_until(asked);
+        }
+    }
+
+    /// Nobody has asked to be elected again, perhaps: another scheduler leads, and nobody tells the old one.
+    pub(crate) fn election_ends(&mut self) {
+        let Some(election) = &self.election else { return };
+        if self.queue.now() < election.until {
+            return;
+        }
+        if let Some(deposed) = &election.deposed {
+            self.deposed_ends(deposed.incarnation);
+        }
+        if let Some(process) = self.scheduler.process.take() {
+            self.note(|| "scheduler: is deposed".to_owned());
+            self.store_dies();
+            let (incarnation, frozen) = self.scheduler.is_deposed(self.queue.now());
+            if let Some(election) = &mut self.election {
+                election.deposed = Some(Deposed { process, incarnation, frozen });
+            }
+            self.queue.after(0, Event::DeposedTurn(incarnation));
+            self.clients_lose_scheduler();
+            self.look_at_links();
+        }
+        self.start_scheduler();
+    }
+
+    /// One fault less stops the deposed process, if one did. Says whether that was so.
+    pub(crate) fn deposed_thaws(&mut self) -> bool {
+        let deposed = self.election.as_mut().and_then(|election| election.deposed.as_mut());
+        let Some(deposed) = deposed.filter(|deposed| deposed.frozen > 0) else { return false };
+        deposed.frozen -= 1;
+        if deposed.frozen == 0 {
+            self.queue.after(0, Event::DeposedTurn(deposed.incarnation));
+            self.queue.after(0, Event::Renews(deposed.incarnation));
+        }
+        true
+    }
+
+    /// The scheduler goes on, and asks what it did not ask in time.
+    pub(crate) fn renews_late(&mut self) {
+        if self.election.as_mut().is_some_and(|election| std::mem::take(&mut election.waits)) {
+            self.queue.after(0, Event::Renews(self.scheduler.incarnation));
+        }
+    }
+
+    /// The process that the agent reaches: some reach the deposed one, if it answers.
+    pub(crate) fn process_reached(&mut self) -> Option<u64> {
+        if let Some(Election { deposed: Some(deposed), random, .. }) = &mut self.election
+            && deposed.frozen == 0
+            && random.chance(300)
+        {
+            return Some(deposed.incarnation);
+        }
+        self.scheduler.process.as_ref().map(|_| self.scheduler.incarnation)
+    }
+
+    /// Something comes to this process, if it is there.
+    pub(crate) fn tell_process(&mut self, incarnation: u64, input: Input) {
+        if incarnation == self.scheduler.incarnation {
+            return self.tell_leader(input);
+        }
+        let deposed = self.election.as_mut().and_then(|election| election.deposed.as_mut());
+        if let Some(deposed) = deposed.filter(|deposed| deposed.incarnation == incarnation) {
+            deposed.process.inbox.push_back(input);
+            self.queue.after(MILLI / 2, Event::DeposedTurn(incarnation));
+        }
+    }
+
+    /// The loop of the deposed process goes round once.
+    pub(crate) fn deposed_turn(&mut self, incarnation: u64) {
+        let time = self.scheduler.clock.time(self.queue.now());
+        let deposed = self.election.as_mut().and_then(|election| election.deposed.as_mut());
+        let Some(deposed) =
+            deposed.filter(|deposed| deposed.incarnation == incarnation && deposed.frozen == 0)
+        else {
+            return;
+        };
+        let mut inputs = std::mem::take(&mut deposed.process.inbox);
+        inputs.push_back(Input::Tick);
+        let mut effects = Vec::new();
+        for input in inputs {
+            effects.append(&mut deposed.process.leader.step(time, input));
+        }
+        let next = self.scheduler.clock.moment(deposed.process.leader.next_timer());
+        self.queue.at(next.max(self.queue.now() + MILLI), Event::DeposedTurn(incarnation));
+        for effect in effects {
+            self.deposed_does(incarnation, effect);
+        }
+    }
+
+    /// Invariant 5: Old leaders are harmless. Nothing is written or done in a term that has been overtaken.
+    fn deposed_does(&mut self, incarnation: u64, effect: Effect) {
+        match effect {
+            Effect::Persist(..) | Effect::TakeTerm { .. } => {
+                // The store refuses it, and the process ends.
+                let wait = self.store.wait();
+                self.queue.after(wait, Event::DeposedEnds(incarnation));
+            }
+            Effect::Close(connection) => self.scheduler_closes(connection),
+            Effect::Event(event) => self.note(|| format!("deposed leader: {event:?}")),
+            Effect::UnitsChanged(_) => {}
+            Effect::Send(..)
+            | Effect::AnswerCommand(..)
+            | Effect::AnswerQuery(..)
+            | Effect::AnswerMachines(..)
+            | Effect::AnswerRelease(..) => {
+                let text = format!("a leader that was deposed says {effect:?}");
+                self.violate("old_leaders_are_harmless", text);
+            }
+        }
+    }
+
+    /// The deposed process ends.
+    pub(crate) fn deposed_ends(&mut self, incarnation: u64) {
+        let Some(election) = &mut self.election else { return };
+        if election.deposed.take_if(|deposed| deposed.incarnation == incarnation).is_some() {
+            self.note(|| "deposed scheduler: ends".to_owned());
+            self.scheduler_is_gone(incarnation);
+        }
+    }
+
+    /// Nobody is deposed any more, and everybody who leads may go on.
+    pub(crate) fn heal_election(&mut self) {
+        if let Some(election) = &mut self.election {
+            election.lost = 0;
+        }
+        let deposed = self.election.as_ref().and_then(|election| election.deposed.as_ref());
+        if let Some(incarnation) = deposed.map(|deposed| deposed.incarnation) {
+            self.deposed_ends(incarnation);
+        }
+    }
+}
