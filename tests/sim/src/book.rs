@@ -44,6 +44,8 @@ pub(crate) struct Book {
     /// The leader's clock when it took over, and the machines that it knew then.
     pub(crate) took_over: Time,
     pub(crate) expects: BTreeSet<MachineId>,
+    /// When it last took office: then, or since it took a higher term.
+    pub(crate) office: Micros,
     /// Whether a backup was restored, or the store has lost what was decided on it: from then on machines may know
     /// better than the store.
     pub(crate) restored: bool,
@@ -230,6 +232,7 @@ impl Book {
             issued: CommitId(0),
             durable: CommitId(0),
             took_over: Time::default(),
+            office: 0,
             expects: BTreeSet::new(),
             restored: false,
             store_failed: false,
@@ -305,7 +308,7 @@ impl World {
         let book = &mut self.book;
         book.expected.clear();
         (book.issued, book.durable) = (CommitId(0), CommitId(0));
-        book.took_over = now;
+        (book.took_over, book.office) = (now, self.queue.now());
         book.expects = self.store.durable.machines.keys().copied().collect();
         for machine in &mut book.machines {
             machine.heard = None;
