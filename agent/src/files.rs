@@ -246,13 +246,18 @@ mod tests {
         let bench = Bench::new();
         let files = &bench.files;
         let name = write(None, 1).name;
+        assert!(!files.has_all(&name));
         files.write(&write(Some(FILE), 1)).unwrap();
         assert_eq!(bench.names(), ["a.service", "a.service", "a.service.d"]);
+        assert!(files.has_all(&name));
         assert_eq!(fs::read_to_string(files.link(&name)).unwrap(), FILE);
         let drop_in = || fs::read_to_string(files.drop_in_dir(&name).join(DROP_IN)).unwrap();
         assert!(drop_in().contains("MUSTER_EPOCH=1.1\n"));
         files.write(&write(None, 2)).unwrap();
         assert!(drop_in().contains("MUSTER_EPOCH=1.2\n"));
+        // An agent that ended half way.
+        fs::remove_file(files.link(&name)).unwrap();
+        assert!(files.has(&name) && !files.has_all(&name));
         files.remove(&name).unwrap();
         assert_eq!(bench.names(), [""; 0]);
         files.remove(&name).unwrap();

@@ -44,6 +44,8 @@ pub(crate) struct Book {
     /// The leader's clock when it took over, and the machines that it knew then.
     pub(crate) took_over: Time,
     pub(crate) expects: BTreeSet<MachineId>,
+    /// When it last took office: then, or since it took a higher term.
+    pub(crate) office: Micros,
     /// Whether a backup was restored, or the store has lost what was decided on it: from then on machines may know
     /// better than the store.
     pub(crate) restored: bool,
@@ -236,6 +238,7 @@ impl Book {
             issued: CommitId(0),
             durable: CommitId(0),
             took_over: Time::default(),
+            office: 0,
             expects: BTreeSet::new(),
             restored: false,
             store_failed: false,
@@ -313,7 +316,7 @@ impl World {
         let book = &mut self.book;
         book.expected.clear();
         (book.issued, book.durable) = (CommitId(0), CommitId(0));
-        book.took_over = now;
+        (book.took_over, book.office) = (now, self.queue.now());
         book.expects = self.store.durable.machines.keys().copied().collect();
         for machine in &mut book.machines {
             machine.heard = None;
@@ -352,10 +355,24 @@ impl World {
 
     pub(crate) fn boot_ends(&mut self, number: usize) {
         let book = &mut self.book.machines[number];
-        // What the leader goes by, which knows nothing of it.
-        let (heard, pid1_lost, leaving, graced) = (book.heard, book.pid1_lost, book.leaving, book.graced);
-        let says = std::mem::take(&mut book.says);
-        *book = MachineBook { heard, graced, leaving, pid1_lost, says, ..MachineBook::default() };
+        // The leader, which knows nothing of it, goes by what it has heard.
+        let was = std::mem::take(book);
+        *book = MachineBook {
+            heard: was.heard,
+            graced: was.graced,
+            leaving: was.leaving,
+            pid1_lost: was.pid1_lost,
+            welcomed: was.welcomed,
+            last_heard: was.last_heard,
+            degraded: was.degraded,
+            says: was.says,
+            says_active: was.says_active,
+            moved: was.moved,
+            stale: was.stale,
+            failed: was.failed,
+            over: was.over,
+            ..MachineBook::default()
+        };
     }
 
     /// The leader is about to be told this.

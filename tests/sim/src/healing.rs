@@ -19,7 +19,7 @@ use crate::world::{Event, World};
 const CONVERGES_WITHIN: Micros = 120 * SECOND;
 /// After this, everything that was on its way has arrived.
 const SETTLES: Micros = 3 * SECOND;
-/// After this, nothing keeps an exclusive unit from being started, and no agent counts on the longer lease of a restart.
+/// After this, under one leader, nothing keeps an exclusive unit from being started, and no agent counts on the longer lease of a restart.
 const GATES_OPEN: Micros = 45 * SECOND;
 /// How long the silence lasts.
 const SILENCE: Micros = 10 * SECOND;
@@ -31,8 +31,10 @@ impl World {
     pub(crate) fn looks(&mut self) {
         let since = self.queue.now() - self.plan.heals;
         if let Some(done) = self.book.idle {
-            // On a store that may be an old one exclusive units wait for the longest lease and a stop.
-            let settled = (done.since + SETTLES).max(GATES_OPEN);
+            // On a store that may be an old one exclusive units wait for the longest lease and a stop. A leader may take
+            // office after the faults, since an agent knows a higher term.
+            let office = self.book.office.saturating_sub(self.plan.heals);
+            let settled = (done.since + SETTLES).max(office + GATES_OPEN);
             if since >= settled + SILENCE {
                 self.an_idle_cluster_is_silent(done);
                 self.over = true;

@@ -228,6 +228,7 @@ impl World {
         if let Input::TermTaken(term) = input {
             process.term = term;
             process.terms.push(term);
+            self.book.office = self.queue.now();
         }
         let effects = process.leader.step(now, input);
         self.judge_step(&cause, &effects);
