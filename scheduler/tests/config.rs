@@ -45,7 +45,7 @@ fn every_option_is_read() {
          heartbeat_interval = '250ms'\nlease_ttl = '4s 500ms'\nsystemd_timeout = '1m 30s'\nlog = 'debug'\n",
     )
     .expect("it is right");
-    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, state_dir: "/tmp/state", heartbeat_interval: 250ms, lease_ttl: 4.5s, systemd_timeout: 90s, brake_hold: 60s, restart_grace: 30s, log: LevelFilter::DEBUG }"#);
+    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, state_dir: "/tmp/state", runtime_dir: None, heartbeat_interval: 250ms, lease_ttl: 4.5s, systemd_timeout: 90s, brake_hold: 60s, restart_grace: 30s, log: LevelFilter::DEBUG }"#);
     assert_eq!(config.settings().lease_ttl, config.lease_ttl);
 }
 

@@ -55,6 +55,14 @@ impl Gates {
         self.set(machine, name, epoch, Gate::Open);
     }
 
+    /// What opened it may have changed before the machine heard of it.
+    fn shut(&mut self, machine: MachineId, name: &UnitName) {
+        if let Some((_, Gate::Open)) = self.by_copy.get(&(machine, name.clone())) {
+            self.forget(machine, name);
+        }
+        self.look_at(name);
+    }
+
     fn set(&mut self, machine: MachineId, name: &UnitName, epoch: Epoch, gate: Gate) {
         self.forget(machine, name);
         if let Gate::Shut { until: Some(until), .. } = &gate {
@@ -121,7 +129,7 @@ impl Leader {
         if was == Some(&Gate::Open) {
             return;
         }
-        let gate = self.gate(name, unit, machine);
+        let gate = self.gate(name, unit, machine, epoch);
         let is_new = was != Some(&gate);
         if let (None, Gate::Shut { why, .. } | Gate::Loaded { why }) = (was, &gate) {
             let (unit, reason) = (name.clone(), why.as_str().into());
@@ -157,7 +165,7 @@ impl Leader {
     }
 
     /// What speaks now against telling the machine of the unit's placement there.
-    fn gate(&self, name: &UnitName, unit: &Unit, machine: MachineId) -> Gate {
+    fn gate(&self, name: &UnitName, unit: &Unit, machine: MachineId, epoch: Epoch) -> Gate {
         if unit.options.exclusive.is_some()
             && !planted::is(Fault::ExclusiveNotAwaited)
             && let Some(shut) = self.older_copies(name, unit, machine)
@@ -168,9 +176,34 @@ impl Leader {
             && !unit.done
             && let Some(why) = self.missing_dependency(&unit.options)
         {
+            if self.may_run(name, machine, epoch) {
+                let why = format!("{} has not yet said whether it runs", machine.short());
+                return Gate::Shut { why, until: None };
+            }
             return Gate::Loaded { why };
         }
         Gate::Open
+    }
+
+    /// Whether the machine was told to start this placement, as it says, and has not yet said what became of that.
+    fn may_run(&self, name: &UnitName, machine: MachineId, epoch: Epoch) -> bool {
+        let copy = self.machines.get(&machine).and_then(|machine| machine.observed.get(name));
+        copy.is_some_and(|copy| {
+            let started = Observation::Held { phase: Phase::Launched, state: None };
+            let starting = Observation::Held { phase: Phase::Starting, state: None };
+            copy.epoch == epoch && (copy.observation == started || copy.observation == starting)
+        })
+    }
+
+    /// A machine has said which placements it was told to start, and is told anew: those that it does not name wait for
+    /// what they wait for at this moment, whatever it was at another.
+    pub(super) fn shut_what_was_not_told(&mut self, machine: MachineId, told: &BTreeSet<UnitName>) {
+        for name in self.placer.units_on(machine) {
+            let gated = self.units.get(name).is_some_and(|unit| unit.options.is_gated());
+            if gated && !told.contains(name) {
+                self.gates.shut(machine, name);
+            }
+        }
     }
 
     /// Exclusive means one: whether another copy may run, here or elsewhere.

@@ -246,6 +246,12 @@ impl Leader {
 
     /// Compares what a machine holds with what was decided.
     fn take_inventory(&mut self, id: MachineId, held: Vec<HeldUnit>) {
+        let told = |unit: &&HeldUnit| {
+            let placed = self.units.get(&unit.name).and_then(|known| known.placements.get(&id));
+            unit.target == Target::Launched && placed == Some(&unit.epoch)
+        };
+        let told: BTreeSet<UnitName> = held.iter().filter(told).map(|unit| unit.name.clone()).collect();
+        self.shut_what_was_not_told(id, &told);
         for unit in held {
             let copy = Copy { epoch: unit.epoch, hash: unit.hash, observation: unit.observation };
             self.adopt_or_note(id, &unit.name, &copy);
@@ -389,6 +395,7 @@ impl Leader {
                     }
                 }
                 if let Some(observation) = current {
+                    self.gates.look_at(&name);
                     self.look_at_current(id, &name, epoch, &observation);
                     self.look_at_dependents(&name);
                 }

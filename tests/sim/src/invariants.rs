@@ -908,7 +908,8 @@ impl World {
         (book.guard_ended, book.guard_kept) = (true, false);
         let lease = machine.agent.as_ref().and_then(|agent| agent.agent.lease_end());
         let stood_still = self.queue.now() < machine.excepted_until;
-        if machine.guard.is_some() && !stood_still && lease.is_some_and(|end| time < end) {
+        let lasts = machine.guard.is_some() && self.queue.now() < machine.guard_until;
+        if lasts && !stood_still && lease.is_some_and(|end| time < end) {
             let text = format!("m{number} ends its exclusive units while its lease and its guard last");
             self.violate("control_plane_is_not_the_workload", text);
         }
@@ -937,8 +938,13 @@ impl World {
         };
         for (name, _) in said.filter(|(_, observation)| ended(observation)) {
             let Machine { files, systemd, .. } = &self.machines[number];
-            let exclusive = files.get(name).is_some_and(|file| file.version.exclusive.is_some());
-            if exclusive && !systemd.exited.contains(name) {
+            let version = files.get(name).map(|file| file.version);
+            let exclusive = version.filter(|version| version.exclusive.is_some());
+            // What the leader wanted stopped may have been so by an agent that had no time to write that down; the leader
+            // does not take that copy for the current one any more.
+            let stops = &self.book.machines[number].stops;
+            let by_itself = |epoch| systemd.exited.contains(name) || stops.contains(&(name.clone(), epoch));
+            if exclusive.is_some_and(|version| !by_itself(version.epoch)) {
                 let text = format!("m{number} says that {name} has run to its end");
                 return self.violate("control_plane_is_not_the_workload", text);
             }

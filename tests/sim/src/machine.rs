@@ -54,6 +54,8 @@ pub(crate) struct Machine {
     /// The guard of exclusive units, if it runs, and how often it was started or told to last longer.
     pub(crate) guard: Option<u64>,
     guards: u64,
+    /// Until when it was told to last.
+    pub(crate) guard_until: Micros,
     /// Since when PID 1 has been kept from stopping what is bound to the guard.
     pub(crate) hung_since: Option<Micros>,
     /// Until then the machine has no part in what is promised of exclusive units: it stood still as a whole.
@@ -135,6 +137,7 @@ impl Machine {
             pid1_waiting: Vec::new(),
             guard: None,
             guards: 0,
+            guard_until: 0,
             hung_since: None,
             excepted_until: 0,
             pid1_heard: 0,
@@ -676,6 +679,7 @@ impl World {
         machine.guards += 1;
         machine.guard = Some(machine.guards);
         let ends = machine.clock.moment(until);
+        machine.guard_until = ends;
         self.queue.at(ends, Event::GuardEnds(number, machine.boot, machine.guards));
     }
 

@@ -229,6 +229,40 @@ fn a_unit_is_started_once_what_it_requires_is_active() {
 }
 
 #[test]
+fn what_was_active_before_the_machine_could_be_told_counts_no_more() {
+    let mut world = World::new(2);
+    world.start("db.service", "[X-Fleet]\nMachineID=00000001\n");
+    world.command(Verb::Stop, &[("db.service", None)]).unwrap();
+    world.start("web.service", "[X-Fleet]\nMachineID=00000002\n[X-Muster]\nRequires=db.service\n");
+    world.cut(M2);
+    world.command(Verb::Start, &[("db.service", None)]).unwrap();
+    world.agents.get_mut(&M1).unwrap().activates = false;
+    world.command(Verb::Restart, &[("db.service", None)]).unwrap();
+    world.connect(M2);
+    assert!(world.running("web.service").is_empty());
+    assert!(world.reason("web.service").contains("it requires db.service, which is not active yet"));
+    world.activate(M1);
+    assert_eq!(world.running("web.service"), [M2]);
+}
+
+#[test]
+fn what_may_run_is_not_stopped_for_what_it_requires() {
+    let mut world = World::new(1);
+    world.start("db.service", "");
+    world.start("one.service", "[X-Muster]\nExclusive=yes\nRequires=db.service\n");
+    world.command(Verb::Stop, &[("db.service", None)]).unwrap();
+    assert_eq!(world.running("one.service"), [M1]);
+    // Neither scheduler nor agent know anything after their restart.
+    let mut world = world.restarted();
+    world.leader.trust_store();
+    let unit = world.agents.get_mut(&M1).unwrap().held.get_mut(&name("one.service")).unwrap();
+    unit.observation = Observation::Held { phase: Phase::Launched, state: None };
+    world.connect(M1);
+    assert_eq!(world.running("one.service"), [M1]);
+    assert!(world.reason("one.service").contains("00000001 has not yet said whether it runs"));
+}
+
+#[test]
 fn after_waits_only_for_what_is_being_started() {
     let mut world = World::new(1);
     world.start("web.service", "[X-Muster]\nAfter=db.service\n");
