@@ -1,0 +1,385 @@
+//! What leaders decide.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use muster_core::ids::{Epoch, MachineId};
+use muster_core::machine::Availability;
+use muster_core::state::DesiredState;
+use muster_core::unit::UnitName;
+
+use super::Before;
+use crate::book::{Cause, MachineBook, Moved};
+use crate::fits::{misfit, tied};
+use crate::queue::SECOND;
+use crate::world::World;
+
+impl World {
+    /// Invariant 1: Nothing acknowledged is lost. What a client was told is done survives every crash.
+    ///
+    /// Here: the leader records what the clients' commands add up to, and nothing else.
+    pub(super) fn intent_is_what_clients_asked_for(
+        &mut self,
+        cause: &Cause,
+        before: &Before,
+        refiled: &BTreeSet<UnitName>,
+    ) {
+        let mut names: BTreeSet<&UnitName> = before.keys().chain(refiled).collect();
+        let named: Vec<UnitName> = match cause {
+            Cause::Command { ask: crate::faults::Ask::Command { units, .. }, new: true, .. } => {
+                units.iter().map(|unit| self.palette.names[*unit].clone()).collect()
+            }
+            _ => Vec::new(),
+        };
+        names.extend(&named);
+        for name in names {
+            let wanted = self.palette.unit(name).and_then(|unit| self.book.intent.units.get(&unit)).copied();
+            let stored = self.book.decided.units.get(name).map(|unit| unit.desired);
+            let file = self.book.decided.files.get(name).copied();
+            if stored != wanted.map(|(_, desired)| desired)
+                || wanted.is_some_and(|(content, _)| file != Some(content))
+            {
+                let text =
+                    format!("{name}: is recorded as {stored:?} of file {file:?}, and was to be {wanted:?}");
+                return self.violate("nothing_acknowledged_is_lost", text);
+            }
+        }
+    }
+
+    /// Invariant 3: One current copy. Any other unit has at most one current placement.
+    pub(super) fn one_current_copy(&mut self, before: &Before) {
+        for name in before.keys() {
+            let Some(unit) = self.book.decided.units.get(name) else { continue };
+            if unit.placements.len() > 1 && !self.is_global(name) {
+                let text = format!("{name} is placed on {} machines", unit.placements.len());
+                return self.violate("one_current_copy", text);
+            }
+        }
+    }
+
+    pub(super) fn is_exclusive(&self, name: &UnitName) -> bool {
+        let file = self.book.decided.files.get(name);
+        file.is_some_and(|file| self.palette.contents[*file].options.exclusive.is_some())
+    }
+
+    pub(super) fn keeps(&self, name: &UnitName) -> bool {
+        let file = self.book.decided.files.get(name);
+        file.is_some_and(|file| self.palette.contents[*file].options.keep)
+    }
+
+    pub(super) fn is_global(&self, name: &UnitName) -> bool {
+        let file = self.book.decided.files.get(name);
+        file.is_some_and(|file| self.palette.contents[*file].options.global)
+    }
+
+    /// Every placement carries an epoch, larger than that of every earlier placement of that unit.
+    pub(super) fn epochs_never_repeat(&mut self, before: &Before) {
+        let term = self.scheduler.process.as_ref().map(|process| process.term).unwrap_or_default();
+        let knows_better = self.book.restored || self.book.store_failed;
+        for (name, placements) in before {
+            let Some(unit) = self.book.decided.units.get(name).cloned() else { continue };
+            let last = self.book.last_epoch.get(name).copied().unwrap_or_default();
+            let mut latest = last;
+            for (machine, epoch) in &unit.placements {
+                if placements.contains(&(*machine, *epoch)) {
+                    continue;
+                }
+                let said = self
+                    .machine_number(*machine)
+                    .and_then(|number| self.book.machines[number].says.get(name));
+                let taken_over = knows_better && said == Some(epoch);
+                if !taken_over && (*epoch <= last || epoch.term != term) {
+                    let text = format!("{name}: epoch {epoch} in term {term} follows {last}");
+                    return self.violate("epochs_never_repeat", text);
+                }
+                latest = latest.max(*epoch);
+            }
+            self.book.last_epoch.insert(name.clone(), latest);
+        }
+    }
+
+    /// Invariant 6: The control plane is not the workload. Crash, restart, upgrade or failover of schedulers and agents never
+    /// stops, restarts or moves a healthy unit on a machine whose lease is valid. / Invariant 8: No storm. The work that a failure
+    /// causes is bounded by what failed.
+    ///
+    /// Here: what the leader decides. Each end of a placement has a reason of its own: a client who named the unit (or
+    /// one that it is tied to), a machine that is lost or was rebooted, a machine that has refused this very placement, or on
+    /// which it has failed.
+    pub(super) fn control_plane_is_not_the_workload(&mut self, cause: &Cause, before: &Before) {
+        let asked_for = match cause {
+            Cause::Command { ask: crate::faults::Ask::Command { units, .. }, .. } => {
+                let named = units.iter().map(|unit| self.palette.names[*unit].clone()).collect();
+                tied(&self.palette, &self.book.decided, named)
+            }
+            _ => BTreeSet::new(),
+        };
+        for machine in &mut self.book.machines {
+            machine.moved.retain(|name, _| !asked_for.contains(name));
+        }
+        for name in before.keys() {
+            let placements = self.book.decided.units.get(name).map(|unit| &unit.placements);
+            for (machine, _) in placements.into_iter().flatten() {
+                // It has come back there.
+                if let Some(number) = self.machine_number(*machine) {
+                    self.book.machines[number].moved.remove(name);
+                }
+            }
+        }
+        let mut moved = Vec::new();
+        for (name, placements) in before.iter().filter(|(name, _)| !asked_for.contains(*name)) {
+            for (machine, epoch) in placements {
+                let Some(number) = self.machine_number(*machine) else { continue };
+                let unit = self.book.decided.units.get(name);
+                let now = unit.and_then(|unit| unit.placements.get(machine)).copied();
+                if now == Some(*epoch) {
+                    continue;
+                }
+                let book = &self.book.machines[number];
+                let drained =
+                    matches!(self.book.decided.availability.get(machine), Some(Availability::Draining(_)));
+                let keeps = self.keeps(name);
+                let leaves = book.leaving && !keeps;
+                let lost = !self.lease_holds(number) || book.pid1_lost || leaves || drained;
+                let refused = book.stale.contains(&(name.clone(), *epoch));
+                let failed = book.failed.contains(&(name.clone(), *epoch));
+                let lease = self.settings.lease_ttl + self.settings.clock_margin;
+                let alive = self.heard_ago(number).is_some_and(|ago| ago < lease);
+                let emptied = book.leaving || drained;
+                let active = book.says_active.contains(&(name.clone(), *epoch));
+                if now.is_none()
+                    && lost
+                    && !emptied
+                    && !failed
+                    && !book.rebooted
+                    && !book.pid1_lost
+                    && self.too_many_died(number)
+                {
+                    let text = format!("{name} is moved from m{number} although too many died at once");
+                    return self.violate("the_leader_doubts_itself_first", text);
+                }
+                let launched = unit.is_some_and(|unit| unit.desired == DesiredState::Launched);
+                let twice = !self.is_global(name) && !self.is_exclusive(name);
+                if now.is_none() && emptied && alive && active && launched && !failed && twice {
+                    moved.push((number, name.clone(), *epoch));
+                }
+                // After the store has lost decisions, a machine that holds a later copy has the current one.
+                let overtaken = (self.book.restored || self.book.store_failed)
+                    && self.book.machines.iter().enumerate().any(|(other, book)| match book.says.get(name) {
+                        // An epoch of the time that was undone may be given again.
+                        Some(said) => said > epoch || said == epoch && other != number,
+                        None => false,
+                    });
+                // What an earlier boot had is placed anew, also where it was.
+                let rebooted = !self.lease_holds(number) || book.rebooted;
+                if !(overtaken
+                    || failed
+                    || (now.is_some() && (refused || rebooted))
+                    || (now.is_none() && (lost || rebooted && !keeps)))
+                {
+                    let text = format!(
+                        "{name}: its placement {epoch} on m{number} ends ({now:?} follows), for no reason ({cause:?})"
+                    );
+                    return self.violate("control_plane_is_not_the_workload", text);
+                }
+            }
+        }
+        let now = self.scheduler.clock.time(self.queue.now());
+        let at = (now, self.scheduler.stalled(self.queue.now()));
+        for (number, name, epoch) in moved {
+            let most = match self.book.decided.availability.get(&self.machines[number].id) {
+                Some(Availability::Draining(drain)) => Some(Duration::from_millis(drain.timeout_ms)),
+                _ => None,
+            };
+            self.book.machines[number].moved.insert(name, Moved { epoch, at, most });
+        }
+    }
+
+    /// The leader doubts itself first: when a large share of the machines seems to die at once it moves nothing until it knows
+    /// better.
+    ///
+    /// Here: this machine was lost within the last lease, and so many others with it. Those that were granted time to
+    /// restart, and a brake that was held for so long that it is released, are left out.
+    pub(super) fn too_many_died(&self, number: usize) -> bool {
+        let lease = self.settings.lease_ttl + self.settings.clock_margin;
+        let silent = |book: &MachineBook| book.last_heard.map(|heard| self.ago(heard));
+        let just_lost = |book: &MachineBook| {
+            let window = lease..(lease * 2).saturating_sub(Duration::from_millis(600));
+            !book.leaving
+                && !book.pid1_lost
+                && book.graced.is_none()
+                && silent(book).is_some_and(|ago| window.contains(&ago))
+        };
+        let books = &self.book.machines;
+        let held_for_long = self.settings.brake_hold.saturating_sub(lease);
+        let lost = books.iter().filter(|book| just_lost(book)).count();
+        let known = books.iter().filter(|book| book.last_heard.is_some()).count();
+        just_lost(&books[number])
+            && books.iter().all(|book| silent(book).is_none_or(|ago| ago < held_for_long))
+            && lost >= known.div_ceil(3).max(2)
+    }
+
+    /// The brake is released: those that are still away count as dead from now on.
+    pub(super) fn silent_machines_are_given_up(&mut self) {
+        let least = self.settings.heartbeat_interval * 2;
+        for number in 0..self.machines.len() {
+            let heard = self.book.machines[number].last_heard;
+            if heard.map(|heard| self.ago(heard)).is_some_and(|ago| ago > least) {
+                self.book.machines[number].last_heard = None;
+            }
+        }
+    }
+
+    /// Whether the store, a machine or its stream is not well now.
+    pub(super) fn look_for_trouble(&mut self) {
+        let well = |number: usize| {
+            let book = &self.book.machines[number];
+            let open =
+                |connection| self.network.stream(connection).is_some_and(|stream| stream.scheduler_open);
+            let connected = book.welcomed.is_some_and(|(connection, _)| open(connection));
+            connected
+                && !book.leaving
+                && self.heard_ago(number).is_some_and(|ago| ago < Duration::from_secs(3))
+        };
+        if self.store.is_troubled() || self.book.store_failed || !(0..self.machines.len()).all(well) {
+            self.book.troubled = self.queue.now();
+        }
+    }
+
+    /// Drain: the deadline always ends it.
+    ///
+    /// Here: where the unit may become active elsewhere, its old copy is told to stop soon after, if all that takes part is
+    /// well.
+    pub(super) fn the_deadline_ends_a_drain(&mut self) {
+        if self.queue.now() - self.book.troubled < 3 * SECOND {
+            return;
+        }
+        for (number, book) in self.book.machines.iter().enumerate() {
+            let id = self.machines[number].id;
+            let over = |(name, moved): &(&UnitName, &Moved)| {
+                let placed =
+                    self.book.decided.units.get(*name).is_some_and(|unit| {
+                        !unit.placements.is_empty() && !unit.placements.contains_key(&id)
+                    });
+                let most = moved.most.map(|most| most + Duration::from_secs(4));
+                placed && most.is_some_and(|most| self.ago(moved.at) > most)
+            };
+            if let Some((name, moved)) = book.moved.iter().find(over) {
+                let text =
+                    format!("{name} ({}) still runs on m{number}, beyond the time of the drain", moved.epoch);
+                return self.violate("the_deadline_ends_a_drain", text);
+            }
+        }
+    }
+
+    /// A new leader places nothing away from a machine until that machine has had a full lease to report in: until then
+    /// a later copy may be anywhere, and nothing new is placed.
+    pub(super) fn a_new_leader_waits_for_reports(&mut self, before: &Before) {
+        let lease = self.settings.lease_ttl + self.settings.clock_margin;
+        let now = self.scheduler.clock.time(self.queue.now());
+        if now.since(self.book.took_over) >= lease {
+            return;
+        }
+        let silent = self.machines.iter().enumerate().find(|(number, machine)| {
+            let book = &self.book.machines[*number];
+            self.book.expects.contains(&machine.id) && book.heard.is_none() && !book.pid1_lost
+        });
+        let Some((number, _)) = silent else { return };
+        for (name, placements) in before {
+            let Some(unit) = self.book.decided.units.get(name) else { continue };
+            let new = unit.placements.iter().find(|(machine, epoch)| {
+                let said = self.machine_number(**machine).and_then(|n| self.book.machines[n].says.get(name));
+                placements.iter().all(|(was, _)| was != *machine) && said != Some(*epoch)
+            });
+            if let Some((machine, epoch)) = new {
+                let text = format!("{name} is placed on {machine} ({epoch}) before m{number} has reported");
+                return self.violate("a_new_leader_waits_for_reports", text);
+            }
+        }
+    }
+
+    /// Invariant 7: Constraints hold for every placement at the moment it is decided.
+    pub(super) fn constraints_hold(&mut self, cause: &Cause, before: &Before, refiled: &BTreeSet<UnitName>) {
+        let lease = self.settings.lease_ttl + self.settings.clock_margin;
+        for (name, placements) in before {
+            let Some(unit) = self.book.decided.units.get(name) else { continue };
+            for (machine, epoch) in &unit.placements {
+                let Some(number) = self.machine_number(*machine) else { continue };
+                let book = &self.book.machines[number];
+                let new = placements.iter().all(|(was, _)| was != machine);
+                let said = book.says.get(name) == Some(epoch);
+                if said && (self.book.restored || self.book.store_failed) || !(new || refiled.contains(name))
+                {
+                    continue;
+                }
+                // What stays need not make room for what ends beside it.
+                // Of what an old store does not know, the leader does not know what it asks for.
+                let with_ending = new && !self.book.restored;
+                if let Some(why) = misfit(&self.palette, &self.book.decided, name, number, with_ending) {
+                    let text = format!("{name} is placed on m{number} although {why} ({cause:?})");
+                    return self.violate("constraints_hold", text);
+                }
+                let open =
+                    matches!(self.book.decided.availability.get(machine), None | Some(Availability::Open));
+                let closed = book.leaving || book.degraded || !open;
+                let now = self.scheduler.clock.time(self.queue.now());
+                let graced = book.heard.is_some() && book.graced.is_some_and(|end| now < end);
+                let silent = self.heard_ago(number).is_none_or(|ago| ago >= lease) && !graced;
+                if new && (silent || closed) {
+                    let text = format!("{name} is placed on m{number}, which takes nothing new");
+                    return self.violate("constraints_hold", text);
+                }
+            }
+        }
+    }
+
+    /// Invariant 3: Older copies stop: the record that one is to be stopped is forgotten only when it is gone.
+    pub(super) fn what_is_over_is_gone(&mut self, ended: &[(MachineId, UnitName, Epoch)]) {
+        for (id, name, epoch) in ended {
+            let Some(number) = self.machine_number(*id) else { continue };
+            // A later copy there has taken its place.
+            if self.book.decided.units.get(name).is_some_and(|unit| unit.placements.contains_key(id)) {
+                continue;
+            }
+            let machine = &self.machines[number];
+            let files = machine.files.get(name).is_some_and(|file| file.version.epoch <= *epoch);
+            let runs = machine.systemd.runs(name).is_some_and(|version| version.epoch <= *epoch);
+            if machine.on && (files || runs) {
+                let text = format!("{name}: {epoch} on m{number} is recorded as gone, and is there");
+                return self.violate("what_is_over_is_gone", text);
+            }
+            self.book.machines[number].over.insert(name.clone(), *epoch);
+        }
+    }
+
+    /// A leader never orders the removal of a unit whose end it has no record of. Such units are shown as orphaned.
+    ///
+    /// Here: only the store's past comes to that.
+    pub(super) fn nothing_is_forgotten(&mut self, name: &UnitName, machine: MachineId) {
+        if !self.book.restored {
+            let text = format!("{name} on {} is an orphan, and no backup was restored", machine.short());
+            self.violate("nothing_is_forgotten", text);
+        }
+    }
+
+    /// Takes down where units are that new placements may wait for.
+    pub(super) fn note_what_is_required(&mut self, before: &Before) {
+        for (name, was) in before {
+            let (Some(unit), Some(file)) =
+                (self.book.decided.units.get(name), self.book.decided.files.get(name))
+            else {
+                continue;
+            };
+            let new = unit.placements.iter().filter(|(id, epoch)| !was.contains(&(**id, **epoch)));
+            for (_, epoch) in new {
+                for required in self.palette.contents[*file].options.requires {
+                    let required = &self.palette.names[*required];
+                    let on = self.book.decided.units.get(required).map(|unit| &unit.placements);
+                    if let Some(then) = on.and_then(|on| on.values().max()) {
+                        let key = (name.clone(), *epoch, required.clone());
+                        self.book.required.insert(key, *then);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What must hold at every moment. Each function stands below the words of the design that it checks: what leaders decide,
+//! what they say, what machines do. Here is when each is called.
+
+mod decisions;
+mod machines;
+mod words;
+
+use std::collections::BTreeSet;
+
+use muster_core::agent;
+use muster_core::ids::{Epoch, MachineId};
+use muster_core::leader::{Change, Effect, Event};
+use muster_core::message::{FromAgent, LeaderMessage, Refused, ReportedChange};
+use muster_core::time::Time;
+use muster_core::unit::UnitName;
+
+use crate::book::Cause;
+use crate::world::World;
+
+/// What a placement was before a batch, and after it.
+type Before = std::collections::BTreeMap<UnitName, Vec<(MachineId, Epoch)>>;
+
+impl World {
+    /// One batch of the leader's: taken down, and judged as a whole.
+    pub(crate) fn judge_batch(&mut self, cause: &Cause, changes: &[Change]) {
+        let mut before = Before::new();
+        let mut refiled = BTreeSet::new();
+        let mut ended = Vec::new();
+        for change in changes {
+            match change {
+                Change::PutUnit(name, unit) => {
+                    let was = self.book.decided.units.insert(name.clone(), unit.clone());
+                    let placements = was.map(|was| was.placements.into_iter().collect()).unwrap_or_default();
+                    before.entry(name.clone()).or_insert(placements);
+                }
+                Change::PutFile(name, text) => {
+                    let number = self.palette.number(text).unwrap_or(usize::MAX);
+                    self.book.decided.files.insert(name.clone(), number);
+                    refiled.insert(name.clone());
+                }
+                Change::DeleteUnit(name) => {
+                    if let Some(was) = self.book.decided.units.remove(name) {
+                        before.entry(name.clone()).or_insert(was.placements.into_iter().collect());
+                    }
+                }
+                Change::PutMachine(id, record) => {
+                    self.book.decided.machines.insert(*id, record.clone());
+                }
+                Change::PutRetired(machine, name, epoch) => {
+                    self.book.decided.retired.insert((*machine, name.clone()), epoch.epoch);
+                    if let Some(number) = self.machine_number(*machine) {
+                        self.book.machines[number].over.remove(name);
+                    }
+                }
+                Change::DeleteRetired(machine, name) => {
+                    if let Some(epoch) = self.book.decided.retired.remove(&(*machine, name.clone())) {
+                        ended.push((*machine, name.clone(), epoch));
+                    }
+                }
+                Change::PutAvailability(machine, availability) => {
+                    self.book.decided.availability.insert(*machine, *availability);
+                }
+                Change::PutCommand(..) | Change::DeleteCommand(_) => {}
+            }
+        }
+        self.note_what_is_required(&before);
+        self.intent_is_what_clients_asked_for(cause, &before, &refiled);
+        self.what_is_over_is_gone(&ended);
+        self.one_current_copy(&before);
+        self.epochs_never_repeat(&before);
+        self.control_plane_is_not_the_workload(cause, &before);
+        self.a_new_leader_waits_for_reports(&before);
+        self.constraints_hold(cause, &before, &refiled);
+    }
+
+    /// One effect of the leader's, at the moment when it is carried out.
+    pub(crate) fn judge_effect(&mut self, now: Time, cause: &Cause, effect: &Effect) {
+        match effect {
+            Effect::Persist(commit, changes) => {
+                self.book.issued = *commit;
+                self.judge_batch(cause, changes);
+            }
+            Effect::AnswerCommand(request, result) => self.is_answered(*request, result),
+            Effect::Event(Event::Orphaned { unit, machine }) => self.nothing_is_forgotten(unit, *machine),
+            Effect::Event(Event::BrakeReleased(_)) => self.silent_machines_are_given_up(),
+            Effect::AnswerMachines(request, Ok(())) => self.judge_machines(*request),
+            Effect::AnswerQuery(request, answer) => self.judge_query(*request, answer),
+            Effect::Send(connection, message) => {
+                let Some(stream) = self.network.stream(*connection) else { return };
+                let number = stream.machine;
+                self.old_leaders_are_harmless(message.term);
+                match &message.body {
+                    LeaderMessage::Welcome(_) => {
+                        self.the_session_opened_last_counts(number, *connection);
+                        let stalled = self.scheduler.stalled(self.queue.now());
+                        let book = &mut self.book.machines[number];
+                        book.last_heard = Some((now, stalled));
+                        book.degraded = book.says_degraded;
+                        (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
+                        (book.grace, book.graced) = (None, None);
+                    }
+                    LeaderMessage::Farewell { lease: Some(lease) } => {
+                        self.promises_grace(*connection, *lease);
+                    }
+                    LeaderMessage::HeartbeatAck { number: beat } => {
+                        self.nothing_revives_a_lease(now, number);
+                        self.promises(*connection, *beat);
+                    }
+                    LeaderMessage::Refused(Refused::LeaseEnded) => {
+                        self.the_agent_knows_first(number);
+                        self.stalls_are_counted_against_nobody(number);
+                        self.book.machines[number].heard = None;
+                    }
+                    LeaderMessage::Assignments(assignments) => self.write_before_act(number, assignments),
+                    LeaderMessage::Farewell { lease: None }
+                    | LeaderMessage::Refused(_)
+                    | LeaderMessage::Probe => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn after_step(&mut self) {
+        // Re-deriving everything costs as much as all else together.
+        self.look_for_trouble();
+        if self.stats.steps.is_multiple_of(16) || self.healed {
+            self.the_deadline_ends_a_drain();
+            let Some(process) = &self.scheduler.process else { return };
+            let differences = process.leader.differences();
+            if !differences.is_empty() {
+                self.violate("indexes_are_right", differences.join("; "));
+            }
+        }
+    }
+
+    /// One effect of an agent's, at the moment when it is carried out.
+    pub(crate) fn judge_agent(&mut self, number: usize, effect: &agent::Effect) {
+        match effect {
+            agent::Effect::Start(name) => self.starts_what_it_was_told(number, name),
+            agent::Effect::Stop(name) => self.stops_nothing_healthy(number, name),
+            agent::Effect::Remove(names) => {
+                names.iter().for_each(|name| self.stops_nothing_healthy(number, name));
+            }
+            agent::Effect::Write(writes) => {
+                writes
+                    .iter()
+                    .for_each(|write| self.writes_what_it_was_told(number, &write.name, write.epoch));
+            }
+            agent::Effect::Send(FromAgent::Heartbeat { pid1_age, .. }) => {
+                self.pid1_is_as_old_as_that(number, *pid1_age);
+            }
+            agent::Effect::ArmGuard { .. } => self.book.machines[number].guard_ended = false,
+            agent::Effect::PetGuard { .. } => self.book.machines[number].guard_kept = true,
+            agent::Effect::DisarmGuard => self.book.machines[number].guard_kept = false,
+            agent::Effect::Event(agent::Event::GuardEnded) => self.guard_ends_with_the_lease(number),
+            agent::Effect::Reload => {
+                let book = &mut self.book.machines[number];
+                (book.asked_to_reload, book.reload_explains) = (true, true);
+            }
+            agent::Effect::Send(FromAgent::Hello(hello)) => {
+                let held = hello.units.iter().map(|unit| (&unit.name, &unit.observation));
+                self.what_the_guard_ends_has_not_run_to_its_end(number, held);
+            }
+            agent::Effect::Send(FromAgent::Report(reports)) => {
+                let observed = reports.iter().filter_map(|report| match &report.change {
+                    ReportedChange::Observed(observation) => Some((&report.name, observation)),
+                    _ => None,
+                });
+                self.what_the_guard_ends_has_not_run_to_its_end(number, observed);
+                for report in reports.iter().filter(|report| report.change == ReportedChange::Gone) {
+                    let stopped = self.book.machines[number].stopped.entry(report.name.clone()).or_default();
+                    *stopped = report.epoch.max(*stopped);
+                }
+            }
+            agent::Effect::SaveMembership(membership)
+                if membership.term < self.machines[number].membership.term =>
+            {
+                let text = format!("m{number} goes back to term {}", membership.term);
+                self.violate("old_leaders_are_harmless", text);
+            }
+            _ => {}
+        }
+    }
+}
