@@ -475,6 +475,11 @@ impl Leader {
         if !planted::is(Fault::FailedCommitIsKept) {
             self.load(durable);
         }
+        // They may have opened for what was not decided after all.
+        for id in self.machines.keys().copied().collect::<Vec<_>>() {
+            let begun = self.begun_on(id);
+            self.shut_what_was_not_told(id, &begun);
+        }
         self.event(Event::StoreFailed(reason.to_owned()));
         self.paused_until = Some(self.now + STORE_RETRY);
         // What they were told of it is lost.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::{World, machine, name, service};
 use crate::command::{CommandError, UnitErrorKind, Verb};
-use crate::ids::MachineId;
+use crate::ids::{CommandId, MachineId};
 use crate::leader::{Event, Input};
 use crate::machine::{Availability, Drain};
 use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
@@ -243,6 +243,23 @@ fn what_was_active_before_the_machine_could_be_told_counts_no_more() {
     assert!(world.reason("web.service").contains("it requires db.service, which is not active yet"));
     world.activate(M1);
     assert_eq!(world.running("web.service"), [M2]);
+}
+
+#[test]
+fn a_stop_that_the_store_could_not_take_opens_no_gate() {
+    let mut world = World::new(1);
+    let web = service("[X-Muster]\nRequires=db.service\n");
+    world.command(Verb::Load, &[("web.service", Some(&web))]).unwrap();
+    world.command(Verb::Start, &[("web.service", None)]).unwrap();
+    assert!(world.running("web.service").is_empty());
+    world.command(Verb::Destroy, &[("web.service", None)]).unwrap();
+    world.start("web.service", "[X-Muster]\nRequires=db.service\n");
+    world.committing = false;
+    world.command_as(CommandId::new(99), Verb::Stop, &[("web.service", None)], false);
+    world.fail_store();
+    world.pass(2);
+    assert!(world.running("web.service").is_empty());
+    assert!(world.reason("web.service").contains("it requires db.service"));
 }
 
 #[test]
