@@ -250,7 +250,7 @@ impl Plan {
 
     /// The same with only some of its entries.
     pub(crate) fn only(&self, numbers: &[usize], heals: Micros) -> Self {
-        let kept = |entry: &&Entry| numbers.binary_search(&entry.number).is_ok();
+        let kept = |entry: &&Entry| numbers.contains(&entry.number);
         let entries = self.entries.iter().filter(kept).cloned().collect();
         let mut shorter = self.clone();
         (shorter.entries, shorter.heals) = (entries, heals);

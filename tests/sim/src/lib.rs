@@ -88,8 +88,6 @@ impl Plan {
     /// The same history with only these of its entries.
     #[must_use]
     pub fn with_only(&self, numbers: &[usize]) -> Self {
-        let mut numbers = numbers.to_vec();
-        numbers.sort_unstable();
-        self.only(&numbers, self.heals)
+        self.only(numbers, self.heals)
     }
 }

@@ -20,9 +20,10 @@ pub(crate) struct Scheduler {
     pub(crate) incarnation: u64,
     /// How many faults have stopped the process.
     pub(crate) frozen: u32,
-    frozen_since: Micros,
-    /// For how long it was, in all.
-    stalled: Micros,
+    /// Until when the process leads, by its own clock, where it is elected.
+    leads: Option<Micros>,
+    /// For how long its own time has stood still, until that moment.
+    stalled: (Micros, Micros),
     /// What waits for it to go on.
     pub(crate) store_waits: bool,
 }
@@ -47,22 +48,36 @@ impl Scheduler {
             process: None,
             incarnation: 0,
             frozen: 0,
-            frozen_since: 0,
-            stalled: 0,
+            leads: None,
+            stalled: (0, 0),
             store_waits: false,
         }
     }
 }
 
 impl Scheduler {
-    /// How long processes of it have been stopped until now, in all.
+    /// For how long its own time has stood still until now, in all: it was stopped, or did not know whether it leads.
     pub(crate) fn stalled(&self, now: Micros) -> Micros {
-        self.stalled + if self.frozen > 0 { now - self.frozen_since } else { 0 }
+        let (stalled, counted) = self.stalled;
+        let since = if self.frozen > 0 { counted } else { self.leads.map_or(now, |leads| leads.max(counted)) };
+        stalled + now.saturating_sub(since)
+    }
+
+    /// Something about that is about to change.
+    fn count_stall(&mut self, now: Micros) {
+        self.stalled = (self.stalled(now), now);
+    }
+
+    /// It is known at this moment that it leads until that one.
+    fn leads_until(&mut self, now: Micros, until: Micros) {
+        self.count_stall(now);
+        // What was asked for before may be answered after.
+        self.leads = self.leads.filter(|leads| *leads > until).or(Some(until));
     }
 
     /// Another process leads. Gives which one did until now, and how many faults have stopped it.
     pub(crate) fn is_deposed(&mut self, now: Micros) -> (u64, u32) {
-        self.stalled = self.stalled(now);
+        self.count_stall(now);
         self.store_waits = false;
         (self.incarnation, std::mem::take(&mut self.frozen))
     }
@@ -71,9 +86,7 @@ impl Scheduler {
 impl World {
     /// The process is stopped.
     pub(crate) fn scheduler_freezes(&mut self) {
-        if self.scheduler.frozen == 0 {
-            self.scheduler.frozen_since = self.queue.now();
-        }
+        self.scheduler.count_stall(self.queue.now());
         self.scheduler.frozen += 1;
         self.look_at_links();
     }
@@ -83,8 +96,7 @@ impl World {
         if self.deposed_thaws() {
             return;
         }
-        self.scheduler.stalled = self.scheduler.stalled(self.queue.now());
-        self.scheduler.frozen_since = self.queue.now();
+        self.scheduler.count_stall(self.queue.now());
         self.scheduler.frozen = self.scheduler.frozen.saturating_sub(1);
         self.scheduler_thaws();
     }
@@ -128,7 +140,7 @@ impl World {
         }
         self.note(|| "scheduler: is killed".to_owned());
         self.store_dies();
-        self.scheduler.stalled = self.scheduler.stalled(self.queue.now());
+        self.scheduler.count_stall(self.queue.now());
         (self.scheduler.store_waits, self.scheduler.frozen) = (false, 0);
         self.scheduler_is_gone(self.scheduler.incarnation);
         self.scheduler.incarnation += 1;
@@ -224,6 +236,10 @@ impl World {
         let now = self.scheduler.clock.time(self.queue.now());
         self.stats.steps += 1;
         let cause = self.before_step(&input);
+        if let Input::Leads(until) = input {
+            let until = self.scheduler.clock.moment(until);
+            self.scheduler.leads_until(self.queue.now(), until);
+        }
         let Some(process) = &mut self.scheduler.process else { return };
         if let Input::TermTaken(term) = input {
             process.term = term;
