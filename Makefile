@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/target/tools
 DENY := $(TOOLS)/bin/cargo-deny
 CLUSTER := target/release/muster-cluster
 
-.PHONY: help cargo build demo cluster test lint unit-tests cluster-tests bench sim sim-worth host-packages fmt clean
+.PHONY: help cargo build demo cluster test lint unit-tests simulation cluster-tests bench sim sim-worth host-packages fmt clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,7 +27,7 @@ demo: cargo host-packages build ## three machines, a web server, a machine that 
 cluster: cargo host-packages build ## three machines that stay up; says how to talk to them
 	@$(CLUSTER) up --machines 3
 
-test: cargo host-packages lint unit-tests build cluster-tests ## all that CI runs
+test: cargo host-packages lint unit-tests simulation build cluster-tests ## all that CI runs
 
 lint: $(DENY) ## formatting, lints, licences, documentation
 	$(CARGO) fmt --all --check
@@ -38,6 +38,9 @@ lint: $(DENY) ## formatting, lints, licences, documentation
 
 unit-tests: ## unit, property and snapshot tests
 	$(CARGO) test --workspace --locked --exclude muster-cluster --exclude muster-bench
+
+simulation: ## a few minutes of simulated clusters, the same ones each time
+	$(MAKE) sim SEEDS=10000 FIRST=1
 
 cluster-tests: host-packages build ## tests on machines with a real systemd (root)
 	$(CARGO) test --locked -p muster-cluster -- --test-threads=1

@@ -321,9 +321,9 @@ impl Leader {
         let (gate, retry) = (self.gates.next_timer(), self.troubles.next_timer());
         let rivals = self.rivals.next_end();
         let timers = [lease, drain, self.brake_ends(), settles, gate, retry, rivals].into_iter().flatten();
-        // The own time of one that may be overtaken stands still.
+        // The own time of one that may be overtaken stands still, and it does nothing.
         let timer = self.awake.timer(timers.filter(|at| *at > self.awake() && self.leads()).min());
-        self.paused_until.map_or(timer, |until| timer.min(until))
+        self.paused_until.filter(|_| self.leads()).map_or(timer, |until| timer.min(until))
     }
 
     /// How many machines have a lease, and how many units are known.

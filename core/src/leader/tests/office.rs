@@ -63,3 +63,16 @@ fn a_machine_that_comes_to_who_may_have_been_overtaken_is_sent_on() {
     world.connect(machine(1));
     assert!(world.agents[&machine(1)].connection.is_some());
 }
+
+#[test]
+fn who_may_have_been_overtaken_does_not_wait_for_its_store() {
+    let mut world = elected();
+    world.silence(4);
+    world.committing = false;
+    world.command_as(CommandId::new(99), Verb::Stop, &[("a.service", None)], false);
+    world.fail_store();
+    // Its pause ends while it does not lead.
+    world.silence(3);
+    world.step(Input::Leads(world.now + Duration::from_secs(5)));
+    assert!(world.command(Verb::Stop, &[("a.service", None)]).is_ok());
+}
