@@ -32,7 +32,8 @@ impl World {
             let stop = latest.and_then(|version| version.exclusive);
             let alike = versions.iter().all(|(_, version)| version.exclusive == stop);
             let exclusive = stop.is_some() && (alike || !self.book.restored);
-            if versions.len() > 1 && exclusive && !versions.iter().any(|(machine, _)| excepted(machine)) {
+            let certain = versions.iter().filter(|(machine, _)| !excepted(machine)).count();
+            if certain > 1 && exclusive {
                 let on: Vec<String> = versions
                     .iter()
                     .map(|(m, version)| format!("{} ({})", m.id.short(), version.epoch))
