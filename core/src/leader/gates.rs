@@ -213,7 +213,8 @@ impl Leader {
             let placed = |(name, copy): (&UnitName, &super::Copy)| {
                 let unit = self.units.get(name)?;
                 let begun = match &copy.observation {
-                    Observation::Held { phase: Phase::Loaded | Phase::Stopping, .. } => false,
+                    Observation::Refused(_)
+                    | Observation::Held { phase: Phase::Loaded | Phase::Stopping, .. } => false,
                     _ if unit.options.exclusive.is_some() => was_started_for_certain(&copy.observation),
                     _ => true,
                 };
