@@ -216,7 +216,7 @@ impl Leader {
                     Observation::Refused(_)
                     | Observation::Held { phase: Phase::Loaded | Phase::Stopping, .. } => false,
                     _ if unit.options.exclusive.is_some() => was_started_for_certain(&copy.observation),
-                    _ => true,
+                    Observation::Held { .. } => true,
                 };
                 let current = unit.options.is_gated() && unit.placements.get(&id) == Some(&copy.epoch);
                 (current && begun).then(|| (name.clone(), copy.epoch))

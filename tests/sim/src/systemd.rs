@@ -430,9 +430,10 @@ impl Systemd {
     }
 
     /// The processes of exclusive units are killed; PID 1 learns of it when it can.
-    pub(crate) fn fence(&mut self) {
+    pub(crate) fn fence(&mut self, stop: u64) {
         for unit in self.units.values_mut() {
-            unit.killed |= unit.is_running() && unit.runs.is_some_and(|version| version.exclusive.is_some());
+            let exclusive = unit.runs.and_then(|version| version.exclusive);
+            unit.killed |= unit.is_running() && exclusive.is_some_and(|takes| takes.as_secs() <= stop);
         }
     }
 

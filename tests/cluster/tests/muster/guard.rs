@@ -149,6 +149,16 @@ fn exclusive_units_end_with_the_lease_whatever_they_do_and_whether_the_agent_liv
     machine.continue_pid1()?;
     machine.heal()?;
     outcome?;
+    all_run(&world, &machine)?;
+
+    // PID 1 hangs, and the agent is dead.
+    sh(&machine, "systemctl kill --signal KILL muster-agent")?;
+    machine.stop_pid1()?;
+    let outcome = nothing_is_left_in_time(&machine);
+    machine.continue_pid1()?;
+    outcome?;
+    nothing_starts(&machine)?;
+    sh(&machine, "systemctl start muster-agent")?;
     all_run(&world, &machine)
 }
 
