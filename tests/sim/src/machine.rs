@@ -685,9 +685,10 @@ impl World {
         let ran = machine.guard.take().is_some();
         if machine.pid1_busy > 0 {
             machine.pid1_waiting.push(Event::GuardEnds(number, boot, guard));
-            // The guard's process leaves another one behind, which PID 1 would end.
+            // The guard's process leaves another one behind, which PID 1 would end; if it is not dead itself.
+            let dead = machine.random.chance(500);
             for stop in EXCLUSIVE_STOPS {
-                self.queue.after(stop * SECOND, Event::Fences(number, boot, stop));
+                self.queue.after(stop * SECOND, Event::Fences(number, boot, stop, dead));
             }
         } else if machine.systemd.guarded {
             self.note(|| format!("m{number}: the guard ends"));
@@ -701,9 +702,13 @@ impl World {
     }
 
     /// What the guard's process has left behind kills what may take so many seconds to stop.
-    pub(crate) fn fences(&mut self, number: usize, boot: u64, stop: u64) {
+    pub(crate) fn fences(&mut self, number: usize, boot: u64, stop: u64, dead: bool) {
         let machine = &mut self.machines[number];
-        if machine.boot == boot && machine.on && machine.pid1_busy > 0 && machine.guard.is_none() {
+        // Of the two that see to that one is alive: who has been the agent for so long knows when the lease was over.
+        let since = (self.queue.now() - stop * SECOND).saturating_sub(EXCEPTED);
+        let able = |agent: &AgentProcess| agent.frozen == 0 && agent.agent.lease_end().is_some();
+        let dead = dead && machine.agent_since <= since && machine.agent.as_ref().is_some_and(able);
+        if machine.boot == boot && machine.on && machine.pid1_busy > 0 && machine.guard.is_none() && !dead {
             machine.systemd.fence(stop);
             self.queue.after(0, Event::Later(number, boot, Later::Reaps));
         }

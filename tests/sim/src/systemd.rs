@@ -344,7 +344,8 @@ impl Systemd {
             }
             (Verb::Stop, _, behaviour) => {
                 if behaviour == Some(&Behaviour::Activated) {
-                    let wait = self.random.spread(100, 50 * MILLI);
+                    // Most often before the files are gone.
+                    let wait = self.random.spread(100, 5 * MILLI);
                     out.later.push((wait, Later::Activates(name.clone())));
                 }
                 let killed = behaviour == Some(&Behaviour::Unstoppable);
