@@ -193,7 +193,7 @@ fn start_scheduler(
         listen,
         state_dir: directory.join("state"),
         heartbeat_interval: HEARTBEAT,
-        lease_ttl: Duration::from_secs(3),
+        lease_ttl: Duration::from_secs(4),
         ..Config::default()
     };
     std::fs::create_dir_all(&config.state_dir).expect("created");

@@ -342,7 +342,11 @@ impl World {
                 continue;
             }
             let machine = &self.machines[number];
-            let files = machine.files.get(name).is_some_and(|file| file.version.epoch <= *epoch);
+            // Or holds it back: an orphan of a later epoch, since the store is an old one.
+            if machine.files.get(name).is_some_and(|file| file.version.epoch > *epoch) {
+                continue;
+            }
+            let files = machine.files.contains_key(name);
             let runs = machine.systemd.runs(name).is_some_and(|version| version.epoch <= *epoch);
             if machine.on && (files || runs) {
                 let text = format!("{name}: {epoch} on m{number} is recorded as gone, and is there");
