@@ -209,9 +209,8 @@ impl Leader {
     /// The units that the machine has begun to start, or more, as it says.
     pub(super) fn begun_on(&self, machine: MachineId) -> BTreeSet<UnitName> {
         let observed = self.machines.get(&machine).into_iter().flat_map(|machine| &machine.observed);
-        let begun = observed.filter(|(_, copy)| {
-            !matches!(copy.observation, Observation::Held { phase: Phase::Loaded, .. })
-        });
+        let begun = observed
+            .filter(|(_, copy)| !matches!(copy.observation, Observation::Held { phase: Phase::Loaded, .. }));
         begun.map(|(name, _)| name.clone()).collect()
     }
 

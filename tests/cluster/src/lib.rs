@@ -18,11 +18,13 @@ mod builder;
 mod cluster;
 mod daemons;
 mod machine;
+mod nspawn;
 pub mod preflight;
 mod process;
 mod state;
 mod supervisor;
 mod template;
+pub mod vm;
 mod wait;
 
 pub use builder::Builder;
@@ -30,7 +32,7 @@ pub use cluster::{Cluster, Down};
 pub use daemons::{BIN_DIR_VARIABLE, bin_dir, project_root, target_dir};
 pub use machine::{BOOT_DEADLINE, EXEC_DEADLINE, Machine, Power};
 pub use process::Output;
-pub use state::Role;
+pub use state::{Backend, Role};
 
 /// Says on standard error what the harness is doing.
 pub(crate) fn say(text: &str) {

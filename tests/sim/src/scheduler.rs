@@ -59,7 +59,8 @@ impl Scheduler {
     /// For how long its own time has stood still until now, in all: it was stopped, or did not know whether it leads.
     pub(crate) fn stalled(&self, now: Micros) -> Micros {
         let (stalled, counted) = self.stalled;
-        let since = if self.frozen > 0 { counted } else { self.leads.map_or(now, |leads| leads.max(counted)) };
+        let since =
+            if self.frozen > 0 { counted } else { self.leads.map_or(now, |leads| leads.max(counted)) };
         stalled + now.saturating_sub(since)
     }
 
