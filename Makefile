@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/target/tools
 DENY := $(TOOLS)/bin/cargo-deny
 CLUSTER := target/release/muster-cluster
 
-.PHONY: help cargo build demo demo-vm cluster vm-image vm-packages test lint unit-tests cluster-tests bench sim sim-worth host-packages fmt clean
+.PHONY: help cargo build demo demo-vm cluster vm-image vm-packages test lint unit-tests cluster-tests vm-tests bench sim sim-worth host-packages fmt clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ lint: $(DENY) ## formatting, lints, licences, documentation
 
 unit-tests: ## unit, property and snapshot tests
 	$(CARGO) test --workspace --locked --exclude muster-cluster --exclude muster-bench
+
+vm-tests: host-packages vm-packages build ## tests on virtual machines (root, a Debian host)
+	$(CARGO) test --locked -p muster-cluster --test vm --test muster -- --ignored --test-threads=1
 
 cluster-tests: host-packages build ## tests on machines with a real systemd (root)
 	$(CARGO) test --locked -p muster-cluster -- --test-threads=1

@@ -13,9 +13,10 @@ mod switch;
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -57,9 +58,6 @@ Restart=always
 RestartSec=100ms
 TasksMax=infinity
 ";
-
-/// How long making the image may take: it is downloaded.
-const IMAGE_DEADLINE: Duration = Duration::from_mins(15);
 
 /// What the program is called with when the harness starts itself, which no user does.
 #[derive(Debug, clap::Subcommand)]
@@ -131,13 +129,13 @@ pub(crate) fn qemu() -> Result<PathBuf> {
 /// The directory of the image, which is made when it is not there or damaged.
 fn image() -> Result<PathBuf> {
     let script = project_root().join("tests/cluster/vm/image");
-    let mut command = Command::new("bash");
-    command.arg(&script).arg(directory()).env("PATH", process::PATH).stdin(Stdio::null());
-    let output = process::run(&mut command, script.display().to_string(), &[], IMAGE_DEADLINE)?;
-    for line in output.stderr.lines() {
-        crate::say(line);
-    }
-    Ok(PathBuf::from(output.ok().context("the image of the virtual machines cannot be made")?.trim_end()))
+    // In our process group, for Ctrl-C to reach it; whatever else ends us ends it, too.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "bash"]).arg(&script).arg(directory());
+    command.env("PATH", process::PATH).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = command.output().context("cannot start `setpriv`")?;
+    ensure!(output.status.success(), "the image of the virtual machines cannot be made: see above");
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end()))
 }
 
 /// Makes the disks that all machines share: the image's system, and what the harness adds to it.
@@ -170,8 +168,9 @@ fn clock_khz() -> Option<u64> {
 fn power_on(machine: &Machine<'_>) -> Result<Command> {
     let (name, address) = (machine.name(), machine.address());
     let path = |file: &str| format!("{MACHINES}/{name}/{file}");
-    let bytes: Vec<u8> = address.split('.').map(str::parse).collect::<Result<_, _>>()?;
-    let mac: String = bytes.iter().map(|byte| format!("{byte:02x}:")).collect();
+    // The same at each boot, or the neighbours would go on talking to the old one.
+    let [a, b, c, d] = address.parse::<Ipv4Addr>()?.octets();
+    let mac = format!("02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:01");
     let clock = clock_khz().map(|khz| format!("tsc_early_khz={khz} tsc=reliable ")).unwrap_or_default();
     let mut command = machine.cluster.supervisor().enter();
     command.arg(qemu()?).args(["-name", name, "-daemonize"]);
@@ -191,7 +190,7 @@ fn power_on(machine: &Machine<'_>) -> Result<Command> {
         "-netdev",
         &format!("stream,id=net,server=off,addr.type=unix,addr.path={}", path(NET_SOCKET)),
     ]);
-    command.args(["-device", &format!("virtio-net-pci,netdev=net,id=nic,romfile=,mac=02:{mac}01")]);
+    command.args(["-device", &format!("virtio-net-pci,netdev=net,id=nic,romfile=,mac={mac}")]);
     command.args(["-chardev", &format!("socket,id=agent,path={},server=off", path(AGENT_SOCKET))]);
     command.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent"]);
     command.args(["-serial", &format!("file:{}", path("console")), "-monitor", "none"]);
