@@ -2,8 +2,9 @@
 //! behind.
 //!
 //! Each machine is a systemd-nspawn container from an overlay of the host's own root, with its own network namespace, address
-//! and machine id, on a bridge. Everything (processes, mounts, links) lives in namespaces that end when one process, the
-//! supervisor, ends. There is no daemon with a protocol: a command enters these namespaces, does its work and leaves.
+//! and machine id, on a bridge; or it is a virtual machine under QEMU, from an image. Everything (processes, mounts, links)
+//! lives in namespaces that end when one process, the supervisor, ends. A command enters these namespaces, does its work and
+//! leaves; into virtual machines it comes through the cluster's hub.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 
 use crate::Cluster;
@@ -15,8 +15,10 @@ use crate::process::{self, Output, PATH};
 use crate::state::{self, Backend, MachineRecord, Role};
 use crate::wait::{self, Poll};
 
-/// How long a machine may take to boot, to shut down, to freeze. Generous: hosts are slow at times.
+/// How long a container may take to boot, to shut down, to freeze. Generous: hosts are slow at times.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+/// How long a virtual machine may take to boot: many may be emulated by few cores.
+const VM_BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// How long a command in a machine may take, unless [`Machine::exec_within`] says otherwise.
 pub const EXEC_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -390,10 +392,18 @@ impl Machine<'_> {
 
     /// Waits until systemd says that it has started everything, in another boot than `before`.
     fn wait_booted(&self, before: Option<&str>) -> Result<()> {
-        let deadline = Instant::now() + BOOT_DEADLINE;
-        let booted = wait::until(&format!("{} booted", self.name()), BOOT_DEADLINE, || {
+        let limit = match self.backend() {
+            Backend::Nspawn => BOOT_DEADLINE,
+            Backend::Vm => VM_BOOT_DEADLINE,
+        };
+        let deadline = Instant::now() + limit;
+        let booted = wait::until(&format!("{} booted", self.name()), limit, || {
             if self.power() == Power::Off {
-                return Ok(Poll::Pending("it is off".to_owned()));
+                // A container has power a moment later than it was switched on; no virtual machine does.
+                return Ok(match self.backend() {
+                    Backend::Nspawn => Poll::Pending("it is off".to_owned()),
+                    Backend::Vm => Poll::Ready(Err(anyhow!("it has switched itself off"))),
+                });
             }
             let answers = match self.backend() {
                 Backend::Nspawn => self.nspawn_answers()?,
@@ -408,11 +418,11 @@ impl Machine<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             let answer = self.exec_within(left, &["systemctl", "is-system-running", "--wait"], &[])?;
             Ok(match answer.stdout.trim() {
-                state @ ("running" | "degraded") => Poll::Ready(state.to_owned()),
+                state @ ("running" | "degraded") => Poll::Ready(Ok(state.to_owned())),
                 _ => Poll::Pending(answer.to_string()),
             })
         });
-        match booted {
+        match booted.flatten() {
             Ok(state) if state == "degraded" => {
                 let failed = self.exec(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
                 crate::say(&format!(

@@ -11,7 +11,8 @@ use muster_cluster::vm::Part;
 use muster_cluster::{Backend, Cluster, Machine, Role, project_root};
 
 /// Boots a cluster of machines on this host to try Muster on: each with a real systemd, from the host's own files, with
-/// nothing to download. They can be killed, frozen and cut off; `down` leaves nothing of them behind. Needs root.
+/// nothing to download, or virtual ones from an image. They can be killed, frozen and cut off; `down` leaves nothing of them
+/// behind. Needs root.
 #[derive(Parser)]
 #[command(name = "muster-cluster", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -37,6 +38,7 @@ enum Verb {
     /// Boot the machines, and wait until every agent is registered
     #[command(
         after_help = "Examples:\n  muster-cluster up\n  muster-cluster up --machines 5 --labels m1:disk=ssd,rack=a\n  \
+                      muster-cluster up --backend vm\n  \
                       muster-cluster --dir /tmp/bare up --machines 1 --no-daemons"
     )]
     Up(Up),

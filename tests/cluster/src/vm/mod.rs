@@ -46,7 +46,7 @@ const LOST: &str = "lost";
 const OWN: &str = "own";
 const DISK: &str = "own.ext4";
 
-/// Made by the harness in every machine.
+/// The unit of the agent that every machine has.
 const AGENT: &str = "\
 [Unit]
 Description=Runs what the cluster harness asks for
@@ -156,11 +156,17 @@ pub(crate) fn share(supervisor: &Supervisor, template: &Template) -> Result<()> 
     Ok(())
 }
 
-/// The speed of the host's clock in kHz, which under TCG is the machine's too; measuring it would cost each boot some time.
-fn clock_khz() -> Option<u64> {
-    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let mhz = text.lines().find(|line| line.starts_with("cpu MHz"))?.split(':').nth(1)?.trim().to_owned();
-    let (whole, part) = mhz.split_once('.').unwrap_or((&mhz, ""));
+/// The speed in kHz of the host's time stamp counter, which under TCG is the machine's too, by `/proc/cpuinfo`. Where that
+/// tells how fast the processor is at the moment instead, the machine has to measure it, which may go wrong on a busy host.
+fn clock_khz(cpuinfo: &str) -> Option<u64> {
+    let field = |name: &str| {
+        let line = cpuinfo.lines().find(|line| line.starts_with(name))?;
+        line.split_once(':').map(|(_, value)| value.trim())
+    };
+    if field("flags")?.split(' ').any(|flag| flag == "aperfmperf") {
+        return None;
+    }
+    let (whole, part) = field("cpu MHz")?.split_once('.')?;
     format!("{whole}{part:0<3.3}").parse().ok()
 }
 
@@ -171,7 +177,8 @@ fn power_on(machine: &Machine<'_>) -> Result<Command> {
     // The same at each boot, or the neighbours would go on talking to the old one.
     let [a, b, c, d] = address.parse::<Ipv4Addr>()?.octets();
     let mac = format!("02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:01");
-    let clock = clock_khz().map(|khz| format!("tsc_early_khz={khz} tsc=reliable ")).unwrap_or_default();
+    let clock = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| clock_khz(&text));
+    let clock = clock.map(|khz| format!("tsc_early_khz={khz} tsc=reliable ")).unwrap_or_default();
     let mut command = machine.cluster.supervisor().enter();
     command.arg(qemu()?).args(["-name", name, "-daemonize"]);
     command.args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "qemu64,+rdrand,+rdseed"]);
@@ -372,5 +379,18 @@ impl Machine<'_> {
         let supervisor = self.cluster.supervisor();
         supervisor.script("journal", SCRIPT, &[&self.vm_dir()], EXEC_DEADLINE)?.ok()?;
         Ok(format!("{}/journal/journal", self.vm_dir()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_known_where_it_is_constant() {
+        let cpuinfo = "processor\t: 0\ncpu MHz\t\t: 2596.14\nflags\t\t: fpu tsc\n";
+        assert_eq!(clock_khz(cpuinfo), Some(2_596_140));
+        assert_eq!(clock_khz(&cpuinfo.replace("fpu", "aperfmperf")), None);
+        assert_eq!(clock_khz(""), None);
     }
 }
