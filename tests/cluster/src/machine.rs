@@ -328,16 +328,19 @@ impl Machine<'_> {
     /// # Errors
     /// It is a virtual machine that is frozen, or does not answer.
     pub fn journal_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Command> {
+        // By its directory: the machine may have been given another id meanwhile.
+        let journalctl = |directory: &str| {
+            ["journalctl".to_owned(), "-D".to_owned(), format!("{directory}/{}", self.machine_id())]
+        };
         let outside = |directory: &str| {
             let mut command = self.cluster.supervisor().enter();
-            let directory = format!("{directory}/{}", self.machine_id());
-            command.args(["journalctl", "-D", &directory]);
+            command.args(journalctl(directory));
             command
         };
         let mut command = match (self.backend(), self.power()) {
             (Backend::Nspawn, _) => outside(&format!("/run/machines/{}/root/var/log/journal", self.name())),
             (Backend::Vm, Power::Off) => outside(&self.vm_journal_off()?),
-            (Backend::Vm, _) => self.command(&["journalctl"])?,
+            (Backend::Vm, _) => self.command(&journalctl("/var/log/journal"))?,
         };
         command.args(["--no-pager", "-o", "short-precise"]).args(arguments);
         Ok(command)

@@ -374,6 +374,7 @@ fn the_command_line_does_it_all() {
     assert!(good(&["run", "ip", "-o", "link"]).contains("muster0"));
     assert!(good(&["logs", "m1", "dbus.service"]).contains("D-Bus System Message Bus"));
     bad(&["kill", "m1", "m7"], "no machine m7");
+    bad(&["lose", "m1", "s1"], "only virtual machines");
     good(&["freeze", "m1"]);
     good(&["cut", "m1"]);
     assert!(good(&["list"]).contains("frozen  cut"));
