@@ -6,7 +6,8 @@ TOOLS := $(CURDIR)/target/tools
 DENY := $(TOOLS)/bin/cargo-deny
 CLUSTER := target/release/muster-cluster
 
-.PHONY: help cargo build demo demo-vm cluster vm-image vm-packages test lint unit-tests cluster-tests vm-tests bench sim sim-worth host-packages fmt clean
+.PHONY: help cargo build demo demo-vm cluster vm-image vm-packages test lint unit-tests simulation cluster-tests vm-tests bench \
+    sim sim-worth host-packages fmt clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,7 +31,7 @@ demo-vm: cargo host-packages vm-packages build ## the same on virtual machines (
 cluster: cargo host-packages build ## three machines that stay up; says how to talk to them
 	@$(CLUSTER) up --machines 3
 
-test: cargo host-packages lint unit-tests build cluster-tests vm-tests ## all that CI runs
+test: cargo host-packages lint unit-tests simulation build cluster-tests vm-tests ## all that CI runs
 
 lint: $(DENY) ## formatting, lints, licences, documentation
 	$(CARGO) fmt --all --check
@@ -41,6 +42,9 @@ lint: $(DENY) ## formatting, lints, licences, documentation
 
 unit-tests: ## unit, property and snapshot tests
 	$(CARGO) test --workspace --locked --exclude muster-cluster --exclude muster-bench
+
+simulation: ## a few minutes of simulated clusters, the same ones each time
+	$(MAKE) sim SEEDS=10000 FIRST=1
 
 # They are made of Debian's packages: elsewhere there is nothing to test.
 VM_HOST := $(shell command -v apt-get >/dev/null && [ "$$(uname -m)" = x86_64 ] && echo yes)

@@ -3,8 +3,9 @@
 //! `muster-lease.service` lasts until the moment in a file, which [`Guard::pet`] moves on; exclusive units are bound to
 //! it. When it fails, `muster-fence.service` kills what is left of them, slice by slice. Neither needs the agent.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use muster_core::agent::EXCLUSIVE_SLICE;
 use muster_core::time::Time;
 use muster_daemon::clock;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
@@ -105,9 +107,23 @@ impl Guard {
         self.set_end(until)
     }
 
+    /// Writes the moment down, at once and as a whole. Where one was before, that takes no room on the file system, which
+    /// may be full: of two files of one length one is overwritten, and takes the place of the other.
     fn set_end(&self, until: Time) -> io::Result<()> {
         let hundredths = until.since(Time::default()).as_millis() / 10;
-        replace(&self.dir.join("end"), format!("{hundredths}\n").as_bytes())
+        let (end, spare) = (self.dir.join("end"), self.dir.join("end~"));
+        let write = || -> io::Result<()> {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&spare)?;
+            file.write_all_at(format!("{hundredths:<20}\n").as_bytes(), 0)
+        };
+        write()?;
+        match renameat_with(CWD, &spare, CWD, &end, RenameFlags::EXCHANGE) {
+            Err(Errno::NOENT) => {
+                fs::rename(&spare, &end)?;
+                write()
+            }
+            outcome => Ok(outcome?),
+        }
     }
 
     /// Allows it to run no more.

@@ -40,8 +40,9 @@ trait Manager {
 pub(crate) fn listen() -> mpsc::Receiver<Shutdown> {
     let (shutdowns, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
+        let mut begun = false;
         while !shutdowns.is_closed() {
-            if let Err(error) = follow(&shutdowns).await {
+            if let Err(error) = follow(&shutdowns, &mut begun).await {
                 debug!(%error, "cannot listen to logind");
             }
             tokio::time::sleep(RETRY).await;
@@ -50,13 +51,17 @@ pub(crate) fn listen() -> mpsc::Receiver<Shutdown> {
     receiver
 }
 
-/// Hands on what logind says, until the connection to the bus ends.
-async fn follow(shutdowns: &mpsc::Sender<Shutdown>) -> zbus::Result<()> {
+/// Hands on what logind says, until the connection to the bus ends. `begun`: whether it last said that a shutdown begins.
+async fn follow(shutdowns: &mpsc::Sender<Shutdown>, begun: &mut bool) -> zbus::Result<()> {
     let connection = Builder::system().method_timeout(CALL_TIMEOUT).build().await?;
     let manager = ManagerProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
     let mut announced = manager.receive_prepare_for_shutdown().await?;
     let mut owners = manager.inner().receive_owner_changed().await?;
     let mut lock = take_lock(&manager).await;
+    // It was taken back while nobody listened.
+    if lock.is_some() && std::mem::take(begun) && shutdowns.send(Shutdown::Cancelled).await.is_err() {
+        return Ok(());
+    }
     loop {
         let begins = tokio::select! {
             Some(signal) = announced.next() => *signal.args()?.begins(),
@@ -69,6 +74,7 @@ async fn follow(shutdowns: &mpsc::Sender<Shutdown>) -> zbus::Result<()> {
             () = connection.closed() => return Ok(()),
         };
         let shutdown = if begins {
+            *begun = true;
             Shutdown::Begins(lock.take())
         } else {
             lock = take_lock(&manager).await;
@@ -77,6 +83,7 @@ async fn follow(shutdowns: &mpsc::Sender<Shutdown>) -> zbus::Result<()> {
             if lock.is_none() {
                 continue;
             }
+            *begun = false;
             Shutdown::Cancelled
         };
         if shutdowns.send(shutdown).await.is_err() {

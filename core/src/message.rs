@@ -67,6 +67,8 @@ pub struct Hello {
     pub version: String,
     /// How long ago PID 1 last gave a sign of life.
     pub pid1_age: Duration,
+    /// Whether the machine shuts down.
+    pub leaving: bool,
     /// Everything that it holds.
     pub units: Vec<HeldUnit>,
 }

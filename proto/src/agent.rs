@@ -34,6 +34,7 @@ impl From<Hello> for v1::Hello {
             units: hello.units.into_iter().map(Into::into).collect(),
             more: false,
             pid1_age_us: micros(hello.pid1_age),
+            leaving: hello.leaving,
         }
     }
 }
@@ -55,6 +56,7 @@ impl TryFrom<v1::Hello> for Hello {
             capacity: required("capacity", hello.capacity)?.into(),
             version: hello.version,
             pid1_age: Duration::from_micros(hello.pid1_age_us),
+            leaving: hello.leaving,
             units: each("units", hello.units)?,
         })
     }

@@ -98,6 +98,7 @@ prop_compose! {
         labels in labels(),
         capacity in capacity(),
         pid1_age in duration(),
+        leaving in any::<bool>(),
         units in vec(held_unit(), 0..4),
     ) -> Hello {
         let [address, version] = texts;
@@ -113,6 +114,7 @@ prop_compose! {
             capacity,
             version,
             pid1_age,
+            leaving,
             units,
         }
     }
@@ -466,6 +468,7 @@ fn a_long_hello_comes_in_parts_and_whole() {
         capacity: Capacity::default(),
         version: String::new(),
         pid1_age: Duration::ZERO,
+        leaving: false,
         units: (0..5_000).map(unit).collect(),
     };
     let said = FromAgent::Hello(hello);

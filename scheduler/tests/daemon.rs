@@ -162,6 +162,7 @@ impl Agent {
             capacity: Capacity { cpu: MilliCpu(2000), memory: Bytes(1 << 30) },
             version: "0.1.0".to_owned(),
             pid1_age: Duration::ZERO,
+            leaving: false,
             units: Vec::new(),
         }))
         .await;
@@ -348,6 +349,7 @@ async fn a_newer_session_ends_the_older_one() {
                 capacity: Capacity::default(),
                 version: String::new(),
                 pid1_age: Duration::ZERO,
+                leaving: false,
                 units: Vec::new(),
             }))
             .await;

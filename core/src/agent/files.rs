@@ -32,7 +32,8 @@ pub const EXCLUSIVE_SLICE: &str = "muster-exclusive";
 /// end of the lease. What its own file says of its slice and its stop does not count.
 pub fn drop_in(name: &UnitName, epoch: Epoch, file: &str, exclusive: Option<Duration>) -> Option<String> {
     let bound = match exclusive {
-        Some(_) => format!("BindsTo={LEASE}\nAfter={LEASE}\n"),
+        // One that could not be stopped would keep all others from starting.
+        Some(_) => format!("BindsTo={LEASE}\nAfter={LEASE}\nRefuseManualStop=no\n"),
         None => String::new(),
     };
     let kind = name.unit_type();

@@ -98,6 +98,9 @@ impl Agent {
     /// attempts to connect.
     pub fn new(identity: Identity, membership: Membership, ledger: Ledger, seed: u64, now: Time) -> Self {
         let Ledger { boot, key, session, units, writing: _, stopped } = ledger;
+        // Sessions may have been opened since the ledger was saved: not as many as milliseconds have passed.
+        let session = session
+            .max(SessionNumber(u64::try_from(now.since(Time::default()).as_millis()).unwrap_or_default()));
         Self {
             boot,
             key,
@@ -369,6 +372,7 @@ impl Agent {
             capacity: self.identity.capacity,
             version: self.identity.version.clone(),
             pid1_age: self.pid1_age(now),
+            leaving: self.leaving == Some(Goodbye::Shutdown),
             units: self.units.hello(),
         }
     }

@@ -341,7 +341,14 @@ impl Unit {
         // What its guard has ended has neither run to its end nor failed; and what it ends does not run, whatever PID 1 said
         // last.
         let ends = (self.ending || self.is_doubtful()) && !planted::is(Fault::GuardEndsForGood);
-        let phase = if ends { Phase::Stopping } else { held.phase.clone() };
+        let phase = match held.phase.clone() {
+            _ if ends => Phase::Stopping,
+            // It was asked for, and may have begun.
+            Phase::Loaded if matches!(self.doing, Doing::UnsureStart | Doing::Calling(Verb::Start, _)) => {
+                Phase::Starting
+            }
+            phase => phase,
+        };
         Observation::Held { phase, state: self.state.clone() }
     }
 }

@@ -143,20 +143,20 @@ impl Leader {
         }
     }
 
-    /// What systemd says to run, and nobody has begun to end, was to be started by this leader or one before. What has
-    /// ended with the lease may run elsewhere by now, and an old store would not know; nor does an agent that was just
-    /// started know what has.
-    pub(super) fn look_at_what_runs(
+    /// What systemd says to run, and nobody has begun to end, was to be started by this leader or one before; so was what has
+    /// ended by itself, which stays as it is. What has ended with the lease may run elsewhere by now, and an old store would
+    /// not know; nor does an agent that was just started know what has.
+    pub(super) fn look_at_what_was_started(
         &mut self,
         name: &UnitName,
         machine: MachineId,
         epoch: Epoch,
         observation: &Observation,
     ) {
-        let runs = matches!(observation, Observation::Held { phase: Phase::Starting | Phase::Launched, state: Some(state) }
-            if matches!(&*state.active, "active" | "reloading" | "activating"));
-        let is_shut = |leader: &Self| leader.gates.of(machine, name, epoch) != Some(&Gate::Open);
-        if runs && self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_some()) && is_shut(self)
+        let exclusive = self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_some());
+        if exclusive
+            && was_started_for_certain(observation)
+            && self.gates.of(machine, name, epoch) != Some(&Gate::Open)
         {
             self.gates.open(machine, name, epoch);
             self.turn.tell(machine, name);
@@ -206,12 +206,28 @@ impl Leader {
         }
     }
 
-    /// The units that the machine has begun to start, or more, as it says.
-    pub(super) fn begun_on(&self, machine: MachineId) -> BTreeSet<UnitName> {
-        let observed = self.machines.get(&machine).into_iter().flat_map(|machine| &machine.observed);
-        let begun = observed
-            .filter(|(_, copy)| !matches!(copy.observation, Observation::Held { phase: Phase::Loaded, .. }));
-        begun.map(|(name, _)| name.clone()).collect()
+    /// The store lost what was decided on it: what its machine has begun was told, and what it has not may have been told
+    /// for what was not decided after all.
+    pub(super) fn gates_go_back(&mut self) {
+        for id in self.machines.keys().copied().collect::<Vec<_>>() {
+            let placed = |(name, copy): (&UnitName, &super::Copy)| {
+                let unit = self.units.get(name)?;
+                let begun = match &copy.observation {
+                    Observation::Refused(_)
+                    | Observation::Held { phase: Phase::Loaded | Phase::Stopping, .. } => false,
+                    _ if unit.options.exclusive.is_some() => was_started_for_certain(&copy.observation),
+                    Observation::Held { .. } => true,
+                };
+                let current = unit.options.is_gated() && unit.placements.get(&id) == Some(&copy.epoch);
+                (current && begun).then(|| (name.clone(), copy.epoch))
+            };
+            let observed = self.machines.get(&id).into_iter().flat_map(|machine| &machine.observed);
+            let begun: BTreeMap<UnitName, Epoch> = observed.filter_map(placed).collect();
+            self.shut_what_was_not_told(id, &begun.keys().cloned().collect());
+            for (name, epoch) in begun {
+                self.gates.open(id, &name, epoch);
+            }
+        }
     }
 
     /// Exclusive means one: whether another copy may run, here or elsewhere.
@@ -366,5 +382,18 @@ impl Leader {
             let retired = self.retired.get(&(machine, name.clone()));
             retired.is_none_or(|retired| retired.exclusive.is_some_and(|old| old <= stop))
         })
+    }
+}
+
+/// Whether the machine's systemd has said that the copy runs, and nobody has begun to end it; or that it has ended by
+/// itself.
+fn was_started_for_certain(observation: &Observation) -> bool {
+    match observation {
+        Observation::Held { phase: Phase::Starting, state: Some(state) } => {
+            matches!(&*state.active, "active" | "reloading" | "activating")
+        }
+        Observation::Held { phase: Phase::Launched, state: Some(state) } => state.active != "deactivating",
+        Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. } => true,
+        Observation::Held { .. } | Observation::Refused(_) => false,
     }
 }

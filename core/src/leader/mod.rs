@@ -270,7 +270,7 @@ impl Leader {
         leader.settles = lease;
         // Before the first term there was no leader.
         if term > Term(1) && !planted::is(Fault::ExclusiveFromStart) {
-            leader.exclusive_from = Some(now + leader.settings.longest_lease());
+            leader.exclusive_from = Some(now + leader.longest_lease());
         }
         leader.tell_office();
         leader
@@ -321,9 +321,9 @@ impl Leader {
         let (gate, retry) = (self.gates.next_timer(), self.troubles.next_timer());
         let rivals = self.rivals.next_end();
         let timers = [lease, drain, self.brake_ends(), settles, gate, retry, rivals].into_iter().flatten();
-        // The own time of one that may be overtaken stands still.
+        // The own time of one that may be overtaken stands still, and it does nothing.
         let timer = self.awake.timer(timers.filter(|at| *at > self.awake() && self.leads()).min());
-        self.paused_until.map_or(timer, |until| timer.min(until))
+        self.paused_until.filter(|_| self.leads()).map_or(timer, |until| timer.min(until))
     }
 
     /// How many machines have a lease, and how many units are known.
@@ -338,6 +338,12 @@ impl Leader {
             return self.settings.lease_ttl;
         }
         self.settings.lease()
+    }
+
+    /// How long what another leader granted may last: by the settings, or by what is on record.
+    fn longest_lease(&self) -> Duration {
+        let granted = self.machines.values().map(|machine| machine.record.lease).max().unwrap_or_default();
+        self.settings.longest_lease().max(self.settings.with_margin(granted))
     }
 
     /// How long it counts one as alive whose agent is restarted.
@@ -475,11 +481,7 @@ impl Leader {
         if !planted::is(Fault::FailedCommitIsKept) {
             self.load(durable);
         }
-        // They may have opened for what was not decided after all.
-        for id in self.machines.keys().copied().collect::<Vec<_>>() {
-            let begun = self.begun_on(id);
-            self.shut_what_was_not_told(id, &begun);
-        }
+        self.gates_go_back();
         self.event(Event::StoreFailed(reason.to_owned()));
         self.paused_until = Some(self.now + STORE_RETRY);
         // What they were told of it is lost.
@@ -505,7 +507,7 @@ impl Leader {
         }
         self.taking_term = false;
         // There were decisions that this store does not know of, perhaps machines as well, and agents that were restarted.
-        self.exclusive_from = Some(self.awake() + self.settings.longest_lease());
+        self.exclusive_from = Some(self.awake() + self.longest_lease());
         for machine in self.machines.values_mut().filter(|machine| machine.session.is_some()) {
             machine.told = Some(self.term);
         }

@@ -166,19 +166,29 @@ impl Leader {
     /// Finds what lingers among the copies that were ended, after the memory of it was lost.
     pub(super) fn find_lingering(&mut self) {
         self.lingering = Lingering::default();
-        for (machine, name) in self.retired.keys().cloned().collect::<Vec<_>>() {
-            let left = self.machines.get(&machine).is_some_and(|m| {
-                m.state != MachineState::Unreachable && (m.leaving || self.drains.contains(&machine))
-            });
+        for id in self.machines.keys().copied().collect::<Vec<_>>() {
+            self.find_lingering_on(id);
+        }
+    }
+
+    pub(super) fn find_lingering_on(&mut self, id: MachineId) {
+        let left = self.machines.get(&id).is_some_and(|machine| {
+            machine.state != MachineState::Unreachable && (machine.leaving || self.drains.contains(&id))
+        });
+        if !left {
+            return;
+        }
+        for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
             let moved = self.units.get(&name).is_some_and(|unit| {
                 unit.desired == DesiredState::Launched
                     && !unit.options.global
                     && unit.options.exclusive.is_none()
                     && !unit.placements.is_empty()
             });
-            if left && moved {
-                let ends = self.lingers_until(machine);
-                self.lingering.insert(machine, &name, ends);
+            let retired = self.retired.contains_key(&(id, name.clone()));
+            if moved && retired && !self.lingering.contains(id, &name) {
+                let ends = self.lingers_until(id);
+                self.lingering.insert(id, &name, ends);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::gates::GUARD_LAG;
-use super::{ConnectionId, Event, Leader};
+use super::{ConnectionId, Effect, Event, Leader};
 use crate::command::RivalStatus;
 use crate::ids::{AgentKey, BootId, MachineId};
 use crate::message::{Hello, LeaderMessage, Refused};
@@ -142,6 +142,10 @@ impl Leader {
     /// The machine's session is over: whoever waits takes its place.
     pub(super) fn admit_newcomer(&mut self, id: MachineId) {
         let Some(Newcomer { connection, hello, .. }) = self.rivals.newcomers.remove(&id) else { return };
+        if !self.leads() {
+            // Nothing could be said to it.
+            return self.outbox.now(Effect::Close(connection));
+        }
         if self.exclusive_units_may_run(&hello) {
             return self.refuse_rival(connection, hello);
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{
-    Arrival, Change, Copy, Effect, Event, Leader, LossReason, Machine, PlaceReason, Retired, Session,
+    Arrival, Change, Copy, Effect, Event, Leader, LingerEnd, LossReason, Machine, PlaceReason, Retired,
+    Session,
 };
 use crate::ids::{Epoch, MachineId, Revision, SessionNumber};
 use crate::leader::io::ConnectionId;
@@ -163,7 +164,7 @@ impl Leader {
             machine.lease_until = Time::default();
         }
         machine.told = Some(self.term);
-        let left = std::mem::take(&mut machine.leaving);
+        let left = std::mem::replace(&mut machine.leaving, hello.leaving);
         if let Some(deadline) = machine.deadline.take() {
             self.deadlines.remove(&(deadline, id));
         }
@@ -180,7 +181,7 @@ impl Leader {
             MachineState::Awaited => Some(Arrival::Reported),
             MachineState::Unreachable => Some(Arrival::Returned),
             // Its shutdown did not take place.
-            _ if left => Some(Arrival::Returned),
+            _ if left && !hello.leaving => Some(Arrival::Returned),
             MachineState::Up | MachineState::Degraded => None,
         };
         if let Some(arrival) = arrival {
@@ -193,6 +194,10 @@ impl Leader {
             !machines.is_empty()
         });
         self.extend_lease(id);
+        if hello.leaving && !left {
+            // The leader before may have had its units started elsewhere.
+            self.find_lingering_on(id);
+        }
         (hello.units, rebooted)
     }
 
@@ -317,7 +322,7 @@ impl Leader {
     fn look_at_current(&mut self, id: MachineId, name: &UnitName, epoch: Epoch, observation: &Observation) {
         self.look_at_lingering(name, observation);
         self.look_at_failure(name, id, epoch, observation);
-        self.look_at_what_runs(name, id, epoch, observation);
+        self.look_at_what_was_started(name, id, epoch, observation);
         let ended = matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
             if state.active == "inactive");
         if let Some(unit) = self.units.get_mut(name)
@@ -328,6 +333,7 @@ impl Leader {
         {
             self.turn.records.push(name.clone());
             self.event(Event::Done { unit: name.clone(), machine: id });
+            self.end_lingering(name, LingerEnd::Active);
         }
     }
 

@@ -267,6 +267,7 @@ fn hello(digit: u32) -> Hello {
         capacity: Capacity { cpu: MilliCpu(2000), memory: Bytes(1 << 30) },
         version: "test".to_owned(),
         pid1_age: Duration::ZERO,
+        leaving: false,
         units: Vec::new(),
     }
 }

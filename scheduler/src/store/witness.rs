@@ -43,13 +43,15 @@ impl Witness {
         self.doubted_until.is_none()
     }
 
-    /// What the file says is no more than the store holds. It is written after a commit, so that it may say less.
+    /// What the file says is what the store holds, or one commit less: it is written after each. (A store that holds more
+    /// was set aside when this one was written.)
     fn testifies(&self, commits: u64) -> bool {
         let text = fs::read_to_string(&self.path).unwrap_or_default();
         let mut words = text.split_ascii_whitespace();
         let cluster = words.next().and_then(|word| word.parse::<ClusterId>().ok());
         let known = words.next().and_then(|word| word.parse::<u64>().ok());
-        cluster == Some(self.cluster) && known.is_some_and(|known| known <= commits)
+        cluster == Some(self.cluster)
+            && known.is_some_and(|known| commits.checked_sub(known).is_some_and(|more| more <= 1))
     }
 
     /// The store may be older than what was decided.

@@ -134,6 +134,7 @@ fn hello(number: u32) -> Hello {
         capacity: Capacity { cpu: MilliCpu(16_000), memory: Bytes(64 << 30) },
         version: "bench".to_owned(),
         pid1_age: Duration::ZERO,
+        leaving: false,
         units: Vec::new(),
     }
 }

@@ -613,7 +613,7 @@ impl World {
                     });
                     match hold.target {
                         Target::Loaded => told.loaded = true,
-                        Target::Launched => told.launched = true,
+                        Target::Launched => (told.launched, told.loaded) = (true, false),
                     }
                 }
                 for removal in &assignments.remove {

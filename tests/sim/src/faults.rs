@@ -236,8 +236,9 @@ impl Plan {
         }
         if Election::is_held(seed) {
             elections(&mut Random::new(seed, "elections"), &mut entries);
-            entries.sort_by_key(|entry| entry.at);
         }
+        activations(&mut Random::new(seed, "activations"), &mut entries);
+        entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
             machines,
@@ -260,6 +261,28 @@ impl Plan {
 
 fn add(entries: &mut Vec<Entry>, at: Micros, what: What) {
     entries.push(Entry { number: 0, at, what });
+}
+
+/// In some histories what is to go is activated again just then. These are numbered apart, too.
+fn activations(random: &mut Random, entries: &mut Vec<Entry>) {
+    if !random.chance(200) {
+        return;
+    }
+    let mut activated = Vec::new();
+    for entry in &*entries {
+        if let What::Client(Order {
+            ask: Ask::Command { verb: Verb::Destroy | Verb::Unload, units, .. },
+            ..
+        }) = &entry.what
+        {
+            for unit in units.iter().copied() {
+                let fault = Fault::UnitBehaves { unit, behaviour: Behaviour::Activated, lasts: SECOND };
+                let number = 2000 + activated.len();
+                activated.push(Entry { number, at: entry.at, what: What::Fault(fault) });
+            }
+        }
+    }
+    entries.append(&mut activated);
 }
 
 /// In some histories units wait for others or for their machine. These are drawn apart, so that the other histories are

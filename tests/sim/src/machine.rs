@@ -11,6 +11,7 @@ use muster_core::message::{FromAgent, Goodbye};
 use muster_core::time::Time;
 use muster_core::unit::{Bytes, MilliCpu};
 
+use crate::palette::EXCLUSIVE_STOPS;
 use crate::palette::{CPU, MEMORY, machine_id, role};
 use crate::queue::{Clock, MILLI, Micros, SECOND};
 use crate::random::Random;
@@ -56,8 +57,6 @@ pub(crate) struct Machine {
     guards: u64,
     /// Until when it was told to last.
     pub(crate) guard_until: Micros,
-    /// Since when PID 1 has been kept from stopping what is bound to the guard.
-    pub(crate) hung_since: Option<Micros>,
     /// Until then the machine has no part in what is promised of exclusive units: it stood still as a whole.
     pub(crate) excepted_until: Micros,
     /// When PID 1 last gave the agent a sign of life.
@@ -138,7 +137,6 @@ impl Machine {
             guard: None,
             guards: 0,
             guard_until: 0,
-            hung_since: None,
             excepted_until: 0,
             pid1_heard: 0,
             jumped: 0,
@@ -196,7 +194,7 @@ impl World {
         machine.systemd.units.clear();
         machine.systemd.exited.clear();
         machine.systemd.guarded = false;
-        (machine.guard, machine.hung_since) = (None, None);
+        machine.guard = None;
         (machine.frozen, machine.pid1_busy) = (0, 0);
         machine.waiting.clear();
         machine.pid1_waiting.clear();
@@ -473,11 +471,6 @@ impl World {
         }
         machine.pid1_busy = machine.pid1_busy.saturating_sub(1);
         if machine.pid1_busy == 0 {
-            let since = machine.hung_since.unwrap_or(self.queue.now());
-            if !alive_since(machine.agent.as_ref(), machine.agent_since, since) {
-                machine.excepted_until = self.queue.now() + EXCEPTED;
-            }
-            machine.hung_since = None;
             // It sees that a process has died before it reads what it is asked for: sd-event's priorities of SIGCHLD and
             // the bus, systemd's core/manager.c and core/dbus.c.
             let mut waiting = std::mem::take(&mut machine.pid1_waiting);
@@ -550,7 +543,7 @@ impl World {
             }
             Effect::Fence => {
                 let machine = &mut self.machines[number];
-                machine.systemd.fence();
+                machine.systemd.fence(u64::MAX);
                 let boot = machine.boot;
                 self.queue.after(0, Event::Later(number, boot, Later::Reaps));
             }
@@ -685,15 +678,18 @@ impl World {
 
     /// The guard has not been told to last longer.
     pub(crate) fn guard_ends(&mut self, number: usize, boot: u64, guard: u64) {
-        let now = self.queue.now();
         let machine = &mut self.machines[number];
         if machine.boot != boot || !machine.on || machine.guard.is_some_and(|runs| runs != guard) {
             return;
         }
         let ran = machine.guard.take().is_some();
         if machine.pid1_busy > 0 {
-            machine.hung_since.get_or_insert(now);
             machine.pid1_waiting.push(Event::GuardEnds(number, boot, guard));
+            // The guard's process leaves another one behind, which PID 1 would end; if it is not dead itself.
+            let dead = machine.random.chance(500);
+            for stop in EXCLUSIVE_STOPS {
+                self.queue.after(stop * SECOND, Event::Fences(number, boot, stop, dead));
+            }
         } else if machine.systemd.guarded {
             self.note(|| format!("m{number}: the guard ends"));
             if ran {
@@ -702,6 +698,19 @@ impl World {
             let mut out = Out::default();
             self.machines[number].systemd.guard_ends(&mut out);
             self.pid1_did(number, out);
+        }
+    }
+
+    /// What the guard's process has left behind kills what may take so many seconds to stop.
+    pub(crate) fn fences(&mut self, number: usize, boot: u64, stop: u64, dead: bool) {
+        let machine = &mut self.machines[number];
+        // Of the two that see to that one is alive: who has been the agent for so long knows when the lease was over.
+        let since = (self.queue.now() - stop * SECOND).saturating_sub(EXCEPTED);
+        let able = |agent: &AgentProcess| agent.frozen == 0 && agent.agent.lease_end().is_some();
+        let dead = dead && machine.agent_since <= since && machine.agent.as_ref().is_some_and(able);
+        if machine.boot == boot && machine.on && machine.pid1_busy > 0 && machine.guard.is_none() && !dead {
+            machine.systemd.fence(stop);
+            self.queue.after(0, Event::Later(number, boot, Later::Reaps));
         }
     }
 
@@ -779,13 +788,6 @@ impl World {
             self.tell_agent(number, signal);
         }
     }
-}
-
-/// Whether the agent's process has been there since that moment, runs, and has ever had a lease, as far as can be seen now.
-pub(crate) fn alive_since(agent: Option<&AgentProcess>, started: Micros, since: Micros) -> bool {
-    let able = |agent: &AgentProcess| agent.frozen == 0 && agent.agent.lease_end().is_some();
-    // One that was started within the lease before does not know how long the guard was to last.
-    started + EXCEPTED <= since && agent.is_some_and(able)
 }
 
 /// What the agent is told when there is no answer.

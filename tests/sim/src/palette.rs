@@ -48,6 +48,9 @@ pub(crate) struct Palette {
     pub(crate) contents: Vec<Content>,
 }
 
+/// How long exclusive units may take to stop after a lease, in seconds.
+pub(crate) const EXCLUSIVE_STOPS: [u64; 2] = [2, 10];
+
 /// How many kinds of files there are: see [`options`].
 const KINDS: usize = 20;
 /// Files that differ in nothing that the leader cares about.

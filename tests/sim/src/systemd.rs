@@ -344,7 +344,8 @@ impl Systemd {
             }
             (Verb::Stop, _, behaviour) => {
                 if behaviour == Some(&Behaviour::Activated) {
-                    let wait = self.random.spread(100, 50 * MILLI);
+                    // Most often before the files are gone.
+                    let wait = self.random.spread(100, 5 * MILLI);
                     out.later.push((wait, Later::Activates(name.clone())));
                 }
                 let killed = behaviour == Some(&Behaviour::Unstoppable);
@@ -430,9 +431,10 @@ impl Systemd {
     }
 
     /// The processes of exclusive units are killed; PID 1 learns of it when it can.
-    pub(crate) fn fence(&mut self) {
+    pub(crate) fn fence(&mut self, stop: u64) {
         for unit in self.units.values_mut() {
-            unit.killed |= unit.is_running() && unit.runs.is_some_and(|version| version.exclusive.is_some());
+            let exclusive = unit.runs.and_then(|version| version.exclusive);
+            unit.killed |= unit.is_running() && exclusive.is_some_and(|takes| takes.as_secs() <= stop);
         }
     }
 

@@ -61,6 +61,7 @@ pub(crate) enum Event {
     Later(usize, u64, Later),
     Pid1Free(usize, u64),
     GuardEnds(usize, u64, u64),
+    Fences(usize, u64, u64, bool),
     /// The agent has said goodbye for long enough.
     Leaves(usize, u64),
     ClientAsks(usize),
@@ -83,6 +84,7 @@ impl Event {
             | Self::Later(machine, ..)
             | Self::Pid1Free(machine, ..)
             | Self::GuardEnds(machine, ..)
+            | Self::Fences(machine, ..)
             | Self::Leaves(machine, ..) => Some(*machine),
             _ => None,
         }
@@ -259,6 +261,7 @@ impl World {
             Event::Signal(machine, agent, bus, signal) => self.signal(machine, agent, bus, signal),
             Event::Later(machine, boot, later) => self.later(machine, boot, later),
             Event::GuardEnds(machine, boot, guard) => self.guard_ends(machine, boot, guard),
+            Event::Fences(machine, boot, stop, dead) => self.fences(machine, boot, stop, dead),
             Event::Pid1Free(machine, boot) => self.pid1_goes_on(machine, boot),
             Event::Leaves(machine, agent) => self.has_left(machine, agent),
             Event::ClientAsks(client) => self.client_asks(client),

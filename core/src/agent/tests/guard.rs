@@ -422,7 +422,7 @@ fn drop_ins_bind_exclusive_units_to_the_guard() {
     }
     assert_eq!(
         text("a.timer", ""),
-        "# MUSTER_EPOCH=5.1\n[Unit]\nBindsTo=muster-lease.service\nAfter=muster-lease.service\n"
+        "# MUSTER_EPOCH=5.1\n[Unit]\nBindsTo=muster-lease.service\nAfter=muster-lease.service\nRefuseManualStop=no\n"
     );
     assert!(text("a.socket", "").contains("[Socket]\n"));
     let shortest = drop_in(&unit("a.service"), epoch(5, 1), "", Some(Duration::from_secs(1))).unwrap();

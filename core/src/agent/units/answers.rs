@@ -256,7 +256,10 @@ impl Units {
     /// What was under way is over: the unit is looked at again.
     pub(super) fn nothing_more(&mut self, name: UnitName) {
         if let Some(unit) = self.units.get_mut(&name) {
-            unit.doing = Doing::Nothing;
+            if std::mem::replace(&mut unit.doing, Doing::Nothing) == Doing::UnsureStart {
+                // It was told as starting.
+                self.changed.insert(name.clone());
+            }
             unit.backoff = FIRST_READ;
             if let Some(at) = unit.deadline.take() {
                 self.deadlines.remove(&(at, name.clone()));

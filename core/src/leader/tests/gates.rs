@@ -8,7 +8,7 @@ use crate::ids::{CommandId, MachineId};
 use crate::leader::{Event, Input};
 use crate::machine::{Availability, Drain};
 use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
-use crate::state::{Observation, Phase, UnitState};
+use crate::state::{Observation, Phase, Target, UnitState};
 
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
@@ -260,6 +260,37 @@ fn a_stop_that_the_store_could_not_take_opens_no_gate() {
     world.pass(2);
     assert!(world.running("web.service").is_empty());
     assert!(world.reason("web.service").contains("it requires db.service"));
+}
+
+#[test]
+fn a_change_that_the_store_could_not_take_stops_nothing() {
+    let mut world = World::new(1);
+    world.start("y.service", "");
+    world.start("x.service", "[X-Muster]\nRequires=y.service\n");
+    world.command(Verb::Stop, &[("y.service", None)]).unwrap();
+    assert_eq!(world.running("x.service"), [M1]);
+    world.committing = false;
+    world.command_as(CommandId::new(99), Verb::Restart, &[("x.service", None)], false);
+    world.fail_store();
+    world.pass(2);
+    assert_eq!(world.running("x.service"), [M1]);
+}
+
+#[test]
+fn what_has_ended_by_itself_stays_so_through_a_restart_of_the_scheduler() {
+    let mut world = World::new(1);
+    world.start("y.service", "");
+    world.start("x.service", "[X-Muster]\nExclusive=yes\nRequires=y.service\n");
+    let unit = world.agents.get_mut(&M1).unwrap().held.get_mut(&name("x.service")).unwrap();
+    let state = UnitState { load: "loaded".into(), active: "inactive".into(), sub: "dead".into() };
+    unit.observation = Observation::Held { phase: Phase::Launched, state: Some(state) };
+    world.command(Verb::Stop, &[("y.service", None)]).unwrap();
+    let mut world = world.restarted();
+    world.leader.trust_store();
+    world.connect(M1);
+    world.pass(2);
+    // Told to be loaded, it would begin anew when the other one does.
+    assert_eq!(world.agents[&M1].held[&name("x.service")].target, Target::Launched);
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::world::{World, machine, service};
 use crate::command::{Query, Verb};
-use crate::ids::CommandId;
+use crate::ids::{CommandId, CommitId};
 use crate::leader::{Input, RequestId};
 use crate::machine::MachineState;
+use crate::message::{FromAgent, Goodbye};
 
 /// Two machines, and a leader that leads for five seconds.
 fn elected() -> World {
@@ -62,4 +63,49 @@ fn a_machine_that_comes_to_who_may_have_been_overtaken_is_sent_on() {
     world.step(Input::Leads(world.now + Duration::from_secs(5)));
     world.connect(machine(1));
     assert!(world.agents[&machine(1)].connection.is_some());
+}
+
+#[test]
+fn who_may_have_been_overtaken_does_not_wait_for_its_store() {
+    let mut world = elected();
+    world.silence(4);
+    world.committing = false;
+    world.command_as(CommandId::new(99), Verb::Stop, &[("a.service", None)], false);
+    world.fail_store();
+    // Its pause ends while it does not lead.
+    world.silence(3);
+    world.step(Input::Leads(world.now + Duration::from_secs(5)));
+    assert!(world.command(Verb::Stop, &[("a.service", None)]).is_ok());
+}
+
+#[test]
+fn a_farewell_for_which_the_time_was_over_is_said_later() {
+    let mut world = elected();
+    world.committing = false;
+    world.command_as(CommandId::new(99), Verb::Submit, &[("b.service", Some(&service("")))], false);
+    let connection = world.agents[&machine(1)].connection.unwrap();
+    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Shutdown)));
+    world.silence(6);
+    for (_, changes) in std::mem::take(&mut world.uncommitted) {
+        changes.into_iter().for_each(|change| world.stored.apply(change));
+    }
+    world.committing = true;
+    world.step(Input::Committed(CommitId(u64::MAX)));
+    assert!(!world.agents[&machine(1)].farewell);
+    world.step(Input::Leads(world.now + Duration::from_secs(60)));
+    world.pass(1);
+    assert!(world.agents[&machine(1)].farewell);
+}
+
+#[test]
+fn nobody_takes_the_place_of_another_one_under_who_may_have_been_overtaken() {
+    let mut world = World::new(1);
+    world.step(Input::Leads(world.now + Duration::from_secs(1)));
+    let old = world.agents.get_mut(&machine(1)).unwrap().connection.take().unwrap();
+    world.reboot(machine(1));
+    world.connect(machine(1));
+    world.now = world.now + Duration::from_millis(1050);
+    world.step(Input::Disconnected(old));
+    // It would wait for its welcome.
+    assert_eq!(world.agents[&machine(1)].connection, None);
 }

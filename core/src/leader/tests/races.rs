@@ -299,3 +299,18 @@ fn oneshot_that_has_ended() {
     world.pass(30);
     assert!(world.agents[&M1].farewell, "the shutdown waits for a unit that has ended on both");
 }
+
+#[test]
+fn a_restart_of_the_leader_during_a_shutdown_keeps_the_old_copy() {
+    let mut world = cluster(1);
+    slow(&mut world, M2);
+    goodbye(&mut world, M1, Goodbye::Shutdown);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+    let mut world = world.restarted();
+    world.agents.get_mut(&M1).unwrap().leaving = true;
+    world.connect(M1);
+    world.connect(M2);
+    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.pass(1);
+    assert_eq!(held(&world, M1), 1, "old copy stopped, new one not active");
+}

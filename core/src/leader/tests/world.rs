@@ -39,6 +39,8 @@ pub(super) struct Agent {
     pub(super) acked: u64,
     pub(super) refused: Option<Refused>,
     pub(super) farewell: bool,
+    /// Whether it says that it shuts down.
+    pub(super) leaving: bool,
     /// Whether it was asked for a sign of life and has not given it.
     pub(super) probed: bool,
     /// Whether what it starts is seen to be active; else it is starting.
@@ -142,6 +144,7 @@ impl World {
                 acked: 0,
                 refused: None,
                 farewell: false,
+                leaving: false,
                 probed: false,
                 activates: true,
             },
@@ -166,6 +169,7 @@ impl World {
             labels: agent.labels.clone(),
             capacity: Capacity { cpu: MilliCpu(4000), memory: Bytes(1 << 30) },
             version: "test".to_owned(),
+            leaving: agent.leaving,
             pid1_age: agent.pid1_age,
             units: agent.held.values().cloned().collect(),
         };

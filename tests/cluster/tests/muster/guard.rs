@@ -149,6 +149,16 @@ fn exclusive_units_end_with_the_lease_whatever_they_do_and_whether_the_agent_liv
     machine.continue_pid1()?;
     machine.heal()?;
     outcome?;
+    all_run(&world, &machine)?;
+
+    // PID 1 hangs, and the agent is dead.
+    sh(&machine, "systemctl kill --signal KILL muster-agent")?;
+    machine.stop_pid1()?;
+    let outcome = nothing_is_left_in_time(&machine);
+    machine.continue_pid1()?;
+    outcome?;
+    nothing_starts(&machine)?;
+    sh(&machine, "systemctl start muster-agent")?;
     all_run(&world, &machine)
 }
 
@@ -178,6 +188,16 @@ fn a_guard_whose_process_hangs_or_dies_ends_exclusive_units_too() -> Result<()> 
     Ok(())
 }
 
+/// Waits until the guard lasts longer than it was to last by now.
+fn wait_for_a_later_lease(world: &World, machine: &Machine<'_>) -> Result<()> {
+    let end = sh(machine, &format!("{CLOCK} end; echo $end"))?;
+    world.cluster.wait_for("a later lease", LIMIT, || {
+        let out = sh(machine, &format!("{CLOCK} end; now; [ $now -lt {0} ] || echo $end", end.trim()))?;
+        ensure!(!out.trim().is_empty() && out != end, "{out} after {end}");
+        Ok(Some(()))
+    })
+}
+
 #[test]
 fn an_agent_that_is_back_in_time_takes_the_guard_up() -> Result<()> {
     let world = World::up(Cluster::builder().machines(1))?;
@@ -192,13 +212,7 @@ fn an_agent_that_is_back_in_time_takes_the_guard_up() -> Result<()> {
     ] {
         sh(&machine, way)?;
         world.wait_machines_up(1)?;
-        // Longer than the lease that the agent had before.
-        let end = sh(&machine, &format!("{CLOCK} end; echo $end"))?;
-        world.cluster.wait_for("a later lease", LIMIT, || {
-            let out = sh(&machine, &format!("{CLOCK} end; now; [ $now -lt {0} ] || echo $end", end.trim()))?;
-            ensure!(!out.trim().is_empty() && out != end, "{out} after {end}");
-            Ok(Some(()))
-        })?;
+        wait_for_a_later_lease(&world, &machine)?;
         assert_eq!(world.invocations()?, before, "{way}: nothing was stopped");
         assert_eq!(main_pid(&machine, "muster-lease.service")?, guard, "{way}");
     }
@@ -206,6 +220,20 @@ fn an_agent_that_is_back_in_time_takes_the_guard_up() -> Result<()> {
     world.ctl(&["destroy", "a.service"])?;
     world.wait_active_state(&machine, "muster-lease.service", "inactive")?;
     assert_eq!(property(&machine, "muster-fence.service", "ActiveState")?, "inactive");
+    Ok(())
+}
+
+#[test]
+fn a_full_run_directory_ends_no_exclusive_unit() -> Result<()> {
+    let world = World::of(1)?;
+    let machine = world.cluster.machine("m1")?;
+    world.start("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    let before = world.invocations()?;
+    // dd ends with an error when it is full, as it should.
+    sh(&machine, "mount -o remount,size=16m /run; ! dd if=/dev/zero of=/run/full bs=4k")?;
+    wait_for_a_later_lease(&world, &machine)?;
+    sh(&machine, "! echo full >/run/probe")?;
+    assert_eq!(world.invocations()?, before);
     Ok(())
 }
 

@@ -146,10 +146,18 @@ impl World {
                 let alive = self.heard_ago(number).is_some_and(|ago| ago < lease);
                 let emptied = book.leaving || drained;
                 let active = book.says_active.contains(&(name.clone(), *epoch));
+                // After the store has lost decisions, a machine that holds a later copy has the current one.
+                let overtaken = (self.book.restored || self.book.store_failed)
+                    && self.book.machines.iter().enumerate().any(|(other, book)| match book.says.get(name) {
+                        // An epoch of the time that was undone may be given again.
+                        Some(said) => said > epoch || said == epoch && other != number,
+                        None => false,
+                    });
                 if now.is_none()
                     && lost
                     && !emptied
                     && !failed
+                    && !overtaken
                     && !book.rebooted
                     && !book.pid1_lost
                     && self.too_many_died(number)
@@ -162,13 +170,6 @@ impl World {
                 if now.is_none() && emptied && alive && active && launched && !failed && twice {
                     moved.push((number, name.clone(), *epoch));
                 }
-                // After the store has lost decisions, a machine that holds a later copy has the current one.
-                let overtaken = (self.book.restored || self.book.store_failed)
-                    && self.book.machines.iter().enumerate().any(|(other, book)| match book.says.get(name) {
-                        // An epoch of the time that was undone may be given again.
-                        Some(said) => said > epoch || said == epoch && other != number,
-                        None => false,
-                    });
                 // What an earlier boot had is placed anew, also where it was.
                 let rebooted = !self.lease_holds(number) || book.rebooted;
                 if !(overtaken

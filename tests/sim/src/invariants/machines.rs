@@ -4,26 +4,17 @@ use muster_core::ids::Epoch;
 use muster_core::state::{Observation, Phase};
 use muster_core::unit::UnitName;
 
-use crate::machine::{Machine, alive_since};
-use crate::queue::Micros;
+use crate::machine::Machine;
 use crate::world::World;
 
 impl World {
     /// Invariant 2: Exclusive means one. An exclusive unit is never active on two machines at one moment (but for the two cases
     /// under Leases).
     ///
-    /// Here: a machine that stood still as a whole is one of them; and one whose PID 1 hangs while its agent does too, or was
-    /// started anew and has not had a lease since.
+    /// Here: a machine that stood still as a whole is one of them.
     pub(crate) fn exclusive_means_one(&mut self) {
         let now = self.queue.now();
-        let excepted = |machine: &Machine| {
-            let hangs = |since: Micros| !alive_since(machine.agent.as_ref(), machine.agent_since, since);
-            let busy = machine.pid1_busy > 0 && hangs(now);
-            machine.frozen > 0
-                || now < machine.excepted_until
-                || busy
-                || machine.hung_since.is_some_and(hangs)
-        };
+        let excepted = |machine: &Machine| machine.frozen > 0 || now < machine.excepted_until;
         let machines = || self.machines.iter().filter(|machine| machine.on);
         for name in &self.palette.names {
             let versions: Vec<_> = machines().filter_map(|m| Some((m, m.systemd.lives(name)?))).collect();
@@ -32,7 +23,8 @@ impl World {
             let stop = latest.and_then(|version| version.exclusive);
             let alike = versions.iter().all(|(_, version)| version.exclusive == stop);
             let exclusive = stop.is_some() && (alike || !self.book.restored);
-            if versions.len() > 1 && exclusive && !versions.iter().any(|(machine, _)| excepted(machine)) {
+            let certain = versions.iter().filter(|(machine, _)| !excepted(machine)).count();
+            if certain > 1 && exclusive {
                 let on: Vec<String> = versions
                     .iter()
                     .map(|(m, version)| format!("{} ({})", m.id.short(), version.epoch))

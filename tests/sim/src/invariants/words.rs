@@ -7,12 +7,13 @@ use muster_core::ids::{CommandId, Epoch, Term};
 use muster_core::leader::{ConnectionId, RequestId};
 use muster_core::machine::Availability;
 use muster_core::message::{Assignment, Assignments};
-use muster_core::state::Target;
+use muster_core::state::{DesiredState, Target};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
 use crate::book::Expected;
 use crate::intent::Intent;
+use crate::machine::Machine;
 use crate::palette::UNITS;
 use crate::queue::{MILLI, Micros, SECOND, micros};
 use crate::world::World;
@@ -131,6 +132,11 @@ impl World {
             if hold.target == Target::Launched {
                 self.what_is_required_is_active_first(hold);
             }
+            if hold.target == Target::Loaded && self.was_to_run(number, hold) {
+                let text =
+                    format!("m{number} is told only to load {} ({}), which runs", hold.name, hold.epoch);
+                return self.violate("control_plane_is_not_the_workload", text);
+            }
         }
         for removal in &assignments.remove {
             let retired = self.book.retired.get(&(id, removal.name.clone()));
@@ -143,6 +149,23 @@ impl World {
             }
             self.what_moves_runs_on(number, &removal.name, removal.epoch);
         }
+    }
+
+    /// Whether the machine runs this placement, was told to start it, and it is still to run.
+    fn was_to_run(&self, number: usize, hold: &Assignment) -> bool {
+        let Assignment { name, epoch, .. } = hold;
+        let Machine { id, systemd, agent, guard, .. } = &self.machines[number];
+        let book = &self.book.machines[number];
+        let unit = self.book.decided.units.get(name);
+        let wanted = unit.is_some_and(|unit| {
+            unit.desired == DesiredState::Launched && unit.placements.get(id) == Some(epoch)
+        });
+        let guarded = guard.is_some() && !book.guard_ended;
+        let runs = systemd.runs(name).filter(|_| systemd.is_running(name));
+        let runs = runs.is_some_and(|runs| runs.epoch == *epoch && (runs.exclusive.is_none() || guarded));
+        let foreign = systemd.units.get(name).is_some_and(|unit| unit.foreign);
+        let told = book.told_to_hold.get(name).and_then(|told| told.get(epoch));
+        wanted && runs && !foreign && agent.is_some() && told.is_some_and(|told| told.launched)
     }
 
     /// `Requires=`: cluster-wide: units that must be active, on any machine, first. What was told to start once is told so
