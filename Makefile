@@ -6,7 +6,8 @@ TOOLS := $(CURDIR)/target/tools
 DENY := $(TOOLS)/bin/cargo-deny
 CLUSTER := target/release/muster-cluster
 
-.PHONY: help cargo build demo cluster test lint unit-tests simulation cluster-tests bench sim sim-worth host-packages fmt clean
+.PHONY: help cargo build demo demo-vm cluster vm-image vm-packages test lint unit-tests simulation cluster-tests vm-tests bench \
+    sim sim-worth host-packages fmt clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +24,9 @@ build: ## build the daemons, musterctl and muster-cluster
 
 demo: cargo host-packages build ## three machines, a web server, a machine that dies: shown and cleaned up
 	@tests/cluster/demo
+
+demo-vm: cargo host-packages vm-packages build ## the same on virtual machines (QEMU, emulated: half a minute to boot)
+	@tests/cluster/demo --backend vm
 
 cluster: cargo host-packages build ## three machines that stay up; says how to talk to them
 	@$(CLUSTER) up --machines 3
@@ -42,6 +46,12 @@ unit-tests: ## unit, property and snapshot tests
 simulation: ## a few minutes of simulated clusters, the same ones each time
 	$(MAKE) sim SEEDS=10000 FIRST=1
 
+# They are made of Debian's packages: elsewhere there is nothing to test.
+VM_HOST := $(shell command -v apt-get >/dev/null && [ "$$(uname -m)" = x86_64 ] && echo yes)
+vm-tests: $(if $(VM_HOST),host-packages vm-packages build) ## tests on virtual machines (root, Debian on x86_64)
+	$(if $(VM_HOST),,@echo 'No tests on virtual machines: they need Debian on x86_64.'; exit 0;) \
+	$(CARGO) test --locked -p muster-cluster --test vm --test muster -- --ignored --test-threads=1
+
 cluster-tests: host-packages build ## tests on machines with a real systemd (root)
 	$(CARGO) test --locked -p muster-cluster -- --test-threads=1
 
@@ -58,6 +68,12 @@ sim-worth: ## does the simulation find the faults that are planted in the code? 
 
 host-packages: ## install what booting machines needs, with the host's package manager
 	@tests/cluster/host-packages
+
+vm-packages: ## install what virtual machines need: QEMU, and what makes their image
+	@tests/cluster/host-packages --vm
+
+vm-image: vm-packages ## make the image of virtual machines, unless it is there: target/vm/KEY
+	@tests/cluster/vm/image target/vm
 
 fmt: ## format the code
 	$(CARGO) fmt --all

@@ -10,13 +10,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{Cluster, take_down};
-use crate::state::{self, MachineRecord, Role, State};
+use crate::state::{self, Backend, MachineRecord, Role, State};
 use crate::supervisor::Supervisor;
 use crate::{daemons, preflight, say};
 
 /// What a new cluster is to be like.
 #[derive(Debug, Clone)]
 pub struct Builder {
+    backend: Backend,
     workers: usize,
     schedulers: usize,
     schedulers_on_workers: bool,
@@ -29,6 +30,7 @@ impl Default for Builder {
     /// Three workers and one scheduler with Muster's daemons.
     fn default() -> Self {
         Self {
+            backend: Backend::Nspawn,
             workers: 3,
             schedulers: 1,
             schedulers_on_workers: false,
@@ -40,6 +42,13 @@ impl Default for Builder {
 }
 
 impl Builder {
+    /// What the machines are made of: containers unless said otherwise.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
     /// How many workers (`m1`, `m2`, …) there are: 0 to 99; 3 unless said otherwise.
     #[must_use]
     pub fn machines(mut self, workers: usize) -> Self {
@@ -91,7 +100,7 @@ impl Builder {
     pub fn up(self) -> Result<Cluster> {
         let began = Instant::now();
         let machines = self.machine_records()?;
-        preflight::check()?;
+        preflight::check(self.backend)?;
         if self.daemons {
             daemons::bin_dir()?;
         }
@@ -113,8 +122,9 @@ impl Builder {
             take_down(&dir, Some(&state))?;
         }
 
-        let (supervisor, owner) = Supervisor::start(&dir)?;
-        let state = State { supervisor, machines, daemons: self.daemons };
+        let names: Vec<_> = machines.iter().map(|machine| machine.name.as_str()).collect();
+        let (supervisor, owner) = Supervisor::start(&dir, self.backend, &names)?;
+        let state = State { backend: self.backend, supervisor, machines, daemons: self.daemons };
         // From here on an error drops the cluster, which takes it down.
         let cluster = Cluster::new(dir, state, owner)?;
         cluster.write_template()?;

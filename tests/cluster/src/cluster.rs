@@ -13,11 +13,11 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use crate::builder::Builder;
 use crate::machine::{EXEC_DEADLINE, Machine};
 use crate::process::{self, Output};
-use crate::state::{self, MachineRecord, State};
+use crate::state::{self, Backend, MachineRecord, State};
 use crate::supervisor::{Owner, Supervisor, id_of, remove_cgroup};
 use crate::template::Template;
 use crate::wait::{self, Poll};
-use crate::{daemons, say};
+use crate::{daemons, say, vm};
 
 /// How long daemons may take, once the machines are booted, until every agent is registered.
 const REGISTERED_DEADLINE: Duration = Duration::from_secs(30);
@@ -87,12 +87,17 @@ impl Cluster {
         daemons::endpoints(&self.state.machines)
     }
 
+    /// What its machines are made of.
+    pub fn backend(&self) -> Backend {
+        self.state.backend
+    }
+
     /// The number of the supervisor's process on the host: when it is killed, all of the cluster is gone.
     pub fn supervisor_pid(&self) -> i32 {
         self.state.supervisor.pid()
     }
 
-    /// A command on the host's files but in the cluster's network, at the bridge's own address 198.18.0.1. Program and
+    /// A command on the host's files but in the cluster's network, at the address 198.18.0.1. Program and
     /// arguments are still to be added.
     pub fn network_command(&self) -> Command {
         self.state.supervisor.enter_network()
@@ -207,7 +212,11 @@ impl Cluster {
     }
 
     pub(crate) fn write_template(&self) -> Result<()> {
-        let template = Template::create(self.supervisor().path("/run/template"))?;
+        let root = self.supervisor().path("/run/template");
+        let template = match self.backend() {
+            Backend::Nspawn => Template::for_host(root)?,
+            Backend::Vm => Template::for_image(root)?,
+        };
         let mut hosts = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
         for machine in self.machines() {
             let _ = writeln!(hosts, "{} {}", machine.address(), machine.name());
@@ -216,7 +225,10 @@ impl Cluster {
         if self.state.daemons {
             daemons::install(&template)?;
         }
-        Ok(())
+        match self.backend() {
+            Backend::Nspawn => Ok(()),
+            Backend::Vm => vm::share(self.supervisor(), &template),
+        }
     }
 
     pub(crate) fn boot_all(&self, began: Instant) -> Result<()> {
@@ -266,8 +278,9 @@ impl Cluster {
     fn with_daemon_journals(&self, error: &anyhow::Error) -> anyhow::Error {
         let mut text = String::new();
         for machine in self.machines() {
-            let mut command = machine.journal_command(&["-u", "muster-*", "-n", "15"]);
-            let journal = process::run(&mut command, "journalctl".to_owned(), &[], EXEC_DEADLINE);
+            let journal = machine.journal_command(&["-u", "muster-*", "-n", "15"]).and_then(|mut command| {
+                process::run(&mut command, "journalctl".to_owned(), &[], EXEC_DEADLINE)
+            });
             let journal = journal.map_or_else(|error| format!("{error:#}"), |output| output.stdout);
             let _ = write!(text, "\n{}:\n{}", machine.name(), journal.trim_end());
         }

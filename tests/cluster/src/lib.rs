@@ -2,8 +2,9 @@
 //! behind.
 //!
 //! Each machine is a systemd-nspawn container from an overlay of the host's own root, with its own network namespace, address
-//! and machine id, on a bridge. Everything (processes, mounts, links) lives in namespaces that end when one process, the
-//! supervisor, ends. There is no daemon with a protocol: a command enters these namespaces, does its work and leaves.
+//! and machine id, on a bridge; or it is a virtual machine under QEMU, from an image. Everything (processes, mounts, links)
+//! lives in namespaces that end when one process, the supervisor, ends. A command enters these namespaces, does its work and
+//! leaves; into virtual machines it comes through the cluster's hub.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -18,11 +19,13 @@ mod builder;
 mod cluster;
 mod daemons;
 mod machine;
+mod nspawn;
 pub mod preflight;
 mod process;
 mod state;
 mod supervisor;
 mod template;
+pub mod vm;
 mod wait;
 
 pub use builder::Builder;
@@ -30,7 +33,7 @@ pub use cluster::{Cluster, Down};
 pub use daemons::{BIN_DIR_VARIABLE, bin_dir, project_root, target_dir};
 pub use machine::{BOOT_DEADLINE, EXEC_DEADLINE, Machine, Power};
 pub use process::Output;
-pub use state::Role;
+pub use state::{Backend, Role};
 
 /// Says on standard error what the harness is doing.
 pub(crate) fn say(text: &str) {

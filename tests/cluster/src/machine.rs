@@ -7,16 +7,18 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::process::Signal;
 
 use crate::Cluster;
-use crate::process::{self, Output, PATH, status_field};
-use crate::state::{self, MachineRecord, Role};
+use crate::process::{self, Output, PATH};
+use crate::state::{self, Backend, MachineRecord, Role};
 use crate::wait::{self, Poll};
 
-/// How long a machine may take to boot, to shut down, to freeze. Generous: hosts are slow at times.
+/// How long a container may take to boot, to shut down, to freeze. Generous: hosts are slow at times.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+/// How long a virtual machine may take to boot: many may be emulated by few cores.
+const VM_BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// How long a command in a machine may take, unless [`Machine::exec_within`] says otherwise.
 pub const EXEC_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -71,13 +73,9 @@ impl Machine<'_> {
 
     /// Whether it is on.
     pub fn power(&self) -> Power {
-        if self.leader().is_none() {
-            Power::Off
-        } else if fs::read_to_string(self.cgroup().join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
-        {
-            Power::Frozen
-        } else {
-            Power::On
+        match self.backend() {
+            Backend::Nspawn => self.nspawn_power(),
+            Backend::Vm => self.vm_power(),
         }
     }
 
@@ -91,28 +89,19 @@ impl Machine<'_> {
     /// # Errors
     /// The machine is off.
     pub fn boot_id(&self) -> Result<String> {
-        let leader = self.leader().with_context(|| format!("{} is off", self.name()))?;
-        let path = format!("/proc/{leader}/root/proc/sys/kernel/random/boot_id");
-        Ok(fs::read_to_string(&path).with_context(|| path.clone())?.trim().to_owned())
+        match self.backend() {
+            Backend::Nspawn => self.nspawn_boot_id(),
+            Backend::Vm => {
+                Ok(self.exec(&["cat", "/proc/sys/kernel/random/boot_id"])?.ok()?.trim().to_owned())
+            }
+        }
     }
 
-    /// The present number of its PID 1 on the host; `None` when it is off.
-    fn leader(&self) -> Option<i32> {
-        // nspawn's own tree, and where systemd moves itself in it.
-        ["machine/payload/init.scope", "machine/payload"].iter().find_map(|directory| {
-            let pids = fs::read_to_string(self.cgroup().join(directory).join("cgroup.procs")).ok()?;
-            // NSpid: the host's number, the supervisor's, the machine's.
-            pids.lines().filter_map(|pid| pid.parse().ok()).find(|pid| {
-                status_field(*pid, "NSpid").is_some_and(|pids| pids.split_whitespace().last() == Some("1"))
-            })
-        })
+    fn backend(&self) -> Backend {
+        self.cluster.backend()
     }
 
-    fn cgroup(&self) -> PathBuf {
-        self.cluster.supervisor().cgroup(self.name())
-    }
-
-    fn files(&self) -> PathBuf {
+    pub(crate) fn files(&self) -> PathBuf {
         self.cluster.supervisor().machine_dir(self.name())
     }
 
@@ -121,21 +110,16 @@ impl Machine<'_> {
     /// # Errors
     /// The machine is off or frozen.
     pub fn command<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<Command> {
-        let Some(leader) = self.leader() else { bail!("{} is off", self.name()) };
-        ensure!(
-            self.power() != Power::Frozen,
-            "{0} is frozen: nothing can run in it before `thaw {0}`",
-            self.name()
-        );
-        // In a cgroup of the machine, so that freezing and killing it does not spare what we run there.
-        let cgroup = self.cgroup().join("machine/payload/harness");
-        fs::create_dir_all(&cgroup).with_context(|| cgroup.display().to_string())?;
-        let mut enter = Command::new("sh");
-        enter.args(["-c", "echo 0 >\"$0/cgroup.procs\" && exec nsenter \"$@\""]).arg(cgroup);
-        enter.args(["-t", &leader.to_string(), "-a", "-r", "-w", "--", "env", "-i"]);
-        enter.args([&format!("PATH={PATH}"), "HOME=/root", "USER=root", "SHELL=/bin/bash", "LANG=C.UTF-8"]);
-        enter.arg(format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned())));
-        enter.args(command).env("PATH", PATH);
+        match self.power() {
+            Power::On => {}
+            Power::Off => bail!("{} is off", self.name()),
+            Power::Frozen => bail!("{0} is frozen: nothing can run in it before `thaw {0}`", self.name()),
+        }
+        let mut enter = match self.backend() {
+            Backend::Nspawn => self.nspawn_command()?,
+            Backend::Vm => self.vm_command()?,
+        };
+        enter.args(command);
         Ok(enter)
     }
 
@@ -178,11 +162,10 @@ impl Machine<'_> {
             self.exec_within(EXEC_DEADLINE, &["sh", "-c", SCRIPT, "write_file", path], bytes)?.ok()?;
             return Ok(());
         }
-        let mut command = self.cluster.supervisor().enter();
-        command.args(["chroot", &format!("/run/machines/{}/root", self.name())]);
-        command.args(["sh", "-c", SCRIPT, "write_file", path]);
-        process::run(&mut command, format!("write {path}"), bytes, EXEC_DEADLINE)?.ok()?;
-        Ok(())
+        match self.backend() {
+            Backend::Nspawn => self.nspawn_write_off(SCRIPT, path, bytes),
+            Backend::Vm => self.vm_write_off(path, bytes),
+        }
     }
 
     /// Switches the machine on and waits until its systemd has started everything.
@@ -193,7 +176,10 @@ impl Machine<'_> {
         let _lock = state::lock(self.cluster.dir(), self.name())?;
         ensure!(self.power() == Power::Off, "{} is on already", self.name());
         self.prepare()?;
-        self.cluster.supervisor().boot(self.name(), self.address())?;
+        match self.backend() {
+            Backend::Nspawn => self.nspawn_boot()?,
+            Backend::Vm => self.vm_boot()?,
+        }
         self.wait_booted(None)
     }
 
@@ -202,18 +188,12 @@ impl Machine<'_> {
     /// # Errors
     /// It is off already, or a process does not die.
     pub fn kill(&self) -> Result<()> {
-        const SCRIPT: &str = r#"ip link del "$1" && umount "/run/machines/$1/net""#;
         let _lock = state::lock(self.cluster.dir(), self.name())?;
         ensure!(self.power() != Power::Off, "{} is off already", self.name());
-        // The link first: dying processes close their connections, and nobody must see that.
-        self.link("down")?;
-        self.write_cgroup("cgroup.kill", "1")?;
-        self.wait_cgroup_event("populated", "0")?;
-        // Being frozen was the processes' state, and does not outlive them.
-        self.write_cgroup("cgroup.freeze", "0")?;
-        let script = self.cluster.supervisor().script("unplug", SCRIPT, &[self.name()], EXEC_DEADLINE)?;
-        script.ok()?;
-        Ok(())
+        match self.backend() {
+            Backend::Nspawn => self.nspawn_kill(),
+            Backend::Vm => self.vm_kill(),
+        }
     }
 
     /// Reboots in an orderly way (`systemctl reboot`) and waits until the machine is up again.
@@ -228,12 +208,13 @@ impl Machine<'_> {
         self.wait_booted(Some(&before)).with_context(|| answer.to_string())
     }
 
-    /// Freezes every process of the machine. Its kernel lives on: connections stay open and are acknowledged.
+    /// Freezes every process of the machine. A container's kernel lives on: connections stay open and are acknowledged. A
+    /// virtual machine stops as a whole.
     ///
     /// # Errors
     /// It is off.
     pub fn freeze(&self) -> Result<()> {
-        self.set_frozen("1")
+        self.set_frozen(true)
     }
 
     /// Lets a frozen machine go on; for its processes the clocks have jumped.
@@ -241,14 +222,16 @@ impl Machine<'_> {
     /// # Errors
     /// It is off.
     pub fn thaw(&self) -> Result<()> {
-        self.set_frozen("0")
+        self.set_frozen(false)
     }
 
-    fn set_frozen(&self, frozen: &str) -> Result<()> {
+    fn set_frozen(&self, frozen: bool) -> Result<()> {
         let _lock = state::lock(self.cluster.dir(), self.name())?;
         ensure!(self.power() != Power::Off, "{} is off", self.name());
-        self.write_cgroup("cgroup.freeze", frozen)?;
-        self.wait_cgroup_event("frozen", frozen)
+        match self.backend() {
+            Backend::Nspawn => self.nspawn_set_frozen(frozen),
+            Backend::Vm => self.vm_set_frozen(frozen),
+        }
     }
 
     /// Cuts the network cable, which stays cut through reboots. The machine sees that its link is down.
@@ -258,10 +241,10 @@ impl Machine<'_> {
     pub fn cut(&self) -> Result<()> {
         let _lock = state::lock(self.cluster.dir(), self.name())?;
         fs::write(self.files().join("cut"), "")?;
-        self.link("down")
+        self.follow_cut()
     }
 
-    /// Mends the network cable.
+    /// Mends the network cable, and ends what [`Self::lose`] began from and to this machine.
     ///
     /// # Errors
     /// The link could not be changed.
@@ -270,7 +253,32 @@ impl Machine<'_> {
         if self.is_cut() {
             fs::remove_file(self.files().join("cut"))?;
         }
-        self.link("up")
+        self.follow_cut()?;
+        match self.backend() {
+            Backend::Nspawn => Ok(()),
+            Backend::Vm => self.vm_find_again(),
+        }
+    }
+
+    /// Has the link as the mark of a cut cable says.
+    fn follow_cut(&self) -> Result<()> {
+        match self.backend() {
+            Backend::Nspawn => self.nspawn_link(),
+            Backend::Vm => self.vm_link(),
+        }
+    }
+
+    /// Loses what this machine sends to another one, while all links stay up, until either is [healed](Self::heal). Only
+    /// virtual machines can.
+    ///
+    /// # Errors
+    /// It is no virtual machine.
+    pub fn lose(&self, to: &Machine<'_>) -> Result<()> {
+        ensure!(
+            self.backend() == Backend::Vm,
+            "only virtual machines (`up --backend vm`) can lose what they send to another one"
+        );
+        self.vm_lose(to.name())
     }
 
     /// Stops a process of the machine (SIGSTOP), by its number in the machine.
@@ -306,18 +314,36 @@ impl Machine<'_> {
     }
 
     fn signal_pid1(&self, signal: Signal) -> Result<()> {
-        let leader =
-            self.leader().and_then(Pid::from_raw).with_context(|| format!("{} is off", self.name()))?;
-        kill_process(leader, signal).context("cannot signal PID 1")
+        match self.backend() {
+            Backend::Nspawn => self.nspawn_signal_pid1(signal),
+            Backend::Vm => {
+                bail!("{} is a virtual machine: nothing outside can signal its PID 1", self.name())
+            }
+        }
     }
 
     /// A command that prints the machine's journal of all its boots, with further arguments of `journalctl`. The machine
     /// may be off.
-    pub fn journal_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = self.cluster.supervisor().enter();
-        let directory = format!("/run/machines/{}/root/var/log/journal/{}", self.name(), self.machine_id());
-        command.args(["journalctl", "--no-pager", "-o", "short-precise", "-D", &directory]).args(arguments);
-        command
+    ///
+    /// # Errors
+    /// It is a virtual machine that is frozen, or does not answer.
+    pub fn journal_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Command> {
+        // By its directory: the machine may have been given another id meanwhile.
+        let journalctl = |directory: &str| {
+            ["journalctl".to_owned(), "-D".to_owned(), format!("{directory}/{}", self.machine_id())]
+        };
+        let outside = |directory: &str| {
+            let mut command = self.cluster.supervisor().enter();
+            command.args(journalctl(directory));
+            command
+        };
+        let mut command = match (self.backend(), self.power()) {
+            (Backend::Nspawn, _) => outside(&format!("/run/machines/{}/root/var/log/journal", self.name())),
+            (Backend::Vm, Power::Off) => outside(&self.vm_journal_off()?),
+            (Backend::Vm, _) => self.command(&journalctl("/var/log/journal"))?,
+        };
+        command.args(["--no-pager", "-o", "short-precise"]).args(arguments);
+        Ok(command)
     }
 
     /// The machine's journal of all its boots.
@@ -329,7 +355,7 @@ impl Machine<'_> {
             // What was said a moment ago may not have been written yet. One that is going down writes it by itself.
             let _ = self.exec(&["journalctl", "--sync"]);
         }
-        let mut command = self.journal_command::<&str>(&[]);
+        let mut command = self.journal_command::<&str>(&[])?;
         process::run(&mut command, format!("journal of {}", self.name()), &[], EXEC_DEADLINE)?.ok()
     }
 
@@ -342,8 +368,11 @@ impl Machine<'_> {
 
     /// Writes what makes this machine this one, before its first boot.
     fn prepare(&self) -> Result<()> {
-        let root = self.files().join("upper");
-        if root.exists() {
+        let root = match self.backend() {
+            Backend::Nspawn => self.nspawn_files(),
+            Backend::Vm => self.vm_files(),
+        };
+        if root.exists() || self.backend() == Backend::Vm && self.vm_has_disk() {
             return Ok(());
         }
         let write = |path: &str, text: String| -> Result<()> {
@@ -366,25 +395,37 @@ impl Machine<'_> {
 
     /// Waits until systemd says that it has started everything, in another boot than `before`.
     fn wait_booted(&self, before: Option<&str>) -> Result<()> {
-        let deadline = Instant::now() + BOOT_DEADLINE;
-        let booted = wait::until(&format!("{} booted", self.name()), BOOT_DEADLINE, || {
-            let Some(leader) = self.leader() else {
-                return Ok(Poll::Pending("it is off".to_owned()));
+        let limit = match self.backend() {
+            Backend::Nspawn => BOOT_DEADLINE,
+            Backend::Vm => VM_BOOT_DEADLINE,
+        };
+        let deadline = Instant::now() + limit;
+        let booted = wait::until(&format!("{} booted", self.name()), limit, || {
+            if self.power() == Power::Off {
+                // A container has power a moment later than it was switched on; no virtual machine does.
+                return Ok(match self.backend() {
+                    Backend::Nspawn => Poll::Pending("it is off".to_owned()),
+                    Backend::Vm => Poll::Ready(Err(anyhow!("it has switched itself off"))),
+                });
+            }
+            let answers = match self.backend() {
+                Backend::Nspawn => self.nspawn_answers()?,
+                Backend::Vm => self.vm_answers(),
             };
+            if !answers {
+                return Ok(Poll::Pending("its systemd does not answer yet".to_owned()));
+            }
             if before.is_some() && self.boot_id()?.as_str() == before.unwrap_or_default() {
                 return Ok(Poll::Pending("it is still shutting down".to_owned()));
-            }
-            if !fs::exists(format!("/proc/{leader}/root/run/systemd/private"))? {
-                return Ok(Poll::Pending("its systemd does not answer yet".to_owned()));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let answer = self.exec_within(left, &["systemctl", "is-system-running", "--wait"], &[])?;
             Ok(match answer.stdout.trim() {
-                state @ ("running" | "degraded") => Poll::Ready(state.to_owned()),
+                state @ ("running" | "degraded") => Poll::Ready(Ok(state.to_owned())),
                 _ => Poll::Pending(answer.to_string()),
             })
         });
-        match booted {
+        match booted.flatten() {
             Ok(state) if state == "degraded" => {
                 let failed = self.exec(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
                 crate::say(&format!(
@@ -406,25 +447,12 @@ impl Machine<'_> {
             }
         }
     }
+}
 
-    fn link(&self, state: &str) -> Result<()> {
-        // A machine that is off has no link; `cut` is remembered for its next boot.
-        const SCRIPT: &str = r#"ip link show "$1" >/dev/null 2>&1 || exit 0; ip link set "$1" "$2""#;
-        self.cluster.supervisor().script("link", SCRIPT, &[self.name(), state], EXEC_DEADLINE)?.ok()?;
-        Ok(())
-    }
-
-    fn write_cgroup(&self, file: &str, text: &str) -> Result<()> {
-        let path = self.cgroup().join(file);
-        fs::write(&path, text).with_context(|| path.display().to_string())
-    }
-
-    fn wait_cgroup_event(&self, key: &str, value: &str) -> Result<()> {
-        let path = self.cgroup().join("cgroup.events");
-        wait::until(&format!("{}: {key} {value}", self.name()), BOOT_DEADLINE, || {
-            let events = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            let reached = events.lines().any(|line| line.split_once(' ') == Some((key, value)));
-            Ok(if reached { Poll::Ready(()) } else { Poll::Pending(events) })
-        })
-    }
+/// The program that runs a command in a machine with the same environment everywhere, whatever the caller's is.
+pub(crate) fn clean_environment() -> Vec<String> {
+    let terminal = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned());
+    let words = ["env", "-i", &format!("PATH={PATH}"), &format!("TERM={terminal}")].map(str::to_owned);
+    let others = ["HOME=/root", "USER=root", "SHELL=/bin/bash", "LANG=C.UTF-8"].map(str::to_owned);
+    [&words[..], &others].concat()
 }

@@ -7,10 +7,12 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use muster_cluster::{Cluster, Machine, Role, project_root};
+use muster_cluster::vm::Part;
+use muster_cluster::{Backend, Cluster, Machine, Role, project_root};
 
 /// Boots a cluster of machines on this host to try Muster on: each with a real systemd, from the host's own files, with
-/// nothing to download. They can be killed, frozen and cut off; `down` leaves nothing of them behind. Needs root.
+/// nothing to download, or virtual ones from an image. They can be killed, frozen and cut off; `down` leaves nothing of them
+/// behind. Needs root.
 #[derive(Parser)]
 #[command(name = "muster-cluster", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -36,6 +38,7 @@ enum Verb {
     /// Boot the machines, and wait until every agent is registered
     #[command(
         after_help = "Examples:\n  muster-cluster up\n  muster-cluster up --machines 5 --labels m1:disk=ssd,rack=a\n  \
+                      muster-cluster up --backend vm\n  \
                       muster-cluster --dir /tmp/bare up --machines 1 --no-daemons"
     )]
     Up(Up),
@@ -77,6 +80,15 @@ enum Verb {
     /// Mend a machine's network cable
     #[command(after_help = "Example:\n  muster-cluster heal m1")]
     Heal(Machines),
+    /// Lose what a machine sends to another one, while their links stay up; `heal` ends it. Virtual machines only
+    #[command(after_help = "Examples:\n  muster-cluster lose m1 m2\n  muster-cluster lose m1 m2 m3 s1")]
+    Lose {
+        /// Whose words are lost
+        from: String,
+        /// Who does not hear them
+        #[arg(required = true)]
+        to: Vec<String>,
+    },
     /// Show a machine's journal, of all its boots, also when it is off
     #[command(
         after_help = "Examples:\n  muster-cluster logs m1\n  muster-cluster logs s1 muster-scheduler\n  muster-cluster logs --follow m1 muster-agent"
@@ -106,10 +118,15 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
     },
+    #[command(flatten)]
+    Part(Part),
 }
 
 #[derive(Args)]
 struct Up {
+    /// What the machines are made of
+    #[arg(long, value_enum, default_value_t = Backend::Nspawn)]
+    backend: Backend,
     /// How many workers, m1, m2, …
     #[arg(long, default_value_t = 3, value_name = "N")]
     machines: usize,
@@ -137,7 +154,7 @@ struct Machines {
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("muster-cluster: {error:#}");
             ExitCode::FAILURE
@@ -145,12 +162,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     let named_dir = cli.dir;
     let dir = named_dir.clone().unwrap_or_else(|| project_root().join(".muster-cluster"));
     let open = || Cluster::open(&dir);
     match cli.verb {
-        Verb::Up(up) => return bring_up(named_dir.as_deref(), &dir, &up),
+        Verb::Part(part) => return Ok(ExitCode::from(part.run()?)),
+        Verb::Up(up) => bring_up(named_dir.as_deref(), &dir, &up)?,
         Verb::Down => println!("{}", Cluster::down_in(&dir)?),
         Verb::List => list(&open()?),
         Verb::Exec { machine, mut command } => {
@@ -166,11 +184,17 @@ fn run(cli: Cli) -> Result<()> {
         Verb::Thaw(machines) => each(&open()?, &machines, Machine::thaw)?,
         Verb::Cut(machines) => each(&open()?, &machines, Machine::cut)?,
         Verb::Heal(machines) => each(&open()?, &machines, Machine::heal)?,
+        Verb::Lose { from, to } => {
+            let cluster = open()?;
+            let from = cluster.machine(&from)?;
+            let to: Vec<_> = to.iter().map(|name| cluster.machine(name)).collect::<Result<_>>()?;
+            to.iter().try_for_each(|to| from.lose(to))?;
+        }
         Verb::Logs { machine, unit, follow } => {
             let mut arguments: Vec<String> = Vec::new();
             arguments.extend(unit.map(|unit| format!("--unit={unit}")));
             arguments.extend(follow.then(|| "--follow".to_owned()));
-            return become_command(open()?.machine(&machine)?.journal_command(&arguments));
+            return become_command(open()?.machine(&machine)?.journal_command(&arguments)?);
         }
         Verb::Ctl { arguments } => return become_command(open()?.ctl_command(&arguments)?),
         Verb::Run { command } => {
@@ -179,11 +203,11 @@ fn run(cli: Cli) -> Result<()> {
             return become_command(entered);
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn bring_up(named_dir: Option<&Path>, dir: &Path, up: &Up) -> Result<()> {
-    let mut builder = Cluster::builder().machines(up.machines).dir(dir);
+    let mut builder = Cluster::builder().backend(up.backend).machines(up.machines).dir(dir);
     if up.no_daemons {
         builder = builder.no_daemons();
     }
@@ -221,7 +245,7 @@ fn bring_up(named_dir: Option<&Path>, dir: &Path, up: &Up) -> Result<()> {
 }
 
 /// Becomes the command: terminal, signals and exit status are its own.
-fn become_command(mut command: Command) -> Result<()> {
+fn become_command(mut command: Command) -> Result<ExitCode> {
     let error = command.exec();
     bail!("cannot run {}: {error}", command.get_program().display())
 }

@@ -33,6 +33,16 @@ impl Role {
     }
 }
 
+/// What machines are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// Containers of systemd-nspawn from the host's own root: up in seconds, with nothing to download
+    Nspawn,
+    /// Virtual machines under QEMU, with a kernel of their own: slower, from an image that is made of Debian's packages
+    Vm,
+}
+
 /// What stays the same of a machine through its boots.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct MachineRecord {
@@ -49,6 +59,7 @@ pub(crate) struct MachineRecord {
 /// The state file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct State {
+    pub(crate) backend: Backend,
     pub(crate) supervisor: Supervisor,
     pub(crate) machines: Vec<MachineRecord>,
     /// Whether Muster's daemons were installed.

@@ -12,9 +12,14 @@ use rustix::process::{Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::process::{self, Output, PATH, ProcessId};
+use crate::state::Backend;
+use crate::vm;
 
 /// How long the parts of a cluster may take to vanish once they have been killed.
 const GONE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The host's own address in the cluster's network.
+pub(crate) const GATEWAY: &str = "198.18.0.1";
 
 /// The supervisor of a cluster, as it is written down.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,12 +63,17 @@ pub(crate) fn id_of(dir: &Path) -> String {
 }
 
 impl Supervisor {
-    /// Makes the namespaces, with the bridge, the cgroup and a memory disk for the machines at `/run`.
-    pub(crate) fn start(dir: &Path) -> Result<(Self, Owner)> {
+    /// Makes the namespaces, with a memory disk for the machines at `/run`, and what the machines need: the bridge and the
+    /// cgroup of containers, or the hub of virtual machines.
+    pub(crate) fn start(dir: &Path, backend: Backend, machines: &[&str]) -> Result<(Self, Owner)> {
         let id = id_of(dir);
         let script = dir.join("supervisor.sh");
         fs::write(&script, include_str!("scripts/supervisor.sh"))
             .with_context(|| script.display().to_string())?;
+        let kind = match backend {
+            Backend::Nspawn => vec!["nspawn".into()],
+            Backend::Vm => vec!["vm".into(), vm::program()?, vm::qemu()?],
+        };
         let (reader, writer) = pipe()?;
         // Its own session: neither Ctrl-C nor a closed terminal is meant for it.
         let mut command = Command::new("setsid");
@@ -71,6 +81,8 @@ impl Supervisor {
             .args(["unshare", "--fork", "--pid", "--mount", "--net", "--kill-child", "--mount-proc"])
             .args(["--propagation", "private", "bash"])
             .args([script.as_os_str(), id.as_ref()])
+            .args(&kind)
+            .args(machines)
             .env_clear()
             .env("PATH", PATH)
             .current_dir("/")
@@ -118,6 +130,11 @@ impl Supervisor {
             said.push_str(&line);
         }
         bail!("cannot make namespaces for the cluster:{said}")
+    }
+
+    /// The name of the cluster's cgroup and mounts.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     pub(crate) fn alive(&self) -> bool {
@@ -170,13 +187,6 @@ impl Supervisor {
         let mut command = self.enter();
         command.args(["bash", "-c", script, name]).args(arguments);
         process::run(&mut command, format!("{name} {}", arguments.join(" ")), &[], limit)
-    }
-
-    /// Runs the machine's start script.
-    pub(crate) fn boot(&self, machine: &str, address: &str) -> Result<()> {
-        let arguments = [self.id.as_str(), machine, address];
-        self.script("boot", include_str!("scripts/boot.sh"), &arguments, Duration::from_secs(30))?.ok()?;
-        Ok(())
     }
 
     /// Kills the supervisor, and with it all that the cluster is made of.

@@ -44,8 +44,16 @@ pub(crate) struct Template {
 }
 
 impl Template {
+    /// Writes the layer for virtual machines at `root`, an empty or missing directory: what is below it is not the host's,
+    /// but an image of which the same was taken away.
+    pub(crate) fn for_image(root: PathBuf) -> Result<Self> {
+        let template = Self { root };
+        template.keep_journals()?;
+        Ok(template)
+    }
+
     /// Writes the layer at `root` (an empty or missing directory on a file system that keeps extended attributes).
-    pub(crate) fn create(root: PathBuf) -> Result<Self> {
+    pub(crate) fn for_host(root: PathBuf) -> Result<Self> {
         let template = Self { root };
         for path in HIDDEN {
             template.hide(Path::new(path))?;
@@ -64,9 +72,13 @@ impl Template {
             Path::new("/usr/lib/systemd/system/multi-user.target"),
             "/etc/systemd/system/default.target",
         )?;
-        template.write("/etc/systemd/journald.conf.d/cluster.conf", JOURNAL.as_bytes())?;
-        fs::create_dir_all(template.at("/var/log/journal"))?;
+        template.keep_journals()?;
         Ok(template)
+    }
+
+    fn keep_journals(&self) -> Result<()> {
+        self.write("/etc/systemd/journald.conf.d/cluster.conf", JOURNAL.as_bytes())?;
+        fs::create_dir_all(self.at("/var/log/journal")).context("/var/log/journal")
     }
 
     fn at(&self, path: impl AsRef<Path>) -> PathBuf {
@@ -112,7 +124,8 @@ impl Template {
         Ok(path)
     }
 
-    fn link(&self, target: &Path, path: &str) -> Result<()> {
+    /// Makes a symbolic link that every machine has.
+    pub(crate) fn link(&self, target: &Path, path: &str) -> Result<()> {
         let path = self.parent_of(path)?;
         symlink(target, &path).with_context(|| path.display().to_string())
     }

@@ -1,28 +1,59 @@
-# PID 1 of a cluster's own PID, mount and network namespaces: `bash supervisor.sh ID`.
+# PID 1 of a cluster's own PID, mount and network namespaces:
+#   bash supervisor.sh ID nspawn MACHINE…
+#   bash supervisor.sh ID vm HARNESS QEMU MACHINE…
 # It owns everything that the cluster is made of. When it dies, the kernel kills every process in its PID namespace, and
 # with the last of them the mounts, links and network namespaces go. bash reaps the orphans that fall to it.
 # It ends when its standard input ends (the process that made the cluster died), unless a line `detach` came before.
 set -eu
 exec 2>&1
-id=$1
+id=$1 backend=$2
+shift 2
 
 mount -t tmpfs -o mode=0755 "$id" /run
-# Machines see a pure cgroup v2 tree, whatever mix the host has: one tree to freeze, kill and list a machine by.
-mount -t cgroup2 "$id" /sys/fs/cgroup
-mkdir -p "/sys/fs/cgroup/$id" /run/machines
-if ! [ -e "/sys/fs/cgroup/$id/cgroup.kill" ]; then
-    echo "this kernel has no cgroup.kill: Linux 5.14 or later is needed"
-    exit 1
-fi
-# Resource accounting in the machines: as much of it as the host gives away.
-for level in /sys/fs/cgroup "/sys/fs/cgroup/$id"; do
-    for controller in $(cat "$level/cgroup.controllers"); do
-        (echo "+$controller" >"$level/cgroup.subtree_control") 2>/dev/null || :
-    done
-done
-
+mkdir /run/machines
 ip link set lo up
-ip link add muster0 type bridge
+
+make_cgroup() {
+    # Machines see a pure cgroup v2 tree, whatever mix the host has: one tree to freeze, kill and list a machine by.
+    mount -t cgroup2 "$id" /sys/fs/cgroup
+    mkdir -p "/sys/fs/cgroup/$id"
+    if ! [ -e "/sys/fs/cgroup/$id/cgroup.kill" ]; then
+        echo "this kernel has no cgroup.kill: Linux 5.14 or later is needed"
+        exit 1
+    fi
+    # Resource accounting in the machines: as much of it as the host gives away.
+    for level in /sys/fs/cgroup "/sys/fs/cgroup/$id"; do
+        for controller in $(cat "$level/cgroup.controllers"); do
+            (echo "+$controller" >"$level/cgroup.subtree_control") 2>/dev/null || :
+        done
+    done
+}
+
+# The switch, and the host's own place at it: a QEMU without a machine passes frames between a port and `muster0`.
+start_hub() {
+    local harness=$1 qemu=$2
+    shift 2
+    for machine in "$@" host; do
+        mkdir -p "/run/machines/$machine/lost"
+    done
+    ip tuntap add muster0 mode tap
+    read -r ready < <("$harness" hub "$@" </dev/null 2>/run/hub.log) || :
+    if [ "$ready" != ready ]; then
+        cat /run/hub.log
+        exit 1
+    fi
+    "$qemu" -M none -accel tcg -nodefaults -display none -daemonize \
+        -netdev tap,id=tap,ifname=muster0,script=no,downscript=no \
+        -netdev stream,id=port,server=off,addr.type=unix,addr.path=/run/machines/host/net.sock \
+        -netdev hubport,id=one,hubid=0,netdev=tap -netdev hubport,id=other,hubid=0,netdev=port
+}
+
+if [ "$backend" = nspawn ]; then
+    make_cgroup
+    ip link add muster0 type bridge
+else
+    start_hub "$@"
+fi
 ip addr add 198.18.0.1/24 dev muster0
 ip link set muster0 up
 
@@ -37,6 +68,7 @@ if read -r line && [ "$line" = detach ]; then
 fi
 
 # The owner is gone. The kernel would end the rest with this process, but nobody would remove the cgroups.
+[ "$backend" = nspawn ] || exit 0
 kill -KILL -1 || :
 for _ in {1..200}; do
     find "/sys/fs/cgroup/$id" -depth -type d -exec rmdir {} + && break

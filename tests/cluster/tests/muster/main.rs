@@ -13,3 +13,4 @@ mod restarts;
 mod store;
 mod support;
 mod systemd;
+mod vm;

@@ -1,0 +1,285 @@
+//! The harness itself on virtual machines: what it says it does to them, and that it leaves nothing behind. `make vm-tests`
+//! runs it; emulated machines are slow.
+
+mod traces;
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use muster_cluster::{Backend, Builder, Cluster, Machine, Power};
+use traces::{LIMIT, Traces, all_pids, family, host_traces, wait_until};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_muster-cluster");
+
+fn bare(machines: usize) -> Builder {
+    Cluster::builder().backend(Backend::Vm).machines(machines).no_daemons()
+}
+
+fn answer(machine: &Machine<'_>, command: &[&str]) -> Result<String> {
+    machine.exec(command)?.ok()
+}
+
+/// Whether `to` answers when `from` asks.
+fn reaches(from: &Machine<'_>, to: &Machine<'_>) -> Result<bool> {
+    Ok(from.exec(&["ping", "-c", "1", "-W", "2", "-q", to.address()])?.success())
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn machines_run_a_kernel_of_their_own() {
+    let cluster = bare(1).up().unwrap();
+    let m1 = cluster.machine("m1").unwrap();
+    assert_eq!(answer(&m1, &["systemctl", "is-system-running"]).unwrap(), "running\n");
+    assert_eq!(answer(&m1, &["hostname"]).unwrap(), "m1\n");
+    assert_eq!(answer(&m1, &["cat", "/etc/machine-id"]).unwrap().trim(), m1.machine_id());
+    let host = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert_ne!(m1.boot_id().unwrap(), host.trim());
+    let controllers = answer(&m1, &["cat", "/sys/fs/cgroup/cgroup.controllers"]).unwrap();
+    for controller in ["cpuset", "cpu", "io", "memory", "pids"] {
+        assert!(controllers.split_whitespace().any(|word| word == controller), "{controllers}");
+    }
+    // What no container can promise, for it may be the host's.
+    answer(
+        &m1,
+        &["systemd-run", "--unit=eater", "-p", "MemoryMax=16M", "-p", "MemorySwapMax=0", "tail", "/dev/zero"],
+    )
+    .unwrap();
+    let result = ["systemctl", "show", "-P", "Result", "eater"];
+    cluster
+        .wait_for("the unit that eats too much is killed", LIMIT, || {
+            let seen = answer(&m1, &result)?;
+            ensure!(seen == "oom-kill\n", "{seen}");
+            Ok(Some(()))
+        })
+        .unwrap();
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn commands_come_through() {
+    let cluster = bare(1).up().unwrap();
+    let m1 = cluster.machine("m1").unwrap();
+    let output = m1.exec(&["sh", "-c", "echo out; echo err >&2; exit 42"]).unwrap();
+    assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(42), "out\n", "err\n"));
+    assert_eq!(m1.exec(&["sh", "-c", "kill -KILL $$"]).unwrap().code, Some(137));
+    assert_eq!(m1.exec(&["no-such-program"]).unwrap().code, Some(127));
+    let long = "0123456789abcdef".repeat(50_000);
+    let output = m1.exec_within(LIMIT, &["cat"], long.as_bytes()).unwrap();
+    assert!(output.stdout == long && output.success(), "{} bytes came back", output.stdout.len());
+    // It does not read its input, and says nothing; the others are not kept waiting.
+    assert!(m1.exec_within(LIMIT, &["true"], long.as_bytes()).unwrap().success());
+
+    // Each passes on what it hears from the next one: they all run at the same time.
+    answer(&m1, &["bash", "-c", "mkfifo /tmp/{1..9}"]).unwrap();
+    thread::scope(|scope| {
+        for number in 1..=8 {
+            let script = format!("read -r word </tmp/{}; echo $word >/tmp/{number}", number + 1);
+            scope.spawn(move || m1.exec(&["bash", "-c", &script]).unwrap().ok().unwrap());
+        }
+        let last = scope.spawn(move || answer(&m1, &["cat", "/tmp/1"]));
+        answer(&m1, &["sh", "-c", "echo passed on >/tmp/9"]).unwrap();
+        assert_eq!(last.join().unwrap().unwrap(), "passed on\n");
+    });
+
+    let error = m1.exec_within(Duration::from_secs(1), &["sleep", "4711"], &[]).unwrap_err().to_string();
+    assert!(error.contains("has not ended"), "{error}");
+    cluster
+        .wait_for("the command is gone", LIMIT, || {
+            let found = m1.exec(&["pgrep", "-fx", "sleep 4711"])?.stdout;
+            ensure!(found.is_empty(), "{found}");
+            Ok(Some(()))
+        })
+        .unwrap();
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn a_power_cut_loses_what_was_not_written() {
+    let cluster = bare(1).up().unwrap();
+    let m1 = cluster.machine("m1").unwrap();
+    let before = m1.boot_id().unwrap();
+    m1.write_file("/run/lost", b"lost").unwrap();
+    answer(&m1, &["sh", "-c", "echo kept >/var/lib/kept; sync; echo 'not yet' >/var/lib/unwritten"]).unwrap();
+    answer(&m1, &["logger", "these are my last words"]).unwrap();
+    answer(&m1, &["journalctl", "--sync"]).unwrap();
+    m1.kill().unwrap();
+    assert_eq!(m1.power(), Power::Off);
+    assert!(m1.exec(&["true"]).unwrap_err().to_string().contains("m1 is off"));
+    assert!(m1.journal().unwrap().contains("these are my last words"));
+    m1.write_file("/etc/while off/file", b"there").unwrap();
+    m1.write_file("/var/lib/kept", b"changed").unwrap();
+
+    m1.boot().unwrap();
+    assert_ne!(m1.boot_id().unwrap(), before);
+    assert_eq!(answer(&m1, &["cat", "/etc/while off/file"]).unwrap(), "there");
+    assert_eq!(answer(&m1, &["cat", "/var/lib/kept"]).unwrap(), "changed");
+    assert_eq!(answer(&m1, &["stat", "-c", "%a %U", "/var/lib/kept"]).unwrap(), "644 root\n");
+    assert!(!m1.exec(&["ls", "/run/lost"]).unwrap().success());
+    assert_eq!(answer(&m1, &["sh", "-c", "cat /var/lib/unwritten || :"]).unwrap(), "");
+    assert!(m1.journal().unwrap().contains("these are my last words"));
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn machines_reboot_and_switch_themselves_off() {
+    let cluster = bare(1).up().unwrap();
+    let m1 = cluster.machine("m1").unwrap();
+    let before = m1.boot_id().unwrap();
+    m1.cut().unwrap();
+    answer(&m1, &["sh", "-c", "echo kept >/var/lib/kept"]).unwrap();
+    m1.reboot().unwrap();
+    assert_ne!(m1.boot_id().unwrap(), before);
+    assert_eq!(answer(&m1, &["cat", "/var/lib/kept"]).unwrap(), "kept\n");
+    assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n", "it is still cut");
+
+    m1.exec(&["systemctl", "poweroff"]).unwrap();
+    cluster.wait_for("m1 is off", LIMIT, || Ok((m1.power() == Power::Off).then_some(()))).unwrap();
+    assert!(m1.journal().unwrap().contains("Reached target poweroff.target"), "{}", m1.journal().unwrap());
+    m1.boot().unwrap();
+    assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n", "it is still cut");
+    // Whoever waits for a machine that loses its power is told so.
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| m1.exec(&["sh", "-c", "touch /run/waits; sleep infinity"]));
+        cluster
+            .wait_for("the command runs", LIMIT, || {
+                Ok(m1.exec(&["ls", "/run/waits"])?.success().then_some(()))
+            })
+            .unwrap();
+        m1.kill().unwrap();
+        let output = waiting.join().unwrap().unwrap();
+        assert_eq!(output.code, Some(1));
+        assert!(output.stderr.contains("lost its power"), "{output}");
+    });
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn cables_are_cut_and_words_are_lost() {
+    let cluster = bare(3).up().unwrap();
+    let [m1, m2, m3] = ["m1", "m2", "m3"].map(|name| cluster.machine(name).unwrap());
+    assert!(reaches(&m1, &m2).unwrap() && reaches(&m2, &m3).unwrap() && reaches(&m1, &m3).unwrap());
+    m2.cut().unwrap();
+    assert!(m2.is_cut());
+    assert_eq!(answer(&m2, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n", "it sees that");
+    assert!(!reaches(&m1, &m2).unwrap());
+    assert!(reaches(&m1, &m3).unwrap());
+    m2.heal().unwrap();
+    cluster.wait_for("m2 is reached again", LIMIT, || Ok(reaches(&m1, &m2)?.then_some(()))).unwrap();
+
+    // What m2 gets of m1, and m1 of m2, as their kernels count it.
+    let heard = |machine: &Machine<'_>| -> Result<u64> {
+        let script = "awk '/^Ip:/ && $3 ~ /[0-9]/ {print $4}' /proc/net/snmp";
+        Ok(answer(machine, &["sh", "-c", script])?.trim().parse()?)
+    };
+    m1.lose(&m2).unwrap();
+    assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "1\n", "nobody sees that");
+    // They know each other's hardware address, or they would not get as far as this.
+    for (machine, other) in [(&m1, &m2), (&m2, &m1)] {
+        let neighbour = answer(machine, &["ip", "-br", "neigh", "show", other.address()]).unwrap();
+        let address = neighbour.split_whitespace().nth(2).context(neighbour.clone()).unwrap();
+        answer(
+            machine,
+            &[
+                "ip",
+                "neigh",
+                "replace",
+                other.address(),
+                "lladdr",
+                address,
+                "dev",
+                "eth0",
+                "nud",
+                "permanent",
+            ],
+        )
+        .unwrap();
+    }
+    let (m1_heard, m2_heard) = (heard(&m1).unwrap(), heard(&m2).unwrap());
+    assert!(!reaches(&m1, &m2).unwrap());
+    assert_eq!(heard(&m2).unwrap(), m2_heard, "the question is lost");
+    assert!(!reaches(&m2, &m1).unwrap());
+    assert!(heard(&m1).unwrap() > m1_heard, "the question arrives, its answer is lost");
+    assert!(reaches(&m1, &m3).unwrap() && reaches(&m3, &m2).unwrap());
+    m2.heal().unwrap();
+    assert!(reaches(&m1, &m2).unwrap());
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn a_frozen_machine_misses_time() {
+    let cluster = bare(2).up().unwrap();
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    let uptime = |machine: &Machine<'_>| -> Result<f64> {
+        let text = answer(machine, &["cat", "/proc/uptime"])?;
+        Ok(text.split_whitespace().next().context("uptime")?.parse()?)
+    };
+    let (frozen_before, other_before) = (uptime(&m1).unwrap(), uptime(&m2).unwrap());
+    m1.freeze().unwrap();
+    assert_eq!(m1.power(), Power::Frozen);
+    assert!(m1.exec(&["true"]).unwrap_err().to_string().contains("m1 is frozen"));
+    assert!(!reaches(&m2, &m1).unwrap());
+    // A cable that is cut meanwhile is found cut.
+    m1.cut().unwrap();
+    cluster.wait_for("time passes", LIMIT, || Ok((uptime(&m2)? > other_before + 3.0).then_some(()))).unwrap();
+    m1.thaw().unwrap();
+    assert_eq!(m1.power(), Power::On);
+    assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n");
+    assert!(uptime(&m1).unwrap() > frozen_before + 3.0, "its clock has jumped on");
+    let now: u64 = answer(&m1, &["date", "+%s"]).unwrap().trim().parse().unwrap();
+    let host = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!(now.abs_diff(host) < 60, "{now} there, {host} here");
+    m1.heal().unwrap();
+    cluster.wait_for("m1 is reached again", LIMIT, || Ok(reaches(&m2, &m1)?.then_some(()))).unwrap();
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn down_leaves_nothing_in_whatever_state_the_machines_are() {
+    let before = host_traces().unwrap();
+    let cluster = bare(3).up().unwrap();
+    let traces = Traces::of(&cluster, before).unwrap();
+    cluster.machine("m1").unwrap().kill().unwrap();
+    cluster.machine("m2").unwrap().freeze().unwrap();
+    cluster.machine("m3").unwrap().cut().unwrap();
+    cluster.down().unwrap();
+    traces.assert_gone();
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn nothing_is_left_of_a_run_that_is_interrupted() {
+    let before = host_traces().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    // While the machines boot.
+    let mut owner = Command::new(BINARY)
+        .arg("--dir")
+        .arg(dir.path().join("cluster"))
+        .args(["up", "--backend", "vm", "--no-daemons", "--machines", "2"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let supervisor = wait_until("a machine has power", || {
+        ensure!(owner.try_wait()?.is_none(), "it has ended");
+        let state = fs::read_to_string(dir.path().join("cluster/cluster.json"))?;
+        let state: serde_json::Value = serde_json::from_str(&state)?;
+        let pid = state["supervisor"]["init"]["pid"].as_i64().context("pid")?;
+        let pid = i32::try_from(pid)?;
+        ensure!(family(pid)?.len() >= 4, "no QEMU yet");
+        Ok(pid)
+    });
+    let members = family(supervisor).unwrap();
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    wait_until("the cluster is gone", || {
+        let pids = all_pids()?;
+        ensure!(members.is_disjoint(&pids), "{:?}", members.intersection(&pids));
+        assert_eq!(host_traces()?, before);
+        Ok(())
+    });
+    let said = Cluster::down_in(&dir.path().join("cluster")).unwrap().to_string();
+    assert!(said.contains("is gone (m1, m2)"), "{said}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
