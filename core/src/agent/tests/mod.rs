@@ -741,3 +741,21 @@ fn what_systemd_gives_up_is_told_with_its_reason() {
     let effects = bench.step(explained());
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(_))), "{effects:?}");
 }
+
+#[test]
+fn a_state_that_was_asked_for_before_the_start_says_nothing_of_it() {
+    let mut bench = Bench::new();
+    bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);
+    assert!(
+        bench
+            .step(Input::Written(vec![(unit("a.service"), DONE)]))
+            .contains(&Effect::Start(unit("a.service")))
+    );
+    // All units are read after a reload; PID 1 was asked before it began with the start.
+    let effects = bench.step(Input::Reloading(false));
+    assert!(effects.contains(&Effect::Read(vec![unit("a.service")])), "{effects:?}");
+    bench.step(Input::Answered(unit("a.service"), Verb::Start, Ok(11)));
+    let seen = Seen { state: state("inactive", "dead"), job: false, load_error: None };
+    bench.step(Input::Read(vec![(unit("a.service"), Some(seen))]));
+    assert_eq!(bench.agent.ledger().units[&unit("a.service")].phase, Phase::Starting);
+}

@@ -91,6 +91,10 @@ impl Units {
         if *asked != verb {
             return;
         }
+        if unit.reading == Reading::Yes {
+            // It may tell of the time before the call.
+            unit.reading = Reading::Overtaken;
+        }
         match (answer, verb) {
             (Ok(job), _) => {
                 let ended = ended.take().filter(|(number, _)| *number == job);
