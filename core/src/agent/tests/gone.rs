@@ -106,3 +106,25 @@ fn a_start_under_the_same_epoch_is_known_to_the_next_agent() {
     let effects = bench.assign(true, loaded(), vec![]);
     assert!(effects.contains(&Effect::Stop(unit("a.service"))), "{effects:?}");
 }
+
+#[test]
+fn what_is_gone_is_said_to_be_so_again_to_who_does_not_know() {
+    let mut bench = Bench::started();
+    bench.assign(false, vec![], removal());
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+    bench.step(changed("a.service", "inactive", "dead"));
+    bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into()));
+    bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
+    let seen = Seen { state: state("inactive", "dead"), job: false, load_error: None };
+    bench.step(Input::Read(vec![(unit("a.service"), Some(seen))]));
+    // A later one is refused; then comes a leader whose store knows of neither.
+    bench.assign(false, vec![hold("a.service", epoch(5, 2), FILE, Target::Launched)], vec![]);
+    bench.step(Input::Written(vec![(unit("a.service"), Written::Failed("no space left on device".into()))]));
+    let mut effects = bench.assign(true, vec![], removal());
+    effects.append(&mut bench.later(Duration::from_millis(500)));
+    let gone = |report: &UnitReport| report.change == ReportedChange::Gone && report.epoch == epoch(5, 1);
+    let said = effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Send(FromAgent::Report(reports)) if reports.iter().any(gone)));
+    assert!(said, "{effects:?}");
+}

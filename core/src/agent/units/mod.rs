@@ -326,6 +326,12 @@ impl Units {
                 // What is here, or will be, is newer. Of the older one nothing is left.
                 return self.report_gone(name, epoch);
             }
+            if unit.held.is_none() && unit.doing == Doing::Nothing {
+                // Also where it has gone before, and an old store does not know.
+                unit.want = None;
+                self.forget(name.clone());
+                return self.gone(name, epoch);
+            }
             if !matches!(&unit.want, Some(Want::Hold(wanted)) if wanted.epoch > epoch) {
                 unit.stopped &= matches!(&unit.want, Some(Want::Remove(_)));
                 unit.want = Some(Want::Remove(epoch));
