@@ -189,7 +189,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// It is well when there was nothing to remove.
-fn absent(outcome: io::Result<()>) -> io::Result<()> {
+pub(crate) fn absent(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         outcome => outcome,

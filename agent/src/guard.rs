@@ -23,7 +23,7 @@ use rustix::net::{
 use rustix::process::{Gid, Pid, Uid};
 use tracing::warn;
 
-use crate::files::replace;
+use crate::files::{absent, replace};
 
 /// The unit that kills what is left.
 pub(crate) const FENCE: &str = "muster-fence.service";
@@ -129,10 +129,7 @@ impl Guard {
     /// Allows it to run no more.
     pub(crate) fn clear_end(&self) -> io::Result<()> {
         *lock(&self.process) = None;
-        match fs::remove_file(self.dir.join("end")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
-        }
+        absent(fs::remove_file(self.dir.join("end")))
     }
 
     /// This is the guard's process, also for the agent after this one: PID 1 may be busy then.

@@ -190,9 +190,8 @@ impl Guard {
         if matches!(self.state, State::Ending { .. }) && !units.any_ending() {
             self.enter(State::Off);
         }
-        let last = last.filter(|end| now < *end);
-        match self.state {
-            State::Off => match lease.filter(|end| now < *end && units.may_arm()) {
+        match (self.state, last.filter(|end| now < *end)) {
+            (State::Off, _) => match lease.filter(|end| now < *end && units.may_arm()) {
                 Some(until) if self.retry <= now && pid1_up => {
                     self.enter(State::Arming { until });
                     effects.push(Effect::ArmGuard { until });
@@ -200,25 +199,25 @@ impl Guard {
                 Some(_) => {}
                 None => self.failing = None,
             },
-            State::On(_) | State::Unknown(_) if pid1_up && !units.has_exclusive() => {
+            (State::On(_) | State::Unknown(_), _) if pid1_up && !units.has_exclusive() => {
                 self.enter(State::Disarming);
                 effects.push(Effect::DisarmGuard);
             }
             // What runs may run as long as any lease that was granted, whether or not it is known what the leader wants;
             // and PID 1 need not answer for that.
-            State::On(until) if last.is_some_and(|end| until < end) => {
-                self.state = last.map_or(self.state, State::On);
-                pet(last, effects);
+            (State::On(until), Some(end)) if until < end => {
+                self.state = State::On(end);
+                pet(end, effects);
             }
-            State::Unknown(told) if told < last => {
-                self.state = State::Unknown(last);
-                pet(last, effects);
+            (State::Unknown(told), Some(end)) if told < Some(end) => {
+                self.state = State::Unknown(Some(end));
+                pet(end, effects);
                 if told.is_none() {
                     // That it runs counts once it was seen after that.
                     self.ask_again();
                 }
             }
-            State::Ending { since, fenced: false } if since + units.shortest_stop() <= now => {
+            (State::Ending { since, fenced: false }, _) if since + units.shortest_stop() <= now => {
                 // Nobody has seen them end: PID 1 hangs, or cannot be asked.
                 self.state = State::Ending { since, fenced: true };
                 if !planted::is(Fault::NoFence) {
@@ -258,7 +257,7 @@ impl Guard {
     }
 }
 
-fn pet(until: Option<Time>, effects: &mut Vec<Effect>) {
+fn pet(end: Time, effects: &mut Vec<Effect>) {
     let more = if planted::is(Fault::GuardOutlastsLease) { 10 } else { 0 };
-    effects.extend(until.map(|end| Effect::PetGuard { until: end + Duration::from_secs(more) }));
+    effects.push(Effect::PetGuard { until: end + Duration::from_secs(more) });
 }

@@ -189,9 +189,11 @@ impl Leader {
     fn may_run(&self, name: &UnitName, machine: MachineId, epoch: Epoch) -> bool {
         let copy = self.machines.get(&machine).and_then(|machine| machine.observed.get(name));
         copy.is_some_and(|copy| {
-            let started = Observation::Held { phase: Phase::Launched, state: None };
-            let starting = Observation::Held { phase: Phase::Starting, state: None };
-            copy.epoch == epoch && (copy.observation == started || copy.observation == starting)
+            copy.epoch == epoch
+                && matches!(
+                    copy.observation,
+                    Observation::Held { phase: Phase::Launched | Phase::Starting, state: None }
+                )
         })
     }
 
@@ -277,7 +279,7 @@ impl Leader {
         }
         if let (Some(from), Some(stop)) = (self.exclusive_from, unit.options.exclusive) {
             wait(
-                from + self.settings.with_margin(stop) + GUARD_LAG,
+                from + self.settings.exclusive_end(stop),
                 "it is exclusive, and this scheduler has just taken over: machines that it does not know of may still \
                  hold a lease"
                     .to_owned(),
@@ -294,7 +296,7 @@ impl Leader {
         if planted::is(Fault::StopNotAwaited) {
             return Some(machine.lease_until);
         }
-        Some(machine.lease_until + self.settings.with_margin(stop) + GUARD_LAG)
+        Some(machine.lease_until + self.settings.exclusive_end(stop))
     }
 
     fn is_unreachable(&self, id: MachineId) -> bool {

@@ -51,7 +51,12 @@ impl Settings {
 
     /// For how long after that anything may run that rests on it.
     pub fn aftermath(&self) -> Duration {
-        self.longest_lease() + self.with_margin(EXCLUSIVE_STOPS.1) + GUARD_LAG
+        self.longest_lease() + self.exclusive_end(EXCLUSIVE_STOPS.1)
+    }
+
+    /// How long after a lease an exclusive unit has ended for certain that may take so long to stop.
+    pub fn exclusive_end(&self, stop: Duration) -> Duration {
+        self.with_margin(stop) + GUARD_LAG
     }
 
     /// A time span with what is added for clocks that drift: as much for each second as a lease has.

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::gates::GUARD_LAG;
 use super::{ConnectionId, Effect, Event, Leader};
 use crate::command::RivalStatus;
 use crate::ids::{AgentKey, BootId, MachineId};
@@ -168,9 +167,7 @@ impl Leader {
             placed.max(retired.and_then(|retired| retired.exclusive))
         };
         let longest = self.placer.units_on(hello.machine).filter_map(stop).max();
-        longest.is_some_and(|stop| {
-            self.awake() < machine.lease_until + self.settings.with_margin(stop) + GUARD_LAG
-        })
+        longest.is_some_and(|stop| self.awake() < machine.lease_until + self.settings.exclusive_end(stop))
     }
 
     /// Accepts the Hellos for which there was no sign of life on the old stream.

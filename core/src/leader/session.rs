@@ -401,7 +401,9 @@ impl Leader {
                     }
                 }
                 if let Some(observation) = current {
-                    self.gates.look_at(&name);
+                    if self.units.get(&name).is_some_and(|unit| unit.options.is_gated()) {
+                        self.gates.look_at(&name);
+                    }
                     self.look_at_current(id, &name, epoch, &observation);
                     self.look_at_dependents(&name);
                 }

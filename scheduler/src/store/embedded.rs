@@ -219,8 +219,7 @@ fn count_commit(meta: &mut Table<'_, &'static str, &'static str>) -> Result<u64,
 }
 
 fn commits_in(meta: &impl ReadableTable<&'static str, &'static str>) -> Result<u64, redb::Error> {
-    let text = meta.get(COMMITS_KEY)?.map_or_else(|| "0".to_owned(), |text| text.value().to_owned());
-    text.parse().map_err(|error| redb::Error::Corrupted(format!("commits {text:?}: {error}")))
+    number_in(meta, COMMITS_KEY, "0")
 }
 
 fn apply(transaction: &WriteTransaction, changes: Vec<Change>) -> Result<(), redb::Error> {
@@ -331,8 +330,16 @@ fn to_json(value: &impl Serialize) -> Result<String, redb::Error> {
 }
 
 fn term_in(meta: &impl ReadableTable<&'static str, &'static str>) -> Result<Term, redb::Error> {
-    let text = meta.get(TERM_KEY)?.map_or_else(String::new, |text| text.value().to_owned());
-    text.parse().map(Term).map_err(|error| redb::Error::Corrupted(format!("term {text:?}: {error}")))
+    number_in(meta, TERM_KEY, "").map(Term)
+}
+
+fn number_in(
+    meta: &impl ReadableTable<&'static str, &'static str>,
+    key: &str,
+    missing: &str,
+) -> Result<u64, redb::Error> {
+    let text = meta.get(key)?.map_or_else(|| missing.to_owned(), |text| text.value().to_owned());
+    text.parse().map_err(|error| redb::Error::Corrupted(format!("{key} {text:?}: {error}")))
 }
 
 /// Format version and cluster.
