@@ -271,6 +271,10 @@ impl Leader {
                 self.look_at_current(id, &unit.name, copy.epoch, &copy.observation);
             }
             self.look_at_dependents(&unit.name);
+            if self.units.get(&unit.name).is_some_and(|unit| unit.options.is_gated()) {
+                // It may run, which was not known while its machine was away.
+                self.gates.look_at(&unit.name);
+            }
             if let Some(machine) = self.machines.get_mut(&id) {
                 machine.observed.insert(unit.name, copy);
             }

@@ -311,6 +311,29 @@ fn what_may_run_is_not_stopped_for_what_it_requires() {
 }
 
 #[test]
+fn what_may_run_is_not_stopped_where_its_gate_was_decided_without_its_agent() {
+    let mut world = World::new(2);
+    world.start("db.service", "[X-Fleet]\nMachineID=00000002\n");
+    world.start(
+        "one.service",
+        "[X-Fleet]\nMachineID=00000001\n[X-Muster]\nExclusive=yes\nRequires=db.service\n",
+    );
+    world.command(Verb::Stop, &[("db.service", None)]).unwrap();
+    let connection = world.agents[&M1].connection.unwrap();
+    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Restart)));
+    world.cut(M1);
+    let mut world = world.restarted();
+    world.leader.trust_store();
+    world.connect(M2);
+    world.pass(6);
+    assert!(world.reason("one.service").contains("it requires db.service"));
+    let unit = world.agents.get_mut(&M1).unwrap().held.get_mut(&name("one.service")).unwrap();
+    unit.observation = Observation::Held { phase: Phase::Launched, state: None };
+    world.connect(M1);
+    assert_eq!(world.running("one.service"), [M1]);
+}
+
+#[test]
 fn after_waits_only_for_what_is_being_started() {
     let mut world = World::new(1);
     world.start("web.service", "[X-Muster]\nAfter=db.service\n");
