@@ -18,22 +18,26 @@ use crate::state::{DesiredState, Observation, Phase};
 use crate::time::Time;
 use crate::unit::UnitName;
 
-/// Old copies that run on until the new ones are active, or until a moment of the leader's own time, where there is one.
+/// How long what lingers on a machine that shuts down does so at most: as long as its shutdown waits for that
+/// (`TimeoutStopSec=` of `muster-goodbye.service`), also where the shutdown comes to nothing.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Old copies that run on until the new ones are active, or until a moment of the leader's own time.
 #[derive(Debug, Default)]
-pub(super) struct Lingering(BTreeMap<MachineId, BTreeMap<UnitName, Option<Time>>>);
+pub(super) struct Lingering(BTreeMap<MachineId, BTreeMap<UnitName, Time>>);
 
 impl Lingering {
-    fn insert(&mut self, machine: MachineId, name: &UnitName, ends: Option<Time>) {
+    fn insert(&mut self, machine: MachineId, name: &UnitName, ends: Time) {
         self.0.entry(machine).or_default().insert(name.clone(), ends);
     }
 
-    fn iter(&self) -> impl Iterator<Item = (MachineId, &UnitName, Option<Time>)> {
+    fn iter(&self) -> impl Iterator<Item = (MachineId, &UnitName, Time)> {
         self.0.iter().flat_map(|(machine, names)| names.iter().map(|(name, ends)| (*machine, name, *ends)))
     }
 
     /// When the first of them ends, beyond that moment.
     pub(super) fn next_end(&self, after: Time) -> Option<Time> {
-        self.iter().filter_map(|(_, _, ends)| ends.filter(|ends| *ends > after)).min()
+        self.iter().map(|(_, _, ends)| ends).filter(|ends| *ends > after).min()
     }
 
     pub(super) fn contains(&self, machine: MachineId, name: &UnitName) -> bool {
@@ -150,17 +154,18 @@ impl Leader {
         let may_run_twice = self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_none());
         let may_run_twice = may_run_twice && !planted::is(Fault::DrainStopsFirst);
         if launched && runs && may_run_twice && machine.state != MachineState::Unreachable {
-            let ends = self.lingers_until(from);
+            let ends = self.lingers_until(machine);
             self.lingering.insert(from, name, ends);
         }
     }
 
-    /// When what lingers on the machine from now on is stopped in any case. One that shuts down sees to that itself.
-    fn lingers_until(&self, id: MachineId) -> Option<Time> {
-        match self.machines.get(&id)?.availability {
-            Availability::Draining(drain) => Some(self.awake() + drain.timeout()),
-            Availability::Open | Availability::Cordoned => None,
-        }
+    /// When what lingers on the machine from now on is stopped in any case.
+    fn lingers_until(&self, machine: &Machine) -> Time {
+        self.awake()
+            + match machine.availability {
+                Availability::Draining(drain) => drain.timeout(),
+                Availability::Open | Availability::Cordoned => SHUTDOWN_TIMEOUT,
+            }
     }
 
     /// Finds what lingers among the copies that were ended, after the memory of it was lost.
@@ -172,12 +177,11 @@ impl Leader {
     }
 
     pub(super) fn find_lingering_on(&mut self, id: MachineId) {
-        let left = self.machines.get(&id).is_some_and(|machine| {
+        let left = self.machines.get(&id).filter(|machine| {
             machine.state != MachineState::Unreachable && (machine.leaving || self.drains.contains(&id))
         });
-        if !left {
-            return;
-        }
+        let Some(left) = left else { return };
+        let ends = self.lingers_until(left);
         for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
             let moved = self.units.get(&name).is_some_and(|unit| {
                 unit.desired == DesiredState::Launched
@@ -187,7 +191,6 @@ impl Leader {
             });
             let retired = self.retired.contains_key(&(id, name.clone()));
             if moved && retired && !self.lingering.contains(id, &name) {
-                let ends = self.lingers_until(id);
                 self.lingering.insert(id, &name, ends);
             }
         }
@@ -240,10 +243,9 @@ impl Leader {
     /// machines of which nothing more can be moved.
     pub(super) fn finish_moves(&mut self) {
         let awake = self.awake();
-        let over = |(_, name, ends): &(MachineId, &UnitName, Option<Time>)| {
+        let over = |(_, name, ends): &(MachineId, &UnitName, Time)| {
             let placed = self.units.get(name).is_some_and(|unit| !unit.placements.is_empty());
-            let ends = ends.filter(|_| !planted::is(Fault::DrainNeverEnds));
-            ends.is_some_and(|ends| ends <= awake) && (!placed || self.may_become_active(name))
+            *ends <= awake && !planted::is(Fault::DrainNeverEnds) && (!placed || self.may_become_active(name))
         };
         let over: Vec<(MachineId, UnitName)> =
             self.lingering.iter().filter(over).map(|(id, name, _)| (id, name.clone())).collect();

@@ -194,6 +194,18 @@ fn a_machine_that_does_not_shut_down_after_all_takes_units_again() {
 }
 
 #[test]
+fn what_a_shutdown_that_came_to_nothing_left_behind_ends() {
+    let mut world = cluster(1);
+    slow_to_start(&mut world, M2, true);
+    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.connect(M1);
+    world.pass(59);
+    assert_eq!(held(&world, M1), 1);
+    world.pass(2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
+#[test]
 fn a_machine_whose_units_fit_nowhere_else_need_not_wait() {
     let mut world = World::new(1);
     world.start("u.service", "");
