@@ -177,7 +177,7 @@ pub(crate) struct Moved {
     /// When that was decided, by the leader's clock, and how long it had been stopped until then.
     pub(crate) at: (Time, Micros),
     /// How long it may run on at most.
-    pub(crate) most: Option<Duration>,
+    pub(crate) most: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]

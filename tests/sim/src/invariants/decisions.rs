@@ -14,6 +14,9 @@ use crate::fits::{misfit, tied};
 use crate::queue::SECOND;
 use crate::world::World;
 
+/// How long what is moved off a machine that shuts down runs on there at most, unless that one takes it along.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
+
 impl World {
     /// Invariant 1: Nothing acknowledged is lost. What a client was told is done survives every crash.
     ///
@@ -188,8 +191,8 @@ impl World {
         let at = (now, self.scheduler.stalled(self.queue.now()));
         for (number, name, epoch) in moved {
             let most = match self.book.decided.availability.get(&self.machines[number].id) {
-                Some(Availability::Draining(drain)) => Some(Duration::from_millis(drain.timeout_ms)),
-                _ => None,
+                Some(Availability::Draining(drain)) => Duration::from_millis(drain.timeout_ms),
+                _ => SHUTDOWN_TIMEOUT,
             };
             self.book.machines[number].moved.insert(name, Moved { epoch, at, most });
         }
@@ -261,8 +264,7 @@ impl World {
                     self.book.decided.units.get(*name).is_some_and(|unit| {
                         !unit.placements.is_empty() && !unit.placements.contains_key(&id)
                     });
-                let most = moved.most.map(|most| most + Duration::from_secs(4));
-                placed && most.is_some_and(|most| self.ago(moved.at) > most)
+                placed && self.ago(moved.at) > moved.most + Duration::from_secs(4)
             };
             if let Some((name, moved)) = book.moved.iter().find(over) {
                 let text =
@@ -379,7 +381,8 @@ impl World {
                 for required in self.palette.contents[*file].options.requires {
                     let required = &self.palette.names[*required];
                     let on = self.book.decided.units.get(required).map(|unit| &unit.placements);
-                    if let Some(then) = on.and_then(|on| on.values().max()) {
+                    // One of several is enough.
+                    if let Some(then) = on.and_then(|on| on.values().min()) {
                         let key = (name.clone(), *epoch, required.clone());
                         self.book.required.insert(key, *then);
                     }
