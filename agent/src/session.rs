@@ -1,17 +1,18 @@
-//! The stream to a leader, over gRPC.
+//! The streams to a leader, over gRPC: one for heartbeats, and one for all else.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_core::agent::Input;
 use muster_core::message::FromAgent;
-use muster_proto::v1::AgentMessage;
 use muster_proto::v1::agents_client::AgentsClient;
-use muster_proto::{ConvertError, ToAgentParts, split_from_agent};
+use muster_proto::v1::{AgentMessage, LeaderMessage};
+use muster_proto::{ConvertError, SESSION_KEY, ToAgentParts, split_from_agent};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
+use tonic::{Request, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::config::Scheduler;
@@ -40,6 +41,7 @@ pub(crate) struct Sessions {
 #[derive(Debug)]
 struct Stream {
     connection: u64,
+    heartbeats: mpsc::Sender<AgentMessage>,
     messages: mpsc::Sender<AgentMessage>,
     task: JoinHandle<()>,
 }
@@ -54,17 +56,18 @@ impl Sessions {
         let turn = usize::try_from(connection).unwrap_or_default().checked_rem(self.schedulers.len());
         let Some(scheduler) = turn.and_then(|turn| self.schedulers.get(turn)).cloned() else { return };
         self.disconnect();
+        let (heartbeats, heartbeats_queue) = mpsc::channel(QUEUE_MAX);
         let (messages, queue) = mpsc::channel(QUEUE_MAX);
         let (inputs, complaint) = (self.inputs.clone(), Arc::clone(&self.complaint));
         let task = tokio::spawn(async move {
-            let error = match run(&scheduler, connection, queue, &inputs).await {
+            let error = match run(&scheduler, connection, heartbeats_queue, queue, &inputs).await {
                 Ok(()) => "it ended the stream".to_owned(),
                 Err(error) => error.to_string(),
             };
             complain(&complaint, &scheduler, &error);
             let _ = inputs.send(Input::Disconnected(connection)).await;
         });
-        self.stream = Some(Stream { connection, messages, task });
+        self.stream = Some(Stream { connection, heartbeats, messages, task });
     }
 
     /// Ends the stream, if there is one.
@@ -74,11 +77,16 @@ impl Sessions {
         }
     }
 
-    /// Sends a message after those before it. It waits for nobody: a stream that takes no more is ended.
+    /// Sends a message after those before it, a heartbeat after other heartbeats only. It waits for nobody: a stream that
+    /// takes no more is ended.
     pub(crate) fn send(&mut self, message: FromAgent) {
         let Some(stream) = &self.stream else { return };
+        let way = match &message {
+            FromAgent::Heartbeat { .. } => &stream.heartbeats,
+            _ => &stream.messages,
+        };
         for part in split_from_agent(message) {
-            if let Err(mpsc::error::TrySendError::Full(_)) = stream.messages.try_send(part) {
+            if let Err(mpsc::error::TrySendError::Full(_)) = way.try_send(part) {
                 warn!("the scheduler does not read what it is sent; connecting anew");
                 let lost = Input::Disconnected(stream.connection);
                 let inputs = self.inputs.clone();
@@ -116,6 +124,8 @@ enum StreamError {
     Status(#[from] tonic::Status),
     #[error("it sent what makes no sense: {0}")]
     Convert(#[from] ConvertError),
+    #[error("it gave the session no key: it is of another version")]
+    NoKey,
     #[error("the agent is ending")]
     Ending,
 }
@@ -132,29 +142,40 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
 async fn run(
     scheduler: &Scheduler,
     connection: u64,
+    heartbeats: mpsc::Receiver<AgentMessage>,
     queue: mpsc::Receiver<AgentMessage>,
     inputs: &mpsc::Sender<Input>,
 ) -> Result<(), StreamError> {
-    let tell = async |input| inputs.send(input).await.map_err(|_| StreamError::Ending);
-    let channel = Endpoint::from_shared(format!("http://{scheduler}"))?
+    let endpoint = Endpoint::from_shared(format!("http://{scheduler}"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(2 * WINDOW_BYTES)
-        .connect()
-        .await?;
+        .initial_connection_window_size(2 * WINDOW_BYTES);
+    let session = AgentsClient::new(endpoint.connect().await?).session(ReceiverStream::new(queue)).await?;
+    // On a connection of their own: what is lost or slow on the other one holds up nothing here.
+    let mut request = Request::new(ReceiverStream::new(heartbeats));
+    let key = session.metadata().get(SESSION_KEY).ok_or(StreamError::NoKey)?;
+    request.metadata_mut().insert(SESSION_KEY, key.clone());
+    let acks = AgentsClient::new(endpoint.connect().await?).heartbeats(request).await?;
     info!(%scheduler, "connected");
-    // The leader answers nothing before it has read a Hello.
-    tell(Input::Connected(connection)).await?;
-    let response = AgentsClient::new(channel).session(ReceiverStream::new(queue)).await?;
-    let mut stream = response.into_inner();
+    // The leader says nothing before it has read a Hello.
+    inputs.send(Input::Connected(connection)).await.map_err(|_| StreamError::Ending)?;
+    // They end together.
+    tokio::select! {
+        ended = hear(acks.into_inner(), inputs) => ended,
+        ended = hear(session.into_inner(), inputs) => ended,
+    }
+}
+
+/// Hands on what the leader says, until it ends the stream.
+async fn hear(mut stream: Streaming<LeaderMessage>, inputs: &mpsc::Sender<Input>) -> Result<(), StreamError> {
     let mut parts = ToAgentParts::default();
     while let Some(part) = stream.message().await? {
         if let Some(message) = parts.push(part)? {
-            tell(Input::Leader(message)).await?;
+            inputs.send(Input::Leader(message)).await.map_err(|_| StreamError::Ending)?;
         }
     }
     Ok(())

@@ -28,6 +28,9 @@ pub mod v1 {
     tonic::include_proto!("muster.v1");
 }
 
+/// The metadata that ties a session's stream of heartbeats to the session.
+pub const SESSION_KEY: &str = "muster-session";
+
 /// The largest request or response that either side decodes, in bytes: 64 MiB.
 ///
 /// gRPC's own default of 4 MiB is enough for every streamed message; [`v1::CommandRequest`] and its response may be

@@ -51,23 +51,30 @@ impl ToLeader {
 #[derive(Clone, Debug)]
 pub(crate) struct LeaderHandle {
     /// With the moment when each message came: it counts from then, so that no machine's lease ends while its heartbeat
-    /// waits behind other messages.
+    /// waits.
+    heartbeats: mpsc::Sender<(Time, ToLeader)>,
     urgent: mpsc::Sender<(Time, ToLeader)>,
     requests: mpsc::Sender<ToLeader>,
 }
 
-/// What waits for the leader. Neither a heartbeat nor a commit's end waits for clients, however many they are.
+/// What waits for the leader. A heartbeat waits for other heartbeats only, and the end of a commit not for clients,
+/// however many they are.
 #[derive(Debug)]
 pub(crate) struct Inbox {
+    heartbeats: mpsc::Receiver<(Time, ToLeader)>,
     urgent: mpsc::Receiver<(Time, ToLeader)>,
     requests: mpsc::Receiver<ToLeader>,
 }
 
 /// A leader's inbox, with the handle that puts messages into it.
 pub(crate) fn inbox() -> (LeaderHandle, Inbox) {
+    let (heartbeats, heartbeats_received) = mpsc::channel(INBOX);
     let (urgent, urgent_received) = mpsc::channel(INBOX);
     let (requests, requests_received) = mpsc::channel(INBOX);
-    (LeaderHandle { urgent, requests }, Inbox { urgent: urgent_received, requests: requests_received })
+    (
+        LeaderHandle { heartbeats, urgent, requests },
+        Inbox { heartbeats: heartbeats_received, urgent: urgent_received, requests: requests_received },
+    )
 }
 
 impl Inbox {
@@ -75,6 +82,7 @@ impl Inbox {
     async fn next(&mut self) -> Option<(Time, ToLeader)> {
         tokio::select! {
             biased;
+            Some(message) = self.heartbeats.recv() => Some(message),
             Some(message) = self.urgent.recv() => Some(message),
             // Nothing urgent waits, so that it is as late as the clock says.
             Some(message) = self.requests.recv() => Some((clock::now(), message)),
@@ -117,7 +125,9 @@ impl LeaderHandle {
 
     /// Says something that nobody waits for. After the leader has stopped it is lost, as it would be in a crash.
     pub(crate) async fn send(&self, message: ToLeader) {
-        if message.is_urgent() {
+        if let ToLeader::Agent(_, FromAgent::Heartbeat { .. }) = message {
+            self.heartbeats.send((clock::now(), message)).await.ok();
+        } else if message.is_urgent() {
             self.urgent.send((clock::now(), message)).await.ok();
         } else {
             self.requests.send(message).await.ok();
@@ -177,13 +187,15 @@ impl Lead {
     /// When the store can be relied on no more. Nothing that waited for it was answered.
     pub(crate) async fn run(mut self) -> Result<(), CommitError> {
         let mut notifier = Notifier::new();
+        let mut latest = Time::default();
         loop {
             let now = clock::now();
             let timer = self.leader.next_timer().since(now);
             let sleep = timer.min(LONGEST_SLEEP).min(notifier.next());
             // It is closed by nobody but this loop.
             let (came, message) = timeout(sleep, self.inbox.next()).await.ok().flatten().unzip();
-            let now = came.unwrap_or_else(clock::now);
+            // What overtook this one may have come later.
+            latest = came.unwrap_or_else(clock::now).max(latest);
             let input = match message {
                 None => Input::Tick,
                 Some(message) => match message {
@@ -219,12 +231,13 @@ impl Lead {
                     ToLeader::Stop => {
                         self.inbox.requests.close();
                         self.inbox.urgent.close();
+                        self.inbox.heartbeats.close();
                         self.committer.finish();
                         return Ok(());
                     }
                 },
             };
-            self.step(now, input);
+            self.step(latest, input);
             notifier.turned(|| self.leader.size());
         }
     }
@@ -260,6 +273,8 @@ impl Lead {
 
 #[cfg(test)]
 mod tests {
+    use muster_core::machine::Pressure;
+
     use super::*;
 
     #[tokio::test]
@@ -270,8 +285,13 @@ mod tests {
         let before = clock::now();
         leader.send(ToLeader::Disconnected(ConnectionId(1))).await;
         let after = clock::now();
+        let beat =
+            FromAgent::Heartbeat { number: 1, pid1_age: Duration::ZERO, pressure: Pressure::default() };
+        leader.send(ToLeader::Agent(ConnectionId(2), beat)).await;
         // The leader is busy with something else meanwhile.
         while clock::now() == after {}
+        let (_, message) = inbox.next().await.expect("a message");
+        assert!(matches!(message, ToLeader::Agent(..)), "{message:?}");
         let (came, message) = inbox.next().await.expect("a message");
         assert!(matches!(message, ToLeader::Disconnected(_)), "{message:?}");
         assert!((before..=after).contains(&came), "{came:?}");

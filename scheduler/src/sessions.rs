@@ -1,4 +1,4 @@
-//! Agents' sessions: one bidirectional stream each.
+//! Agents' sessions: two bidirectional streams each, one for heartbeats and one for all else.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use futures_util::{StreamExt, stream};
 use muster_core::leader::ConnectionId;
-use muster_core::message::{FromAgent, ToAgent};
+use muster_core::message::{FromAgent, LeaderMessage, ToAgent};
 use muster_proto::v1::agents_server::Agents;
-use muster_proto::{FromAgentParts, split_to_agent, v1};
-use tokio::sync::{mpsc, oneshot};
+use muster_proto::{FromAgentParts, SESSION_KEY, split_to_agent, v1};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use crate::lead::{LeaderHandle, ToLeader, stopped};
 
@@ -33,12 +34,16 @@ pub(crate) struct Sessions {
     open: DashMap<ConnectionId, Outbox>,
 }
 
-/// The sending half of a session. Dropping it ends the stream, after what was put into it.
+/// The sending half of a session. Dropping it ends the streams, after what was put into them.
 #[derive(Debug)]
 struct Outbox {
     messages: mpsc::Sender<ToSend>,
-    /// Its receiver learns that this is dropped, and stops reading from the agent.
-    _open: oneshot::Sender<()>,
+    /// Where answers to heartbeats go, once the agent has opened that stream.
+    heartbeats: Option<mpsc::Sender<ToSend>>,
+    /// Who knows it is the agent of this session.
+    key: Uuid,
+    /// Its receivers learn that this is dropped, and stop reading from the agent.
+    open: watch::Sender<()>,
 }
 
 impl Sessions {
@@ -48,11 +53,14 @@ impl Sessions {
 
     /// Sends a message to an agent, if it is still there.
     pub(crate) fn send(&self, connection: ConnectionId, message: ToAgent) {
-        let Some(sent) = self.open.get(&connection).map(|outbox| outbox.messages.try_send(Ok(message)))
-        else {
-            return;
-        };
-        if sent.is_err() {
+        let sent = self.open.get(&connection).map(|outbox| {
+            let way = match message.body {
+                LeaderMessage::HeartbeatAck { .. } => outbox.heartbeats.as_ref(),
+                _ => None,
+            };
+            way.unwrap_or(&outbox.messages).try_send(Ok(message))
+        });
+        if let Some(Err(_)) = sent {
             warn!(connection = connection.0, "an agent reads too slowly: its stream is ended");
             self.close(connection);
         }
@@ -68,32 +76,67 @@ impl Sessions {
         self.open.clear();
     }
 
-    /// Opens a session; gives what its agent is to be sent.
+    /// Opens a session; gives what its agent is to be sent, and the session's key.
     fn open(
         self: &Arc<Self>,
         peer: Option<IpAddr>,
         from_agent: Streaming<v1::AgentMessage>,
-    ) -> ReceiverStream<ToSend> {
+    ) -> (ReceiverStream<ToSend>, String) {
         let connection = ConnectionId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
         let (messages, to_send) = mpsc::channel(OUTBOX);
-        let (open, closed) = oneshot::channel();
-        self.open.insert(connection, Outbox { messages: messages.clone(), _open: open });
-        let sessions = Arc::clone(self);
+        let (open, closed) = watch::channel(());
         // The reader keeps no sender: the stream must end when the session is closed.
         let errors = messages.downgrade();
+        let key = Uuid::new_v4();
+        self.open.insert(connection, Outbox { messages, heartbeats: None, key, open });
+        let sessions = Arc::clone(self);
         tokio::spawn(async move {
-            let read = tokio::select! {
-                read = sessions.read(connection, peer, from_agent) => read,
-                _ = closed => Ok(()),
-            };
-            if let (Err(status), Some(errors)) = (read, errors.upgrade()) {
-                debug!(connection = connection.0, %status, "a session ended with an error");
-                errors.try_send(Err(status)).ok();
-            }
-            sessions.close(connection);
+            sessions.read_until(closed, connection, peer, from_agent, errors).await;
             sessions.leader.send(ToLeader::Disconnected(connection)).await;
         });
-        ReceiverStream::new(to_send)
+        (ReceiverStream::new(to_send), format!("{}.{key}", connection.0))
+    }
+
+    /// Opens the stream of heartbeats of the session with this key; gives the answers.
+    fn open_heartbeats(
+        self: &Arc<Self>,
+        key: &str,
+        from_agent: Streaming<v1::AgentMessage>,
+    ) -> Option<ReceiverStream<ToSend>> {
+        let (connection, key) = key.split_once('.')?;
+        let connection = ConnectionId(connection.parse().ok()?);
+        let (acks, to_send) = mpsc::channel(OUTBOX);
+        let errors = acks.downgrade();
+        let mut outbox = self.open.get_mut(&connection)?;
+        if outbox.heartbeats.is_some() || Uuid::parse_str(key) != Ok(outbox.key) {
+            return None;
+        }
+        outbox.heartbeats = Some(acks);
+        let closed = outbox.open.subscribe();
+        drop(outbox);
+        let sessions = Arc::clone(self);
+        tokio::spawn(async move { sessions.read_until(closed, connection, None, from_agent, errors).await });
+        Some(ReceiverStream::new(to_send))
+    }
+
+    /// Reads what an agent says until it ends the stream, or the session is closed; then it is.
+    async fn read_until(
+        &self,
+        mut closed: watch::Receiver<()>,
+        connection: ConnectionId,
+        peer: Option<IpAddr>,
+        from_agent: Streaming<v1::AgentMessage>,
+        errors: mpsc::WeakSender<ToSend>,
+    ) {
+        let read = tokio::select! {
+            read = self.read(connection, peer, from_agent) => read,
+            _ = closed.changed() => Ok(()),
+        };
+        if let (Err(status), Some(errors)) = (read, errors.upgrade()) {
+            debug!(connection = connection.0, %status, "a session ended with an error");
+            errors.try_send(Err(status)).ok();
+        }
+        self.close(connection);
     }
 
     async fn read(
@@ -125,35 +168,53 @@ impl Sessions {
 #[derive(Debug)]
 pub(crate) struct AgentsService(pub(crate) Arc<Sessions>);
 
+type ToAgents = Pin<Box<dyn Stream<Item = Result<v1::LeaderMessage, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl Agents for AgentsService {
-    type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::LeaderMessage, Status>> + Send>>;
+    type SessionStream = ToAgents;
+    type HeartbeatsStream = ToAgents;
 
     async fn session(
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
-    ) -> Result<Response<Self::SessionStream>, Status> {
+    ) -> Result<Response<ToAgents>, Status> {
         if self.0.leader.is_stopped() {
             return Err(stopped());
         }
         let peer = request.remote_addr().map(|address| address.ip());
         debug!(?peer, "an agent opened a session");
-        // Cut into parts only when the connection has room for them.
-        let parts = self.0.open(peer, request.into_inner()).flat_map(|message| {
-            let parts = match message {
-                Ok(message) => split_to_agent(message).into_iter().map(Ok).collect(),
-                Err(status) => vec![Err(status)],
-            };
-            stream::iter(parts)
-        });
-        Ok(Response::new(Box::pin(parts)))
+        let (messages, key) = self.0.open(peer, request.into_inner());
+        let mut response = Response::new(parts(messages));
+        let key = key.parse().map_err(|_| Status::internal("the session's key is no metadata"))?;
+        response.metadata_mut().insert(SESSION_KEY, key);
+        Ok(response)
     }
+
+    async fn heartbeats(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<ToAgents>, Status> {
+        let key = request.metadata().get(SESSION_KEY).and_then(|key| key.to_str().ok());
+        let key = key.unwrap_or_default().to_owned();
+        let acks = self.0.open_heartbeats(&key, request.into_inner());
+        Ok(Response::new(parts(acks.ok_or_else(|| Status::not_found("that session is over"))?)))
+    }
+}
+
+/// Cuts messages into parts, only when the connection has room for them.
+fn parts(messages: ReceiverStream<ToSend>) -> ToAgents {
+    Box::pin(messages.flat_map(|message| {
+        stream::iter(match message {
+            Ok(message) => split_to_agent(message).into_iter().map(Ok).collect(),
+            Err(status) => vec![Err(status)],
+        })
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use muster_core::ids::{SessionNumber, Term};
-    use muster_core::message::LeaderMessage;
 
     use super::*;
     use crate::lead::inbox;
@@ -167,15 +228,15 @@ mod tests {
         let (leader, _inbox) = inbox();
         let sessions = Sessions::new(leader);
         let (messages, mut to_send) = mpsc::channel(OUTBOX);
-        let (open, closed) = oneshot::channel();
+        let (open, mut closed) = watch::channel(());
         let connection = ConnectionId(1);
-        sessions.open.insert(connection, Outbox { messages, _open: open });
+        sessions.open.insert(connection, Outbox { messages, heartbeats: None, key: Uuid::nil(), open });
         let last = OUTBOX as u64;
         (1..=last).for_each(|number| sessions.send(connection, ack(number)));
         assert!(sessions.open.contains_key(&connection), "so far all messages found room");
         sessions.send(connection, ack(last + 1));
         assert!(!sessions.open.contains_key(&connection));
-        closed.await.expect_err("its reader is told by the drop");
+        closed.changed().await.expect_err("its reader is told by the drop");
         let mut sent = 0;
         while let Some(message) = to_send.recv().await {
             sent += 1;

@@ -11,20 +11,21 @@ use muster_core::command::{
     ClusterStatus, Command, CommandError, CommandResult, Done, UnitArgument, UnitErrorKind, UnitStatus, Verb,
 };
 use muster_core::ids::{AgentKey, BootId, CommandId, MachineId, SessionNumber, Term};
-use muster_core::machine::{Capacity, Labels, MachineState};
+use muster_core::machine::{Capacity, Labels, MachineState, Pressure};
 use muster_core::message::{FromAgent, Hello, LeaderMessage, ReportedChange, ToAgent, UnitReport};
 use muster_core::state::{DesiredState, Observation, Phase, Target, UnitState};
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
 use muster_proto::v1::agents_client::AgentsClient;
 use muster_proto::v1::muster_client::MusterClient;
-use muster_proto::{MAX_MESSAGE_BYTES, ToAgentParts, split_from_agent, v1};
+use muster_proto::{MAX_MESSAGE_BYTES, SESSION_KEY, ToAgentParts, split_from_agent, v1};
 use muster_scheduler::config::Config;
 use muster_scheduler::daemon::Daemon;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 /// How long anything may take before a test has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -122,15 +123,28 @@ struct Agent {
     to_leader: mpsc::Sender<v1::AgentMessage>,
     from_leader: Streaming<v1::LeaderMessage>,
     parts: ToAgentParts,
+    key: AsciiMetadataValue,
 }
 
 impl Agent {
     async fn dial(daemon: &Daemon) -> Self {
         let (to_leader, messages) = mpsc::channel(16);
         let mut client = AgentsClient::new(channel(daemon));
-        let session = client.session(ReceiverStream::new(messages)).await;
-        let from_leader = session.expect("a session").into_inner();
-        Self { to_leader, from_leader, parts: ToAgentParts::default() }
+        let session = client.session(ReceiverStream::new(messages)).await.expect("a session");
+        let key = session.metadata().get(SESSION_KEY).expect("a key").clone();
+        Self { to_leader, from_leader: session.into_inner(), parts: ToAgentParts::default(), key }
+    }
+
+    /// Opens a stream of heartbeats with this key.
+    async fn heartbeats(
+        daemon: &Daemon,
+        key: AsciiMetadataValue,
+    ) -> Result<(mpsc::Sender<v1::AgentMessage>, Streaming<v1::LeaderMessage>), Status> {
+        let (to_leader, messages) = mpsc::channel(16);
+        let mut request = Request::new(ReceiverStream::new(messages));
+        request.metadata_mut().insert(SESSION_KEY, key);
+        let acks = AgentsClient::new(channel(daemon)).heartbeats(request).await?;
+        Ok((to_leader, acks.into_inner()))
     }
 
     async fn say(&self, said: FromAgent) {
@@ -325,6 +339,45 @@ async fn a_message_that_makes_no_sense_ends_the_session() {
         timeout(PATIENCE, agent.from_leader.message()).await.expect("an answer").expect_err("refused");
     assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(status.message(), "hello.machine: 0 bytes where 16 are expected");
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+#[tokio::test]
+async fn heartbeats_pass_by_all_else_and_end_with_their_session() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let mut client = Client::new(&daemon);
+    // Far more than the agent's end of the stream takes unread.
+    let content = format!("{FILE}# {}\n", "x".repeat(3000));
+    let names: Vec<_> = (0..2000).map(|number| format!("unit-{number}.service")).collect();
+    let units: Vec<_> = names.iter().map(|name| (name.as_str(), Some(content.as_str()))).collect();
+    client.execute(1, Verb::Start, &units).await.expect("done");
+    let mut agent = Agent::dial(&daemon).await;
+    agent.hello(7).await;
+
+    let (to_leader, mut acks) = Agent::heartbeats(&daemon, agent.key.clone()).await.expect("its key");
+    for number in 1..=3 {
+        let beat = FromAgent::Heartbeat { number, pid1_age: Duration::ZERO, pressure: Pressure::default() };
+        for part in split_from_agent(beat) {
+            to_leader.send(part).await.expect("the stream is open");
+        }
+        let ack = timeout(PATIENCE, acks.message()).await.expect("answered in time").expect("no error");
+        let said = ToAgentParts::default().push(ack.expect("an answer")).expect("it makes sense");
+        assert_eq!(said.expect("whole").body, LeaderMessage::HeartbeatAck { number });
+    }
+    let twice = Agent::heartbeats(&daemon, agent.key.clone()).await.expect_err("it has one");
+    assert_eq!(twice.code(), Code::NotFound);
+    let other = Agent::heartbeats(&daemon, "1.of-another".parse().unwrap()).await.expect_err("not its key");
+    assert_eq!(other.code(), Code::NotFound);
+
+    // Either ends with the other.
+    drop(agent);
+    let end = timeout(PATIENCE, acks.message()).await.expect("it ends in time");
+    assert!(end.is_ok_and(|more| more.is_none()));
+    let mut agent = Agent::dial(&daemon).await;
+    let (to_leader, acks) = Agent::heartbeats(&daemon, agent.key.clone()).await.expect("its key");
+    drop((to_leader, acks));
+    assert!(agent.hear().await.is_none());
     daemon.shutdown().await.expect("a clean shutdown");
 }
 
