@@ -140,6 +140,8 @@ faults! {
     UnansweredStopCounts,
     /// that nothing is left is said without looking
     GoneUnconfirmed,
+    /// what PID 1 has in memory still, and may start from there, is said to be gone
+    GoneIsLoaded,
     /// files are written down in the ledger when there is time
     LedgerLate,
     /// a call without an answer counts as a sign of life of PID 1

@@ -198,6 +198,8 @@ impl Unit {
 
     fn next_in_peace(&self) -> Action {
         match (&self.want, &self.held) {
+            // PID 1 forgets what something else refers to only in a reload.
+            (_, Some(_)) if self.removed && self.files == Files::Outdated => self.once_gone(Action::Nothing),
             (_, Some(_)) if self.removed => self.once_gone(Action::Confirm),
             (_, Some(_)) if self.ending => self.once_gone(Action::Ended),
             (None, Some(_)) => Action::Nothing,
@@ -291,6 +293,13 @@ impl Unit {
     /// How long the copy that is here may take to stop after the lease, if it is exclusive.
     pub fn held_exclusive(&self) -> Option<Duration> {
         self.held.as_ref()?.exclusive
+    }
+
+    /// Whether PID 1 has in memory what was removed: it keeps what another unit refers to, its socket for one. What it has
+    /// after a reload is none of our files.
+    pub fn is_loaded_still(&self) -> bool {
+        let loaded = self.state.as_ref().is_some_and(|state| &*state.load == "loaded");
+        loaded && self.files != Files::Reloaded && !planted::is(Fault::GoneIsLoaded)
     }
 
     pub fn is_failed(&self) -> bool {

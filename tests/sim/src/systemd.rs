@@ -500,8 +500,9 @@ impl Systemd {
     /// Something else on the machine starts the unit, as its socket would.
     pub(crate) fn activate(&mut self, files: &Files, now: Micros, name: &UnitName, out: &mut Out) {
         let idle = |unit: &mut Loaded| !unit.is_running() && unit.job.is_none();
-        // What is loaded still and has no files any more is not what this is about.
-        if files.contains_key(name) && self.load(files, name).is_some_and(idle) {
+        // What is loaded still starts from memory, also where its files are gone.
+        let loaded = self.units.get(name).is_some_and(|unit| unit.content.is_some());
+        if (loaded || files.contains_key(name)) && self.load(files, name).is_some_and(idle) {
             // The job is nobody's that is listened to, and its end is signalled all the same.
             let _ = self.begin(files, now, name, Verb::Start, out);
             if let Some(unit) = self.units.get_mut(name) {

@@ -65,10 +65,7 @@ fn an_agent_that_ends_after_removing_files_sees_that_nothing_is_left() {
         let effects = bench.step(Input::JobRemoved(unit("a.service"), 13, "done".into()));
         assert_eq!(effects, [read("a.service")]);
         let gone = UnitReport { name: unit("a.service"), epoch: epoch(5, 1), change: ReportedChange::Gone };
-        assert_eq!(
-            bench.step(seen("a.service", state("inactive", "dead"))),
-            [Effect::Send(FromAgent::Report(vec![gone]))]
-        );
+        assert_eq!(bench.step(forgotten("a.service")), [Effect::Send(FromAgent::Report(vec![gone]))]);
     }
 }
 
@@ -115,8 +112,7 @@ fn what_is_gone_is_said_to_be_so_again_to_who_does_not_know() {
     bench.step(changed("a.service", "inactive", "dead"));
     bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into()));
     bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
-    let seen = Seen { state: state("inactive", "dead"), job: false, load_error: None };
-    bench.step(Input::Read(vec![(unit("a.service"), Some(seen))]));
+    bench.step(forgotten("a.service"));
     // A later one is refused; then comes a leader whose store knows of neither.
     bench.assign(false, vec![hold("a.service", epoch(5, 2), FILE, Target::Launched)], vec![]);
     bench.step(Input::Written(vec![(unit("a.service"), Written::Failed("no space left on device".into()))]));
@@ -127,4 +123,23 @@ fn what_is_gone_is_said_to_be_so_again_to_who_does_not_know() {
         .iter()
         .any(|effect| matches!(effect, Effect::Send(FromAgent::Report(reports)) if reports.iter().any(gone)));
     assert!(said, "{effects:?}");
+}
+
+#[test]
+fn what_pid_1_keeps_in_memory_is_gone_after_a_reload() {
+    let mut bench = Bench::started();
+    bench.assign(false, vec![], vec![Removal { name: unit("a.service"), epoch: epoch(5, 1) }]);
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+    bench.step(changed("a.service", "inactive", "dead"));
+    bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into()));
+    assert_eq!(bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))])), [read("a.service")]);
+    // Its socket refers to it, and would start it.
+    assert_eq!(bench.step(seen("a.service", state("inactive", "dead"))), []);
+    let effects = bench.later(Duration::from_secs(1));
+    assert!(effects.contains(&read("a.service")), "{effects:?}");
+    assert_eq!(bench.step(seen("a.service", state("inactive", "dead"))), [Effect::Reload]);
+    assert_eq!(bench.step(Input::Reloaded(Ok(()))), [read("a.service")]);
+    let effects = bench.step(forgotten("a.service"));
+    let gone = UnitReport { name: unit("a.service"), epoch: epoch(5, 1), change: ReportedChange::Gone };
+    assert_eq!(effects, [Effect::Send(FromAgent::Report(vec![gone]))]);
 }

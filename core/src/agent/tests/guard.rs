@@ -171,7 +171,7 @@ fn the_guard_waits_for_the_removal_of_what_may_run_elsewhere() {
     bench.step(Input::Written(vec![(unit("b.service"), DONE)]));
     bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
     bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
-    let effects = bench.step(seen("a.service", state("inactive", "dead")));
+    let effects = bench.step(forgotten("a.service"));
     assert!(until(&effects).is_some(), "{effects:?}");
 }
 
@@ -320,7 +320,7 @@ fn what_was_removed_leaves_nothing_behind_for_the_next_copy() {
     bench.step(Input::GuardDown);
     bench.assign(false, vec![exclusive("a.service", epoch(5, 2), Target::Launched)], vec![]);
     let mut effects = bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
-    effects.extend(bench.step(seen("a.service", state("inactive", "dead"))));
+    effects.extend(bench.step(forgotten("a.service")));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Write(_))), "{effects:?}");
     let effects = bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
     assert!(!effects.contains(&stop()), "nothing of it runs: {effects:?}");
@@ -400,7 +400,7 @@ fn the_guard_ends_with_the_last_exclusive_unit() {
     assert!(bench.assign(false, vec![], vec![removal]).contains(&stop()));
     bench.stopped();
     bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
-    let effects = bench.step(seen("a.service", state("inactive", "dead")));
+    let effects = bench.step(forgotten("a.service"));
     assert!(effects.contains(&Effect::DisarmGuard), "{effects:?}");
     assert_eq!(bench.step(Input::GuardDisarmed), []);
 }

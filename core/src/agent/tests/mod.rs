@@ -207,6 +207,11 @@ fn seen(name: &str, state: UnitState) -> Input {
     Input::Read(vec![(unit(name), Some(Seen { state, job: false, load_error: None }))])
 }
 
+/// PID 1 knows nothing of it any more.
+fn forgotten(name: &str) -> Input {
+    seen(name, UnitState { load: "not-found".into(), active: "inactive".into(), sub: "dead".into() })
+}
+
 fn checked(name: UnitName, outdated: bool) -> Input {
     Input::Checked(name, Some(Checked { outdated, active: false }))
 }
@@ -470,7 +475,7 @@ fn removal_stops_removes_confirms_and_remembers() {
     let effects = bench.step(Input::JobRemoved(name(), 12, "done".into()));
     assert_eq!(effects[..2], [Effect::Remove(vec![name()]), Effect::ResetFailed(name())]);
     assert_eq!(bench.step(Input::Removed(vec![(name(), Ok(()))])), [read("a.service")]);
-    assert_eq!(bench.step(seen("a.service", state("inactive", "dead"))), [gone("a.service", epoch(5, 1))]);
+    assert_eq!(bench.step(forgotten("a.service")), [gone("a.service", epoch(5, 1))]);
     assert_eq!(bench.agent.ledger().units, BTreeMap::new());
     assert_eq!(bench.agent.ledger().stopped, BTreeMap::from([(name(), epoch(5, 1))]));
     // Said again, since the report may have been lost.

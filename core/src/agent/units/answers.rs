@@ -364,6 +364,7 @@ impl Units {
                 }
                 self.nothing_more(name);
             }
+            Doing::Confirming if gone && unit.is_loaded_still() => self.see_it_forgotten(now, &name),
             Doing::Confirming if gone || planted::is(Fault::GoneUnconfirmed) => self.confirmed(name),
             Doing::Confirming => {
                 // It was activated between the end of its stop and the removal of its files.
@@ -375,6 +376,20 @@ impl Units {
             | Doing::Checking
             | Doing::Calling(..)
             | Doing::Explaining(_) => {}
+        }
+    }
+
+    /// PID 1 would start the unit from memory, without any files.
+    fn see_it_forgotten(&mut self, now: Time, name: &UnitName) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        if unit.files == Files::Replaced {
+            unit.files = Files::Outdated;
+            self.outdated.insert(name.clone());
+            self.nothing_more(name.clone());
+        } else {
+            // What refers to it may be about to go, too, and a reload takes its time.
+            unit.files = Files::Replaced;
+            self.read_later(now, name, RETRY);
         }
     }
 

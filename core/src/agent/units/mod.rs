@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use self::window::Window;
 use super::io::{Effect, Event, Held, Verb, Write};
-use super::unit::{Action, Doing, Reading, Unit, Want, Wanted, Writing};
+use super::unit::{Action, Doing, Files, Reading, Unit, Want, Wanted, Writing};
 use crate::ids::Epoch;
 use crate::machine::Capacity;
 use crate::message::{Assignment, Assignments, HeldUnit, Removal, ReportedChange, UnitReport};
@@ -542,6 +542,7 @@ impl Units {
             Action::Explain => self.explain(name, None),
             Action::Remove => {
                 unit.doing = Doing::Removing;
+                unit.files = Files::Current;
                 if unit.is_failed() {
                     self.out.resets.push(name.clone());
                 }
