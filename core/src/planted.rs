@@ -47,6 +47,8 @@ faults! {
     CommandsForgotten,
     /// a heartbeat that was on its way when the lease ended revives it
     LateHeartbeatRevives,
+    /// a machine that only ever says Hello stays up
+    HelloIsALease,
     /// the session of a lost machine goes on
     LostKeepsSession,
     /// a new leader gives machines no lease's time to report

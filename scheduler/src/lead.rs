@@ -187,15 +187,14 @@ impl Lead {
     /// When the store can be relied on no more. Nothing that waited for it was answered.
     pub(crate) async fn run(mut self) -> Result<(), CommitError> {
         let mut notifier = Notifier::new();
-        let mut latest = Time::default();
         loop {
             let now = clock::now();
             let timer = self.leader.next_timer().since(now);
             let sleep = timer.min(LONGEST_SLEEP).min(notifier.next());
             // It is closed by nobody but this loop.
             let (came, message) = timeout(sleep, self.inbox.next()).await.ok().flatten().unzip();
-            // What overtook this one may have come later.
-            latest = came.unwrap_or_else(clock::now).max(latest);
+            // The leader's own time never goes back, also where a heartbeat has overtaken this.
+            let now = came.unwrap_or_else(clock::now);
             let input = match message {
                 None => Input::Tick,
                 Some(message) => match message {
@@ -237,7 +236,7 @@ impl Lead {
                     }
                 },
             };
-            self.step(latest, input);
+            self.step(now, input);
             notifier.turned(|| self.leader.size());
         }
     }

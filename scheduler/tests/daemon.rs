@@ -186,6 +186,7 @@ impl Agent {
 
     /// Waits until it is told to hold a unit, and says that it runs.
     async fn run(&mut self) -> UnitName {
+        self.say(beat(1)).await;
         loop {
             let said = self.hear().await.expect("the session goes on");
             let LeaderMessage::Assignments(assignments) = said.body else { continue };
@@ -203,6 +204,10 @@ impl Agent {
             return hold.name;
         }
     }
+}
+
+fn beat(number: u64) -> FromAgent {
+    FromAgent::Heartbeat { number, pid1_age: Duration::ZERO, pressure: Pressure::default() }
 }
 
 fn is_running(unit: &UnitStatus) -> bool {
@@ -357,8 +362,7 @@ async fn heartbeats_pass_by_all_else_and_end_with_their_session() {
 
     let (to_leader, mut acks) = Agent::heartbeats(&daemon, agent.key.clone()).await.expect("its key");
     for number in 1..=3 {
-        let beat = FromAgent::Heartbeat { number, pid1_age: Duration::ZERO, pressure: Pressure::default() };
-        for part in split_from_agent(beat) {
+        for part in split_from_agent(beat(number)) {
             to_leader.send(part).await.expect("the stream is open");
         }
         let ack = timeout(PATIENCE, acks.message()).await.expect("answered in time").expect("no error");

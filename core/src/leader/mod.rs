@@ -172,6 +172,8 @@ struct Machine {
     /// The session that was opened last, of the boot and the agent that its record names.
     opened: SessionNumber,
     last_heard: Option<Time>,
+    /// Whether a heartbeat has come since its last Hello; where this leader has heard nothing of it, that is taken for granted.
+    beats: bool,
     /// What its last heartbeat said of it.
     pressure: Pressure,
     /// When its lease ends, in the leader's own time.
@@ -733,6 +735,7 @@ impl Machine {
             session: None,
             opened: SessionNumber(0),
             last_heard: None,
+            beats: true,
             pressure: Pressure::default(),
             deadline: None,
             lease_until: Time::default(),

@@ -165,9 +165,7 @@ impl Leader {
         }
         machine.told = Some(self.term);
         let left = std::mem::replace(&mut machine.leaving, hello.leaving);
-        if let Some(deadline) = machine.deadline.take() {
-            self.deadlines.remove(&(deadline, id));
-        }
+        let beats = std::mem::take(&mut machine.beats);
         self.farewells.remove(&id);
         machine.opened = hello.session;
         machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
@@ -193,7 +191,7 @@ impl Leader {
             }
             !machines.is_empty()
         });
-        self.extend_lease(id);
+        self.await_heartbeat(id, beats || rebooted);
         if hello.leaving && !left {
             // The leader before may have had its units started elsewhere.
             self.find_lingering_on(id);
@@ -353,8 +351,12 @@ impl Leader {
         let Some(session) = &machine.session else { return };
         let (connection, session) = (session.connection, session.number);
         machine.pressure = pressure;
-        if std::mem::replace(&mut machine.state, state) != state {
+        let first = !std::mem::replace(&mut machine.beats, true);
+        let other = std::mem::replace(&mut machine.state, state) != state;
+        if first || other {
             self.update_openness(id);
+        }
+        if other {
             self.event(match state {
                 MachineState::Degraded => Event::MachineDegraded(id),
                 _ => Event::MachineRecovered(id),
@@ -454,6 +456,29 @@ impl Leader {
         }
     }
 
+    /// The machine has said Hello: it is given the time of a lease until its first heartbeat, which is what grants one. Where
+    /// there was none since the Hello before, that time goes on (not `anew`): one that cannot be worked with may say Hello again
+    /// and again.
+    fn await_heartbeat(&mut self, id: MachineId, anew: bool) {
+        let deadline = self.awake() + self.lease();
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        machine.last_heard = Some(self.now);
+        machine.lost = None;
+        machine.undoubted = false;
+        if anew || machine.deadline.is_none() || planted::is(Fault::HelloIsALease) {
+            self.set_deadline(id, deadline);
+        }
+    }
+
+    /// The machine is lost then, unless more is heard of it.
+    fn set_deadline(&mut self, id: MachineId, deadline: Time) {
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        if let Some(old) = machine.deadline.replace(deadline) {
+            self.deadlines.remove(&(old, id));
+        }
+        self.deadlines.insert((deadline, id));
+    }
+
     fn extend_lease(&mut self, id: MachineId) {
         let deadline = self.awake() + self.lease();
         let Some(machine) = self.machines.get_mut(&id) else { return };
@@ -470,10 +495,7 @@ impl Leader {
         machine.last_heard = Some(self.now);
         machine.lost = None;
         machine.undoubted = false;
-        if let Some(old) = machine.deadline.replace(deadline) {
-            self.deadlines.remove(&(old, id));
-        }
-        self.deadlines.insert((deadline, id));
+        self.set_deadline(id, deadline);
     }
 
     /// Loses the machines whose lease ended.
@@ -525,6 +547,7 @@ impl Leader {
     pub(super) fn update_openness(&mut self, id: MachineId) {
         let open = self.machines.get(&id).is_some_and(|machine| {
             machine.session.is_some()
+                && (machine.beats || planted::is(Fault::HelloIsALease))
                 && (machine.state == MachineState::Up
                     || machine.state == MachineState::Degraded && planted::is(Fault::DegradedIsOpen))
                 && (machine.availability == Availability::Open || planted::is(Fault::DrainedIsOpen))

@@ -17,7 +17,7 @@ use muster_core::message::{
 use muster_core::state::{Failure, Observation, Phase, Target, UnitState};
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
 use muster_proto::v1::agents_client::AgentsClient;
-use muster_proto::{ToAgentParts, split_from_agent, v1};
+use muster_proto::{ToAgentParts, split_from_agent};
 use muster_scheduler::config::Config;
 use muster_scheduler::daemon::Daemon;
 use tempfile::TempDir;
@@ -73,14 +73,10 @@ impl Cluster {
 
     /// Adds a machine and waits until it is up. Its id is that digit, repeated.
     pub fn add_machine(&self, digit: u32) -> Machine {
-        let task = self.handle.spawn(agent(self.address, digit));
-        let machine = Machine(task.abort_handle());
-        let id = digit.to_string().repeat(32);
-        eventually("the machine is up", || {
-            let run = self.ctl(&["list-machines", "--full", "--no-legend", "--fields", "machine,state"]);
-            run.stdout.contains(&format!("{id}  up\n")).then_some(()).ok_or(run)
-        });
-        machine
+        let (alive, takes_units) = std::sync::mpsc::channel();
+        let task = self.handle.spawn(agent(self.address, digit, alive));
+        takes_units.recv_timeout(PATIENCE).expect("a heartbeat of it is answered in time");
+        Machine(task.abort_handle())
     }
 
     /// Runs `musterctl` against this cluster.
@@ -223,7 +219,7 @@ impl Machine {
 }
 
 /// An agent that starts every unit at once: but for `fails…`, which fail, and `refused…`, which it refuses.
-async fn agent(address: SocketAddr, digit: u32) {
+async fn agent(address: SocketAddr, digit: u32, alive: std::sync::mpsc::Sender<()>) {
     let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect().await;
     let (to_leader, messages) = mpsc::channel(64);
     let send = async |said: FromAgent| {
@@ -242,8 +238,14 @@ async fn agent(address: SocketAddr, digit: u32) {
         tokio::select! {
             message = from_leader.message() => {
                 let Ok(Some(message)) = message else { return };
-                if let Some(reports) = reports(&mut parts, message) {
-                    send(FromAgent::Report(reports)).await;
+                let Some(ToAgent { body, .. }) = parts.push(message).expect("understood") else { continue };
+                match body {
+                    LeaderMessage::Assignments(assignments) => {
+                        send(FromAgent::Report(reports(assignments))).await;
+                    }
+                    LeaderMessage::Welcome(_) => heartbeats.reset_immediately(),
+                    LeaderMessage::HeartbeatAck { .. } => _ = alive.send(()),
+                    _ => {}
                 }
             }
             _ = heartbeats.tick() => {
@@ -272,9 +274,7 @@ fn hello(digit: u32) -> Hello {
     }
 }
 
-fn reports(parts: &mut ToAgentParts, message: v1::LeaderMessage) -> Option<Vec<UnitReport>> {
-    let ToAgent { body, .. } = parts.push(message).expect("understood")?;
-    let LeaderMessage::Assignments(Assignments { hold, remove, .. }) = body else { return None };
+fn reports(Assignments { hold, remove, .. }: Assignments) -> Vec<UnitReport> {
     let held = hold.into_iter().map(|unit| {
         let observation = observed(&unit.name, unit.target);
         UnitReport { name: unit.name, epoch: unit.epoch, change: ReportedChange::Observed(observation) }
@@ -284,7 +284,7 @@ fn reports(parts: &mut ToAgentParts, message: v1::LeaderMessage) -> Option<Vec<U
         epoch: unit.epoch,
         change: ReportedChange::Gone,
     });
-    Some(held.chain(gone).collect())
+    held.chain(gone).collect()
 }
 
 fn observed(name: &UnitName, target: Target) -> Observation {

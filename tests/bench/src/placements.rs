@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use muster_core::command::{Command, UnitArgument, Verb};
 use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, MachineId, SessionNumber, Term};
 use muster_core::leader::{Change, ConnectionId, Durable, Effect, Input, Leader, RequestId, Settings};
-use muster_core::machine::Capacity;
+use muster_core::machine::{Capacity, Pressure};
 use muster_core::message::{FromAgent, Hello, LeaderMessage};
 use muster_core::time::Time;
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
@@ -47,7 +47,11 @@ fn placing_seconds() -> Result<f64> {
     let now = Time::from_boot(Duration::from_secs(1_000));
     let mut leader = Leader::new(Settings::default(), Term(1), Durable::new(ClusterId::new(1)), now);
     for number in 1..=MACHINES {
-        settle(&mut leader, now, Input::Agent(ConnectionId(number.into()), FromAgent::Hello(hello(number))))?;
+        let connection = ConnectionId(number.into());
+        settle(&mut leader, now, Input::Agent(connection, FromAgent::Hello(hello(number))))?;
+        let (pid1_age, pressure) = (Duration::ZERO, Pressure::default());
+        let heartbeat = FromAgent::Heartbeat { number: 1, pid1_age, pressure };
+        settle(&mut leader, now, Input::Agent(connection, heartbeat))?;
     }
     let names = (0..UNITS).map(name).collect::<Result<Vec<_>>>()?;
     let files = names.iter().zip(0..).map(|(name, number)| (name, Some(Arc::from(file(number)))));

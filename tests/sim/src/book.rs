@@ -123,6 +123,10 @@ pub(crate) struct MachineBook {
     /// When the present leader last heard Hello or an answered heartbeat of it, by the leader's clock, and how long the
     /// leader had been stopped until then; none after the machine was given up.
     pub(crate) heard: Option<(Time, Micros)>,
+    /// Whether a heartbeat of it is still to come after its last Hello; and the same for the last heartbeat, or the first
+    /// Hello since.
+    pub(crate) unproven: bool,
+    pub(crate) counts: Option<(Time, Micros)>,
     /// Until when the present leader has granted it time to restart its agent, by the leader's clock and at most.
     pub(crate) graced: Option<Time>,
     /// Whether it told the present leader that it shuts down.
@@ -320,6 +324,7 @@ impl World {
         book.expects = self.store.durable.machines.keys().copied().collect();
         for machine in &mut book.machines {
             machine.heard = None;
+            machine.unproven = false;
             machine.pid1_lost = false;
             machine.leaving = false;
             machine.graced = None;
@@ -359,6 +364,7 @@ impl World {
         let was = std::mem::take(book);
         *book = MachineBook {
             heard: was.heard,
+            counts: was.counts,
             graced: was.graced,
             leaving: was.leaving,
             pid1_lost: was.pid1_lost,

@@ -278,14 +278,36 @@ fn what_no_other_machine_takes_is_kept_without_a_restart() {
 }
 
 #[test]
+fn a_machine_that_only_ever_says_hello_is_lost() {
+    let mut world = World::new(2);
+    world.start("u.service", "");
+    let on = world.running("u.service")[0];
+    let other = if on == machine(1) { machine(2) } else { machine(1) };
+    world.agents.get_mut(&on).unwrap().beats = false;
+    // It cannot write down whom it obeys, and comes again and again.
+    for _ in 0..5 {
+        world.cut(on);
+        world.pass(1);
+        world.connect(on);
+        world.pass(1);
+    }
+    assert!(world.running("u.service").contains(&other));
+    world.command(Verb::Destroy, &[("u.service", None)]).unwrap();
+    for number in 1..=4 {
+        world.start(&format!("u{number}.service"), "");
+        assert_eq!(world.running(&format!("u{number}.service")), [other], "nothing new goes there");
+    }
+}
+
+#[test]
 fn a_late_heartbeat_revives_no_lease() {
     let mut world = World::new(2);
     world.start("u.service", "");
     let on = world.running("u.service")[0];
     let connection = world.agents[&on].connection.unwrap();
     world.silence(6);
-    world.step(Input::Agent(connection, heartbeat(1, 0)));
-    assert_ne!(world.agents[&on].acked, 1, "the heartbeat was on the way when the lease ended");
+    world.step(Input::Agent(connection, heartbeat(99, 0)));
+    assert_ne!(world.agents[&on].acked, 99, "the heartbeat was on the way when the lease ended");
     assert_eq!(world.agents[&on].connection, None);
 }
 

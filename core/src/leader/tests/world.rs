@@ -41,8 +41,10 @@ pub(super) struct Agent {
     pub(super) farewell: bool,
     /// Whether it says that it shuts down.
     pub(super) leaving: bool,
-    /// Whether it was asked for a sign of life and has not given it.
-    pub(super) probed: bool,
+    /// Whether it was welcomed, or asked for a sign of life, and has not given one since.
+    pub(super) to_beat: bool,
+    /// Whether it ever does.
+    pub(super) beats: bool,
     /// Whether what it starts is seen to be active; else it is starting.
     pub(super) activates: bool,
 }
@@ -145,7 +147,8 @@ impl World {
                 refused: None,
                 farewell: false,
                 leaving: false,
-                probed: false,
+                to_beat: false,
+                beats: true,
                 activates: true,
             },
         );
@@ -251,7 +254,7 @@ impl World {
                 if let Some(reports) = agent.hear(message) {
                     inputs.insert(0, Input::Agent(connection, FromAgent::Report(reports)));
                 }
-                if std::mem::take(&mut agent.probed) {
+                if std::mem::take(&mut agent.to_beat) && agent.beats {
                     inputs.insert(0, Input::Agent(connection, agent.heartbeat()));
                 }
             }
@@ -298,8 +301,9 @@ impl World {
                 self.now = self.now + Duration::from_millis(250);
                 self.step(Input::Tick);
             }
+            let beating = self.agents.iter().filter(|(_, agent)| agent.beats);
             let connected: Vec<(MachineId, ConnectionId)> =
-                self.agents.iter().filter_map(|(id, agent)| Some((*id, agent.connection?))).collect();
+                beating.filter_map(|(id, agent)| Some((*id, agent.connection?))).collect();
             for (id, connection) in connected {
                 let agent = self.agents.get_mut(&id).unwrap();
                 let heartbeat = agent.heartbeat();
@@ -402,10 +406,13 @@ impl Agent {
             self.term = message.term;
         }
         match message.body {
-            LeaderMessage::Welcome(welcome) => self.cluster = Some(welcome.cluster),
+            LeaderMessage::Welcome(welcome) => {
+                self.cluster = Some(welcome.cluster);
+                self.to_beat = true;
+            }
             LeaderMessage::HeartbeatAck { number } => self.acked = number,
             LeaderMessage::Farewell { .. } => self.farewell = true,
-            LeaderMessage::Probe => self.probed = true,
+            LeaderMessage::Probe => self.to_beat = true,
             LeaderMessage::Refused(refused) => {
                 self.refused = Some(refused);
                 self.connection = None;

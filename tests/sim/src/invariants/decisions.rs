@@ -323,7 +323,7 @@ impl World {
                 }
                 let open =
                     matches!(self.book.decided.availability.get(machine), None | Some(Availability::Open));
-                let closed = book.leaving || book.degraded || !open;
+                let closed = book.leaving || book.degraded || book.unproven || !open;
                 let now = self.scheduler.clock.time(self.queue.now());
                 let graced = book.heard.is_some() && book.graced.is_some_and(|end| now < end);
                 let silent = self.heard_ago(number).is_none_or(|ago| ago >= lease) && !graced;

@@ -96,6 +96,9 @@ impl World {
                         let book = &mut self.book.machines[number];
                         book.last_heard = Some((now, stalled));
                         book.degraded = book.says_degraded;
+                        if !std::mem::replace(&mut book.unproven, true) || book.heard.is_none() {
+                            book.counts = Some((now, stalled));
+                        }
                         (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
                         (book.grace, book.graced) = (None, None);
                     }

@@ -223,6 +223,7 @@ impl World {
         let stalled = self.scheduler.stalled(self.queue.now());
         let book = &mut self.book.machines[number];
         (book.heard, book.last_heard) = (Some((now, stalled)), Some((now, stalled)));
+        (book.counts, book.unproven) = (Some((now, stalled)), false);
     }
 
     /// The agent always knows first that its lease is over.
@@ -236,7 +237,7 @@ impl World {
     /// The leader doubts itself first: it subtracts its own stalls.
     pub(super) fn stalls_are_counted_against_nobody(&mut self, number: usize) {
         let book = &self.book.machines[number];
-        let ago = book.heard.map(|heard| self.ago_at_most(heard));
+        let ago = book.counts.map(|counts| self.ago_at_most(counts));
         if !book.pid1_lost && ago.is_some_and(|ago| ago < self.settings.lease_ttl) {
             let text = format!("m{number} is given up for a time in which the leader was stopped");
             self.violate("stalls_are_counted_against_nobody", text);
