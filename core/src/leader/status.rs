@@ -112,7 +112,7 @@ impl Leader {
             }
         }
         for (machine, epoch) in self.strays.get(name).into_iter().flatten() {
-            if self.latest_known(*machine, name).is_none_or(|known| known < *epoch) {
+            if self.is_orphan(*machine, name, *epoch) {
                 found.insert((CopyRole::Orphaned, *machine), *epoch);
             }
         }
@@ -122,6 +122,11 @@ impl Leader {
             CopyStatus { machine, epoch, role, observation: seen.map(|copy| copy.observation.clone()) }
         };
         found.into_iter().map(status).collect()
+    }
+
+    /// Whether the leader has no record of this copy.
+    pub(super) fn is_orphan(&self, machine: MachineId, name: &UnitName, epoch: Epoch) -> bool {
+        self.latest_known(machine, name).is_none_or(|known| known < epoch)
     }
 
     /// Why a unit is on no machine that is reachable.

@@ -1,5 +1,6 @@
 //! Machines that are cordoned, drained, shut down or about to be restarted.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::world::{World, machine, name};
@@ -115,6 +116,126 @@ fn a_drain_stops_what_lingers_at_its_end() {
     assert_eq!(held(&world, M1), 1);
     world.pass(2);
     assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
+#[test]
+fn one_deadline_ends_the_whole_drain() {
+    let mut world = cluster(3);
+    world.start("here.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    world.pass(20);
+    world.activate(M2);
+    // The second of them moves since then, and the third waits for its turn.
+    assert_eq!((held(&world, M1), held(&world, M2)), (3, 2));
+    world.pass(9);
+    assert_eq!((held(&world, M1), held(&world, M2)), (3, 2));
+    world.events.clear();
+    world.pass(2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 3), "but for what fits nowhere else");
+    let left = ["u2.service", "u3.service", "here.service"].map(name);
+    let told = world.events.iter().find_map(|event| match event {
+        Event::NotDrained { machine, units } => Some((*machine, units.iter().cloned().collect())),
+        _ => None,
+    });
+    assert_eq!(told, Some((M1, BTreeSet::from(left))));
+    // What finds a place later does not wait either.
+    world.replace(Verb::Start, "here.service", &super::service("")).unwrap();
+    world.pass(1);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 4));
+}
+
+#[test]
+fn the_time_of_a_drain_begins_with_the_command_and_with_the_leader() {
+    let mut world = cluster(1);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    world.pass(29);
+    world.machine_command(drain(0), M1).unwrap();
+    world.pass(29);
+    assert_eq!(held(&world, M1), 1, "the command was given once more");
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.pass(29);
+    assert_eq!(held(&world, M1), 1, "another leader");
+    world.pass(2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
+#[test]
+fn the_deadline_of_a_drain_stops_nothing_that_would_run_nowhere() {
+    let mut world = cluster(2);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    goodbye(&mut world, M2, Goodbye::Shutdown);
+    world.pass(40);
+    assert_eq!(held(&world, M1), 2);
+}
+
+#[test]
+fn exclusive_units_on_their_way_are_counted() {
+    let mut world = cluster(0);
+    for number in 1..=3 {
+        let options = "[X-Muster]\nExclusive=yes\n";
+        let pinned = format!("{options}MachineID={M1}\n");
+        world.start(&format!("x{number}.service"), &pinned);
+        world.replace(Verb::Start, &format!("x{number}.service"), &super::service(options)).unwrap();
+    }
+    assert_eq!((held(&world, M1), held(&world, M2)), (3, 0));
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 1), "one has stopped here and is started there");
+    world.pass(1);
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 1));
+    world.activate(M2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 2));
+    slow_to_start(&mut world, M2, false);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 3));
+}
+
+#[test]
+fn a_machine_is_drained_when_it_says_so() {
+    let mut world = cluster(1);
+    let drained = |world: &mut World| {
+        let drained = world.events.iter().filter(|event| **event == Event::Drained(M1)).count();
+        world.events.clear();
+        drained
+    };
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    let begun = world.events.iter().find(|event| matches!(event, Event::Availability { .. })).unwrap();
+    assert_eq!(begun.kind(), "machine_drains");
+    assert_eq!(drained(&mut world), 0);
+    slow_to_start(&mut world, M2, false);
+    assert_eq!(drained(&mut world), 1);
+    world.pass(60);
+    assert!(world.events.is_empty(), "{:?}", world.events);
+    // Of one that is not heard from nobody knows.
+    let mut world = world.restarted();
+    world.connect(M2);
+    world.pass(1);
+    assert_eq!(drained(&mut world), 0);
+    world.connect(M1);
+    assert_eq!(drained(&mut world), 1);
+}
+
+#[test]
+fn an_orphan_keeps_a_machine_from_being_drained() {
+    let mut world = cluster(1);
+    // A store that has no record of what the machine runs.
+    world.stored.units.remove(&name("u1.service"));
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.machine_command(drain(0), M1).unwrap();
+    assert!(!world.events.contains(&Event::Drained(M1)));
+    world.pass(31);
+    let left = Event::NotDrained { machine: M1, units: vec![name("u1.service")] };
+    assert!(world.events.contains(&left), "{:?}", world.events);
+    assert_eq!(held(&world, M1), 1, "it is left alone");
+    world.command(Verb::Destroy, &[("u1.service", None)]).unwrap();
+    assert!(world.events.contains(&Event::Drained(M1)));
 }
 
 #[test]
