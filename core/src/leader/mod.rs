@@ -15,7 +15,7 @@
 //! | `rivals` | machines that claim the id of another one |
 //! | `doubt` | the leader's own stalls, and many deaths at once |
 //! | `commands` | clients' changes |
-//! | `moving` | machines that are drained or shut down |
+//! | `moving`, `left` | machines that are drained or shut down; what is left on them, and why |
 //! | `placing` | which unit goes where, and when that is asked again |
 //! | `groups` | units tied by `MachineOf=` |
 //! | `gates` | placements that wait: exclusive units, `Requires=`, `After=` |
@@ -31,6 +31,7 @@ mod failing;
 mod gates;
 mod groups;
 mod io;
+mod left;
 mod moving;
 mod office;
 mod outbox;
