@@ -63,11 +63,16 @@ impl Leader {
             };
             return format!("no other machine takes {tied}: {}", summary(&refusals));
         }
+        self.why_not_yet(id)
+    }
+
+    /// Why a unit is on the machine still that another one takes.
+    pub(super) fn why_not_yet(&self, id: MachineId) -> String {
         match self.machines.get(&id).map(|machine| machine.availability) {
             Some(Availability::Draining(drain)) if self.moves_enough(id) => {
                 format!("waits for its turn (--max-parallel {})", drain.max_parallel)
             }
-            _ => "is about to move".to_owned(),
+            _ => "has not moved yet".to_owned(),
         }
     }
 

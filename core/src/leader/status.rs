@@ -176,6 +176,13 @@ impl Leader {
             reason: match on {
                 Some((id, machine)) => {
                     let why = why_closed(machine).unwrap_or("is left");
+                    if refusals.len() < self.machines.len() {
+                        return reason(&format!(
+                            "its machine {} {why}, and it {}",
+                            id.short(),
+                            self.why_not_yet(*id)
+                        ));
+                    }
                     format!("its machine {} {why}, and no other machine takes {subject}", id.short())
                 }
                 None => format!("no machine takes {subject}"),

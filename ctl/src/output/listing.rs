@@ -149,7 +149,7 @@ fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
         _ if machine.leaving => "shutting down",
         Availability::Open => "open",
         Availability::Cordoned => "cordoned",
-        Availability::Draining(_) if machine.is_empty() => "drained",
+        Availability::Draining(_) if machine.units + machine.orphans == 0 => "drained",
         Availability::Draining(_) => "draining",
     };
     let heard = machine.last_heard_ms.map(|ms| ago(Duration::from_millis(ms)));

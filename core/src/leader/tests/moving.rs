@@ -117,6 +117,8 @@ fn so_many_units_move_at_once_as_may() {
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(2), M1).unwrap();
     assert_eq!((held(&world, M1), held(&world, M2)), (5, 2));
+    let turn = "its machine 00000001 is being drained, and it waits for its turn (--max-parallel 2)";
+    assert_eq!(world.reason("u5.service"), turn);
     world.activate(M2);
     assert_eq!((held(&world, M1), held(&world, M2)), (3, 4));
     slow_to_start(&mut world, M2, false);
