@@ -137,6 +137,21 @@ fn a_drain_stops_what_lingers_at_its_end() {
 }
 
 #[test]
+fn an_old_copy_that_is_gone_makes_room_for_the_next() {
+    let mut world = cluster(2);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 1));
+    // As it was told by the leader before this one, which had stopped it.
+    let agent = world.agents.get_mut(&M1).unwrap();
+    let epoch = agent.held.remove(&name("u1.service")).unwrap().epoch;
+    let connection = agent.connection.unwrap();
+    let gone = UnitReport { name: name("u1.service"), epoch, change: ReportedChange::Gone };
+    world.step(Input::Agent(connection, FromAgent::Report(vec![gone])));
+    assert_eq!(held(&world, M2), 2);
+}
+
+#[test]
 fn one_deadline_ends_the_whole_drain() {
     let mut world = cluster(3);
     world.start("here.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
