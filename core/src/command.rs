@@ -142,7 +142,10 @@ pub enum Query {
         reasons: bool,
     },
     /// All machines, and the cluster.
-    Machines,
+    Machines {
+        /// With what is left on these, and why; of many only of the first.
+        left_on: Vec<MachineId>,
+    },
     /// The worst-case time from the loss of this unit's machine until it is started elsewhere.
     Rto(UnitName),
 }
@@ -308,14 +311,36 @@ pub struct MachineStatus {
     pub leaving: bool,
     /// Milliseconds since the leader last heard from it; `None` when this leader never did.
     pub last_heard_ms: Option<u64>,
-    /// How many units are placed there.
+    /// How many units are placed there or being stopped.
     pub units: usize,
+    /// How many units run there that the leader has no record of.
+    pub orphans: usize,
+    /// What the first of all these wait for before they are gone, where that was asked for.
+    pub left: Vec<Left>,
     /// What they reserve.
     pub reserved: crate::machine::Capacity,
     /// How short it is of what its units need, by its last heartbeat.
     pub pressure: Pressure,
     /// The machine that claims the same id and was refused for that lately.
     pub rival: Option<RivalStatus>,
+}
+
+impl MachineStatus {
+    /// Whether it says that nothing is left there.
+    pub fn is_empty(&self) -> bool {
+        self.state.is_heard() && self.units == 0 && self.orphans == 0
+    }
+}
+
+/// A unit that is left on a machine that is emptied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The unit.
+    pub unit: UnitName,
+    /// Why it is there still: what can be said of it, in one sentence.
+    pub why: String,
+    /// Whether it is being stopped there.
+    pub stops: bool,
 }
 
 /// A machine that claims the id of another one which is alive: one of the two is a copy.

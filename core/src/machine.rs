@@ -72,7 +72,8 @@ pub enum Availability {
 /// How a machine is drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
-    /// After this time units are stopped here that are not yet seen to be active elsewhere, in ms.
+    /// After this time, counted for all of them from when the leader decided it, units are stopped here that are not yet
+    /// seen to be active elsewhere, in ms.
     pub timeout_ms: u64,
     /// How many units may be on their way elsewhere at once; 0: any number.
     pub max_parallel: u32,
@@ -103,6 +104,13 @@ pub enum MachineState {
     Awaited,
     /// Its lease ended: its units are placed elsewhere.
     Unreachable,
+}
+
+impl MachineState {
+    /// Whether it is heard from, so that what it says of its units is so.
+    pub fn is_heard(self) -> bool {
+        matches!(self, Self::Up | Self::Degraded)
+    }
 }
 
 impl fmt::Display for MachineState {

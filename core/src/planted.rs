@@ -97,6 +97,8 @@ faults! {
     DrainStopsFirst,
     /// the deadline of a drain is not kept
     DrainNeverEnds,
+    /// the deadline of a drain is counted anew for each unit
+    DrainEndsUnitByUnit,
     /// an agent that is restarted gets no longer lease
     NoRestartGrace,
     /// an exclusive unit is placed without waiting for older copies

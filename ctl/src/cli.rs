@@ -154,8 +154,9 @@ pub enum Sub {
 
     /// Empty machines: their units are placed on others, and stop here once they are active there
     ///
-    /// Waits until the machines themselves say that nothing is left. What fits nowhere else runs on, and is named when
-    /// the time has passed. Global units are stopped last. The machines take no units until `uncordon`.
+    /// Waits until the machines themselves say that nothing is left, and says what it waits for. What fits nowhere else
+    /// runs on, and is named when the time has passed. Global units are stopped last, exclusive ones before they are started
+    /// elsewhere. The machines take no units until `uncordon`, which also ends the drain.
     #[command(
         after_help = "Examples:\n  musterctl drain 1234abcd\n  musterctl drain --timeout 60 --max-parallel 5 198.18.0.101"
     )]
@@ -186,7 +187,7 @@ pub enum Sub {
 /// Arguments of `cordon` and `uncordon`.
 #[derive(Debug, Args)]
 pub struct MachinesArgs {
-    /// Machines: ids, the first digits of ids, or addresses
+    /// Machines: ids, the first digits of ids (at least 4), or addresses
     #[arg(required = true, value_name = "MACHINE")]
     pub machines: Vec<String>,
 }
@@ -194,10 +195,11 @@ pub struct MachinesArgs {
 /// Arguments of `drain`.
 #[derive(Debug, Args)]
 pub struct DrainArgs {
-    /// Machines: ids, the first digits of ids, or addresses
+    /// Machines: ids, the first digits of ids (at least 4), or addresses
     #[arg(required = true, value_name = "MACHINE")]
     pub machines: Vec<String>,
-    /// After so long, stop units here that are not active elsewhere yet, and fail if something is left
+    /// After so long in all, stop units here that are not active elsewhere yet, move the others without waiting, and fail
+    /// if something is left
     #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
     /// Move at most so many units at once [default: all]
@@ -271,7 +273,7 @@ pub struct CatArgs {
 /// Arguments of `events`.
 #[derive(Debug, Args)]
 pub struct EventsArgs {
-    /// Units, known or not, globs, or machines by id, its first digits or address [default: all events]
+    /// Units, known or not, globs, or machines by id, its first digits (at least 4) or address [default: all events]
     #[arg(value_name = "UNIT|MACHINE")]
     pub about: Vec<String>,
     /// Go on with what happens from now on

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use muster_core::command::{ClusterStatus, Command, CommandResult, MachineCommand, Rto, UnitStatus};
+use muster_core::ids::MachineId;
 use muster_core::leader::EventRecord;
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
@@ -138,36 +139,67 @@ impl Client {
     /// # Errors
     /// When the scheduler does not answer.
     pub async fn cluster(&mut self) -> Result<ClusterStatus, Failure> {
-        match self.muster.list_machines(v1::MachinesRequest {}).await {
-            Ok(response) => {
-                ClusterStatus::try_from(response.into_inner()).map_err(|error| self.nonsense(&error))
-            }
-            Err(status) => Err(self.fail(self.trouble(&status))),
+        self.try_cluster(&[]).await.map_err(|trouble| self.fail(trouble))
+    }
+
+    /// The same, with what is left on these machines. A lost connection is made again, for [`RETRY_FOR`].
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn cluster_with(&mut self, left_on: &[MachineId]) -> Result<ClusterStatus, Failure> {
+        self.patiently(async |client| client.try_cluster(left_on).await).await
+    }
+
+    async fn try_cluster(&mut self, left_on: &[MachineId]) -> Result<ClusterStatus, Trouble> {
+        match self.muster.list_machines(v1::MachinesRequest::of(left_on)).await {
+            Ok(response) => ClusterStatus::try_from(response.into_inner())
+                .map_err(|error| Trouble::Final(self.nonsense(&error))),
+            Err(status) => Err(self.trouble(&status)),
         }
     }
 
-    /// Changes what is decided of machines.
+    /// Changes what is decided of machines. A lost connection is made again, for [`RETRY_FOR`].
     ///
     /// # Errors
     /// When a machine is not known, or the scheduler does not answer.
     pub async fn change_machines(&mut self, command: MachineCommand) -> Result<(), Failure> {
-        match self.muster.change_machines(v1::MachinesChange::from(command)).await {
+        let change = v1::MachinesChange::from(command);
+        let ask = async |client: &mut Self| match client.muster.change_machines(change.clone()).await {
             Ok(_) => Ok(()),
             Err(status) if matches!(status.code(), Code::NotFound | Code::Aborted) => {
-                Err(Failure::failed(status.message()))
+                Err(Trouble::Final(Failure::failed(status.message())))
             }
+            Err(status) => Err(client.trouble(&status)),
+        };
+        self.patiently(ask).await
+    }
+
+    /// Releases the brake: for these machines, where it was held.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn release_brake(&mut self) -> Result<Option<Vec<MachineId>>, Failure> {
+        match self.muster.release_brake(v1::ReleaseBrakeRequest {}).await {
+            Ok(response) => response.into_inner().released().map_err(|error| self.nonsense(&error)),
             Err(status) => Err(self.fail(self.trouble(&status))),
         }
     }
 
-    /// Releases the brake; whether it was held.
-    ///
-    /// # Errors
-    /// When the scheduler does not answer.
-    pub async fn release_brake(&mut self) -> Result<bool, Failure> {
-        match self.muster.release_brake(v1::ReleaseBrakeRequest {}).await {
-            Ok(response) => Ok(response.into_inner().held),
-            Err(status) => Err(self.fail(self.trouble(&status))),
+    /// Asks, and asks again when the connection was lost, for [`RETRY_FOR`].
+    async fn patiently<T>(
+        &mut self,
+        mut ask: impl AsyncFnMut(&mut Self) -> Result<T, Trouble>,
+    ) -> Result<T, Failure> {
+        let mut retry = Retry::new();
+        loop {
+            let lost = match ask(self).await {
+                Ok(answer) => return Ok(answer),
+                Err(Trouble::Lost(cause)) => cause,
+                Err(Trouble::Final(failure)) => return Err(failure),
+            };
+            if !retry.again(&self.endpoint, &lost).await {
+                return Err(unreachable(&self.endpoint, &lost));
+            }
         }
     }
 
@@ -178,19 +210,11 @@ impl Client {
     /// When the scheduler does not answer.
     pub async fn watch(&mut self, names: &[UnitName]) -> Result<Watch, Failure> {
         let request = v1::WatchRequest { names: names.iter().map(ToString::to_string).collect() };
-        let mut retry = Retry::new();
-        loop {
-            let lost = match self.muster.watch_units(request.clone()).await {
-                Ok(response) => return Ok(Watch(response.into_inner())),
-                Err(status) => match self.trouble(&status) {
-                    Trouble::Lost(cause) => cause,
-                    Trouble::Final(failure) => return Err(failure),
-                },
-            };
-            if !retry.again(&self.endpoint, &lost).await {
-                return Err(unreachable(&self.endpoint, &lost));
-            }
-        }
+        let ask = async |client: &mut Self| match client.muster.watch_units(request.clone()).await {
+            Ok(response) => Ok(Watch(response.into_inner())),
+            Err(status) => Err(client.trouble(&status)),
+        };
+        self.patiently(ask).await
     }
 
     /// The worst-case time of a unit; `None` when it is not known.

@@ -72,6 +72,12 @@ async fn filter(client: &mut Client, about: &[String]) -> Result<EventFilter, Fa
                 filter.units.insert(name);
             }
             (Ok(machines), _) => filter.machines.extend(machines),
+            (Err(_), Some(name)) if machines::is_too_short(&cluster, argument) => {
+                return Err(Failure::failed(format_args!(
+                    "{argument} is no unit that the cluster knows, and too short to name a machine: give {name}, or at \
+                     least the first 4 digits of the machine's id"
+                )));
+            }
             (Err(_), Some(name)) => {
                 filter.units.insert(name);
             }

@@ -50,6 +50,8 @@ fn machine(digit: u128, address: &str, state: MachineState) -> MachineStatus {
         leaving: false,
         last_heard_ms: (digit != 2).then_some(if state == MachineState::Up { 400 } else { 12_700 }),
         units: 2,
+        orphans: 0,
+        left: Vec::new(),
         reserved: Capacity { cpu: MilliCpu(500), memory: Bytes(256 << 20) },
         pressure: if digit == 1 {
             Pressure { cpu: Some(1234), memory: Some(0), io: Some(7) }

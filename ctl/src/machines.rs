@@ -4,22 +4,27 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use muster_core::command::{ClusterStatus, MachineCommand, MachineStatus, UnitStatus};
+use muster_core::command::{ClusterStatus, Left, MachineCommand, MachineStatus};
 use muster_core::ids::MachineId;
-use muster_core::machine::{Availability, Drain};
-use muster_core::state::DesiredState;
+use muster_core::machine::{Availability, Drain, MachineState};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::cli::DrainArgs;
-use crate::client::{Client, Wanted};
+use crate::client::Client;
 use crate::failure::{Exit, Failure};
-use crate::output::{Machines, machine_name};
+use crate::output::{Machines, listed, machine_name};
 use crate::style::harmless;
 
 /// How often is asked what is left on machines that are drained.
 const REFRESH: Duration = Duration::from_millis(500);
-/// How many of the units that hold up a drain are shown.
+/// How often at most it is said what holds up a drain to a reader that sees no progress bar.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+/// How long what is stopped when the time has passed is given to end.
+const LAST_STOPS: Duration = Duration::from_secs(10);
+/// How many of the units that hold up a drain are shown for each machine.
 const SHOWN_UNITS: usize = 5;
+/// How many digits name a machine at least: one or two are rather a mistake.
+const LEAST_DIGITS: usize = 4;
 
 /// `cordon` and `uncordon`.
 ///
@@ -31,7 +36,7 @@ pub async fn set(
     availability: Availability,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let cluster = client.cluster().await?;
+    let cluster = client.cluster_with(&[]).await?;
     let machines = resolve(&cluster, machines)?;
     client.change_machines(MachineCommand { machines: machines.clone(), availability }).await?;
     let done = if availability == Availability::Open { "uncordoned" } else { "cordoned" };
@@ -45,9 +50,10 @@ pub async fn set(
 /// `drain`: waits until the machines say that nothing is left on them.
 ///
 /// # Errors
-/// When a machine is not known, the scheduler does not answer, or something is left when the time has passed.
+/// When a machine is not known, the scheduler does not answer, something is left when the time has passed, or Ctrl-C was
+/// pressed.
 pub async fn drain(client: &mut Client, args: &DrainArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let cluster = client.cluster().await?;
+    let cluster = client.cluster_with(&[]).await?;
     let machines = resolve(&cluster, &args.machines)?;
     let timeout = Duration::from_secs(args.timeout);
     let drain = Drain {
@@ -59,43 +65,84 @@ pub async fn drain(client: &mut Client, args: &DrainArgs, out: &mut impl Write) 
     if args.no_block {
         return Ok(());
     }
+    let spinner = spinner();
+    let ended = tokio::select! {
+        ended = wait(client, machines.clone(), timeout, &spinner, out) => ended,
+        _ = tokio::signal::ctrl_c() => Err(interrupt(&machines)),
+    };
+    spinner.finish_and_clear();
+    ended
+}
+
+async fn wait(
+    client: &mut Client,
+    mut left: Vec<MachineId>,
+    timeout: Duration,
+    spinner: &ProgressBar,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let until = Instant::now() + timeout;
     let mut ticks = interval(REFRESH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let spinner = spinner();
-    let mut left: Vec<MachineId> = machines;
+    let (mut said, mut say) = (Vec::new(), Instant::now() + SAY_EVERY);
     loop {
         ticks.tick().await;
-        let cluster = client.cluster().await?;
+        let cluster = client.cluster_with(&left).await?;
         let known = Machines::of(&cluster);
-        let (empty, full): (Vec<_>, Vec<_>) = left.into_iter().partition(|id| is_empty(&cluster, *id));
+        let drained = |id: &MachineId| cluster.machines.iter().any(|m| m.id == *id && m.is_empty());
+        let (empty, full): (Vec<_>, Vec<_>) = left.into_iter().partition(drained);
         left = full;
         for machine in empty {
             spinner.suspend(|| writeln!(out, "Machine {} drained", known.legend(machine, false)))?;
             out.flush()?;
         }
         if left.is_empty() {
-            spinner.finish_and_clear();
             return Ok(());
         }
-        let over = Instant::now() >= until;
-        if over || !spinner.is_hidden() {
-            let units = client.units(Wanted { names: None, reasons: over, content: false }).await?;
-            let held_up = held_up(&left, &units, &known);
-            if over {
-                spinner.finish_and_clear();
-                return Err(Failure::new(
-                    Exit::Failed,
-                    format_args!(
-                        "not drained after {} s; the machines take nothing new, and what fits nowhere else runs on:\n  {}",
-                        args.timeout,
-                        held_up.join("\n  ")
-                    ),
-                ));
-            }
-            spinner.set_message(held_up.join("\n"));
+        let full: Vec<&MachineStatus> =
+            cluster.machines.iter().filter(|machine| left.contains(&machine.id)).collect();
+        let lines: Vec<String> = full.iter().flat_map(|machine| held_up(machine, &known)).collect();
+        let now = Instant::now();
+        let stops = now < until + LAST_STOPS && full.iter().all(|machine| all_stops(machine));
+        if now >= until && !stops {
+            return Err(out_of_time(timeout, &left, &lines));
+        }
+        if !spinner.is_hidden() {
+            spinner.set_message(lines.join("\n"));
+        } else if now >= say && lines != said {
+            lines.iter().for_each(|line| anstream::eprintln!("{line}"));
+            (said, say) = (lines, now + SAY_EVERY);
         }
     }
+}
+
+fn out_of_time(timeout: Duration, left: &[MachineId], lines: &[String]) -> Failure {
+    Failure::new(
+        Exit::Failed,
+        format_args!(
+            "not drained after {} s; what other machines take moves all the same, until `{}`:\n  {}",
+            timeout.as_secs(),
+            uncordon(left),
+            lines.join("\n  ")
+        ),
+    )
+}
+
+fn interrupt(machines: &[MachineId]) -> Failure {
+    Failure::new(
+        Exit::Interrupted,
+        format_args!(
+            "interrupted while waiting. The drain goes on, and nothing new comes to {}; `{}` ends it.",
+            if machines.len() == 1 { "the machine" } else { "the machines" },
+            uncordon(machines)
+        ),
+    )
+}
+
+/// The command that takes machines back.
+fn uncordon(machines: &[MachineId]) -> String {
+    let machines = machines.iter().map(|machine| format!(" {}", machine.short()));
+    std::iter::once("musterctl uncordon".to_owned()).chain(machines).collect()
 }
 
 /// On stderr; hidden when that is no terminal.
@@ -113,58 +160,74 @@ fn spinner() -> ProgressBar {
 /// # Errors
 /// When the scheduler does not answer.
 pub async fn release_brake(client: &mut Client, out: &mut impl Write) -> Result<(), Failure> {
-    let line = if client.release_brake().await? {
-        "The brake is released: units of lost machines are placed elsewhere."
-    } else {
-        "The brake was not held: nothing has changed."
+    let Some(machines) = client.release_brake().await? else {
+        return Ok(writeln!(out, "The brake was not held: nothing has changed.")?);
     };
-    Ok(writeln!(out, "{line}")?)
+    if machines.is_empty() {
+        return Ok(writeln!(out, "The brake is released: the machines are back.")?);
+    }
+    // It is released, whether their addresses can be asked for or not.
+    let known = client.cluster().await.map(|cluster| Machines::of(&cluster)).unwrap_or_default();
+    let names: Vec<String> = machines.iter().map(|machine| known.legend(*machine, false)).collect();
+    Ok(writeln!(out, "The brake is released: what was on {} is placed elsewhere.", listed(&names))?)
 }
 
-fn is_empty(cluster: &ClusterStatus, id: MachineId) -> bool {
-    cluster.machines.iter().any(|machine| machine.id == id && machine.units == 0)
-}
-
-/// One line for each of the first units that are still on these machines: why.
-fn held_up(machines: &[MachineId], units: &[UnitStatus], known: &Machines) -> Vec<String> {
-    let mut lines = Vec::new();
-    for machine in machines {
-        let here: Vec<&UnitStatus> =
-            units.iter().filter(|unit| unit.copies.iter().any(|copy| copy.machine == *machine)).collect();
-        for unit in here.iter().take(SHOWN_UNITS) {
-            let elsewhere = unit.copies.iter().find(|copy| copy.machine != *machine);
-            let why = match (&unit.waiting, elsewhere) {
-                (Some(waiting), _) => harmless(&waiting.reason).into_owned(),
-                (None, Some(copy)) if unit.desired == DesiredState::Launched => {
-                    format!("is not seen to be active on {} yet", known.legend(copy.machine, false))
-                }
-                (None, Some(_)) => "is being stopped".to_owned(),
-                (None, None) => "no other machine has taken it yet".to_owned(),
-            };
-            lines.push(format!("{} on {}: {why}", unit.name, known.legend(*machine, false)));
+/// One line for each of the first units that are still on the machine: why.
+fn held_up(machine: &MachineStatus, known: &Machines) -> Vec<String> {
+    let legend = known.legend(machine.id, false);
+    match machine.state {
+        MachineState::Up | MachineState::Degraded => {}
+        MachineState::Awaited => {
+            return vec![format!("{legend}: has not reported yet to the scheduler, which has just started")];
         }
-        if here.len() > SHOWN_UNITS {
-            lines.push(format!("and {} more on {}", here.len() - SHOWN_UNITS, known.legend(*machine, false)));
+        MachineState::Unreachable => {
+            return vec![format!("{legend}: is unreachable, so that nobody knows what it runs")];
         }
     }
+    let line = |left: &Left| format!("{} on {legend}: {}", left.unit, harmless(&left.why));
+    let mut lines: Vec<String> = machine.left.iter().take(SHOWN_UNITS).map(line).collect();
+    match (machine.units + machine.orphans).saturating_sub(lines.len()) {
+        0 => {}
+        more if lines.is_empty() => lines.push(format!("{more} left on {legend}")),
+        more => lines.push(format!("and {more} more on {legend}")),
+    }
     lines
+}
+
+/// Whether what is left on the machine is being stopped there, as far as it is named.
+fn all_stops(machine: &MachineStatus) -> bool {
+    machine.state.is_heard() && !machine.left.is_empty() && machine.left.iter().all(|left| left.stops)
+}
+
+/// Whether this is the beginning of a machine's id, and too short to name it.
+pub fn is_too_short(cluster: &ClusterStatus, argument: &str) -> bool {
+    let digits = argument.trim_end_matches('.');
+    (1..LEAST_DIGITS).contains(&digits.len())
+        && cluster.machines.iter().any(|machine| machine.id.to_string().starts_with(digits))
 }
 
 /// The machines that are meant: by id, by the first digits of one, or by address.
 ///
 /// # Errors
-/// When one of them means no machine, or several.
+/// When one of them means no machine, or several, or is too short.
 pub fn resolve(cluster: &ClusterStatus, arguments: &[String]) -> Result<Vec<MachineId>, Failure> {
     let mut found = Vec::new();
     for argument in arguments {
         let digits = argument.trim_end_matches('.');
         let means = |machine: &&MachineStatus| {
             let address = machine.record.address.as_str();
-            !digits.is_empty() && (address == argument || machine.id.to_string().starts_with(digits))
+            let begins = digits.len() >= LEAST_DIGITS && machine.id.to_string().starts_with(digits);
+            begins || !argument.is_empty() && address == argument
         };
         let matching: Vec<&MachineStatus> = cluster.machines.iter().filter(means).collect();
         match matching.as_slice() {
             [machine] => found.push(machine.id),
+            [] if is_too_short(cluster, argument) => {
+                return Err(Failure::failed(format_args!(
+                    "{argument} is too short to name a machine: give at least the first {LEAST_DIGITS} digits of its id, \
+                     or its address"
+                )));
+            }
             [] => {
                 return Err(Failure::failed(format_args!(
                     "no machine of this cluster has the id or address {argument}; `musterctl list-machines` shows them"
@@ -187,10 +250,8 @@ pub fn resolve(cluster: &ClusterStatus, arguments: &[String]) -> Result<Vec<Mach
 
 #[cfg(test)]
 mod tests {
-    use muster_core::command::CopyRole;
-
     use super::*;
-    use crate::fixtures::{cluster, machine_id, machines, running, unit, with_copy, with_waiting};
+    use crate::fixtures::{cluster, machine_id, machines, unit_name};
 
     fn resolved(arguments: &[&str]) -> Result<Vec<MachineId>, String> {
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
@@ -200,31 +261,79 @@ mod tests {
     #[test]
     fn machines_are_meant_by_id_its_first_digits_or_address() {
         assert_eq!(resolved(&["11111111..."]), Ok(vec![machine_id(1)]));
-        assert_eq!(resolved(&["3", "198.18.0.101", "1111"]), Ok(vec![machine_id(1), machine_id(3)]));
+        assert_eq!(resolved(&["3333", "198.18.0.101", "1111"]), Ok(vec![machine_id(1), machine_id(3)]));
         assert_eq!(resolved(&[&machine_id(2).to_string()]), Ok(vec![machine_id(2)]));
-        assert_eq!(
-            resolved(&["4"]).unwrap_err(),
-            "no machine of this cluster has the id or address 4; `musterctl list-machines` shows them"
-        );
+        for unknown in ["4", "4444"] {
+            assert_eq!(
+                resolved(&[unknown]).unwrap_err(),
+                format!(
+                    "no machine of this cluster has the id or address {unknown}; `musterctl list-machines` shows them"
+                )
+            );
+        }
+        for short in ["1", "111", "1..."] {
+            assert_eq!(
+                resolved(&[short]).unwrap_err(),
+                format!(
+                    "{short} is too short to name a machine: give at least the first 4 digits of its id, or its address"
+                )
+            );
+        }
         assert!(resolved(&[""]).is_err() && resolved(&["..."]).is_err());
         let mut two = cluster();
         two.machines[1].id = MachineId::new(machine_id(1).bits() + 1);
-        let error = resolve(&two, &["111".to_owned()]).unwrap_err().message;
-        assert!(error.starts_with("111 means several machines: 1111"), "{error}");
+        let error = resolve(&two, &["1111".to_owned()]).unwrap_err().message;
+        assert!(error.starts_with("1111 means several machines: 1111"), "{error}");
+    }
+
+    fn left(unit: &str, why: &str, stops: bool) -> Left {
+        Left { unit: unit_name(unit), why: why.to_owned(), stops }
     }
 
     #[test]
     fn what_holds_up_a_drain_is_named() {
-        let stuck = with_waiting(running("a.service"), "its machine 11111111 is being drained, and …", &[]);
-        let moving = with_copy(running("b.service"), 2, CopyRole::Current, None);
-        let elsewhere = with_copy(unit("c.service", DesiredState::Launched), 2, CopyRole::Current, None);
-        let lines = held_up(&[machine_id(1)], &[stuck, moving, elsewhere], &machines());
+        let mut cluster = cluster();
+        let machine = &mut cluster.machines[0];
+        machine.left = vec![
+            left("a.service", "is being started on 22222222", false),
+            left("b.service", "waits\u{1b}[31m for its turn", false),
+        ];
+        let lines = held_up(machine, &machines());
         assert_eq!(
             lines,
             [
-                "a.service on 11111111.../198.18.0.101: its machine 11111111 is being drained, and …",
-                "b.service on 11111111.../198.18.0.101: is not seen to be active on 22222222... yet",
+                "a.service on 11111111.../198.18.0.101: is being started on 22222222",
+                "b.service on 11111111.../198.18.0.101: waits\\u{1b}[31m for its turn",
             ]
         );
+        machine.units = 6;
+        machine.orphans = 3;
+        assert_eq!(held_up(machine, &machines())[2], "and 7 more on 11111111.../198.18.0.101");
+        machine.left.clear();
+        assert!(!all_stops(machine));
+        assert_eq!(held_up(machine, &machines()), ["9 left on 11111111.../198.18.0.101"]);
+        let lost = held_up(&cluster.machines[2], &machines());
+        assert_eq!(lost, ["33333333.../198.18.0.103: is unreachable, so that nobody knows what it runs"]);
+    }
+
+    #[test]
+    fn what_is_being_stopped_when_time_is_up_is_waited_for() {
+        let mut cluster = cluster();
+        let machine = &mut cluster.machines[0];
+        machine.left = vec![left("a.service", "is being stopped here", true)];
+        assert!(all_stops(machine));
+        machine.left.push(left("b.service", "is orphaned", false));
+        assert!(!all_stops(machine));
+    }
+
+    #[test]
+    fn how_a_drain_ends_badly() {
+        let machines = [machine_id(1), machine_id(2)];
+        insta::assert_snapshot!(interrupt(&machines).message, @"interrupted while waiting. The drain goes on, and nothing new comes to the machines; `musterctl uncordon 11111111 22222222` ends it.");
+        let lines = ["a.service on 11111111...: is being started on 22222222".to_owned()];
+        insta::assert_snapshot!(out_of_time(Duration::from_secs(5), &machines[..1], &lines).message, @r"
+        not drained after 5 s; what other machines take moves all the same, until `musterctl uncordon 11111111`:
+          a.service on 11111111...: is being started on 22222222
+        ");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{
-    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
+    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, Left,
     MachineCommand, MachineStatus, Query, RivalStatus, UnitArgument, UnitError, UnitErrorKind, UnitOutcome,
     UnitStatus, Verb, Waiting,
 };
@@ -12,6 +12,7 @@ use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, MachineId, Term};
 use muster_core::machine::{Availability, Drain, MachineRecord, MachineState};
 use muster_core::state::DesiredState;
 use muster_core::unit::{UnitFile, UnitName};
+use prost::bytes::Bytes;
 use tonic::Status;
 
 use crate::error::{ConvertError, Problem};
@@ -318,8 +319,7 @@ impl TryFrom<v1::Brake> for BrakeStatus {
     type Error = ConvertError;
 
     fn try_from(brake: v1::Brake) -> Result<Self, ConvertError> {
-        let machines = brake.machines.iter().map(|id| Ok(MachineId::new(bits("machines", id)?)));
-        Ok(Self { machines: machines.collect::<Result<_, ConvertError>>()?, left_ms: brake.left_ms })
+        Ok(Self { machines: machines("machines", &brake.machines)?, left_ms: brake.left_ms })
     }
 }
 
@@ -351,6 +351,8 @@ impl From<MachineStatus> for v1::MachineStatus {
             state: v1::MachineState::from(status.state).into(),
             last_heard_ms: status.last_heard_ms,
             units: status.units as u64,
+            orphans: status.orphans as u64,
+            left: status.left.into_iter().map(Into::into).collect(),
             reserved: Some(status.reserved.into()),
             availability: Some(status.availability.into()),
             leaving: status.leaving,
@@ -407,10 +409,7 @@ impl TryFrom<v1::Availability> for Availability {
 
 impl From<MachineCommand> for v1::MachinesChange {
     fn from(command: MachineCommand) -> Self {
-        Self {
-            machines: command.machines.into_iter().map(|machine| id(machine.bits())).collect(),
-            availability: Some(command.availability.into()),
-        }
+        Self { machines: ids(&command.machines), availability: Some(command.availability.into()) }
     }
 }
 
@@ -418,11 +417,67 @@ impl TryFrom<v1::MachinesChange> for MachineCommand {
     type Error = ConvertError;
 
     fn try_from(change: v1::MachinesChange) -> Result<Self, ConvertError> {
-        let machines = change.machines.iter().map(|id| Ok(MachineId::new(bits("machines", id)?)));
         Ok(Self {
-            machines: machines.collect::<Result<_, ConvertError>>()?,
+            machines: machines("machines", &change.machines)?,
             availability: message("availability", change.availability)?,
         })
+    }
+}
+
+impl v1::MachinesRequest {
+    /// With what is left on these machines.
+    pub fn of(left_on: &[MachineId]) -> Self {
+        Self { left_on: ids(left_on) }
+    }
+
+    /// These.
+    ///
+    /// # Errors
+    /// When one of them is no machine's id.
+    pub fn machines(&self) -> Result<Vec<MachineId>, ConvertError> {
+        machines("left_on", &self.left_on)
+    }
+}
+
+impl From<Option<Vec<MachineId>>> for v1::ReleaseBrakeResponse {
+    fn from(released: Option<Vec<MachineId>>) -> Self {
+        Self { held: released.is_some(), machines: ids(&released.unwrap_or_default()) }
+    }
+}
+
+impl v1::ReleaseBrakeResponse {
+    /// The machines that count as dead for that, where the brake was held.
+    ///
+    /// # Errors
+    /// When one of them is no machine's id.
+    pub fn released(&self) -> Result<Option<Vec<MachineId>>, ConvertError> {
+        self.held.then(|| machines("machines", &self.machines)).transpose()
+    }
+}
+
+fn count(field: &str, number: u64) -> Result<usize, ConvertError> {
+    usize::try_from(number).map_err(|_| ConvertError::new(field, Problem::TooLarge(number)))
+}
+
+fn ids(machines: &[MachineId]) -> Vec<Bytes> {
+    machines.iter().map(|machine| id(machine.bits())).collect()
+}
+
+fn machines(field: &str, ids: &[Bytes]) -> Result<Vec<MachineId>, ConvertError> {
+    ids.iter().map(|id| Ok(MachineId::new(bits(field, id)?))).collect()
+}
+
+impl From<Left> for v1::Left {
+    fn from(left: Left) -> Self {
+        Self { unit: left.unit.to_string(), why: left.why, stops: left.stops }
+    }
+}
+
+impl TryFrom<v1::Left> for Left {
+    type Error = ConvertError;
+
+    fn try_from(left: v1::Left) -> Result<Self, ConvertError> {
+        Ok(Self { unit: name("unit", &left.unit)?, why: left.why, stops: left.stops })
     }
 }
 
@@ -444,8 +499,9 @@ impl TryFrom<v1::MachineStatus> for MachineStatus {
             },
             state: value("state", status.state)?,
             last_heard_ms: status.last_heard_ms,
-            units: usize::try_from(status.units)
-                .map_err(|_| ConvertError::new("units", Problem::TooLarge(status.units)))?,
+            units: count("units", status.units)?,
+            orphans: count("orphans", status.orphans)?,
+            left: each("left", status.left)?,
             reserved: required("reserved", status.reserved)?.into(),
             availability: message("availability", status.availability)?,
             leaving: status.leaving,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{
-    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
+    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, Left,
     MachineCommand, MachineStatus, RivalStatus, UnitArgument, UnitError, UnitErrorKind, UnitOutcome,
     UnitStatus, Verb, Waiting,
 };
@@ -289,7 +289,8 @@ prop_compose! {
             MachineState::Up, MachineState::Degraded, MachineState::Awaited, MachineState::Unreachable,
         ]),
         last_heard_ms in option::of(any::<u64>()),
-        units in any::<usize>(),
+        [units, orphans] in any::<[usize; 2]>(),
+        left in vec((unit_name(), ".{0,9}", any::<bool>()), 0..3),
         availability in availability(),
         [leaving, restarting] in any::<[bool; 2]>(),
         lease in duration(),
@@ -316,6 +317,8 @@ prop_compose! {
             leaving,
             last_heard_ms,
             units,
+            orphans,
+            left: left.into_iter().map(|(unit, why, stops)| Left { unit, why, stops }).collect(),
             reserved,
             pressure,
             rival: rival.map(|(address, boot, last_heard_ms)| {
@@ -379,6 +382,19 @@ proptest! {
         let machines = machines.into_iter().map(MachineId::new).collect();
         let command = MachineCommand { machines, availability };
         prop_assert_eq!(MachineCommand::try_from(wire(&v1::MachinesChange::from(command.clone()))), Ok(command));
+    }
+
+    #[test]
+    fn of_what_machines_it_is_asked_what_is_left(machines in vec(any::<u128>(), 0..4)) {
+        let machines: Vec<MachineId> = machines.into_iter().map(MachineId::new).collect();
+        prop_assert_eq!(wire(&v1::MachinesRequest::of(&machines)).machines(), Ok(machines));
+    }
+
+    #[test]
+    fn a_release_of_the_brake(released in option::of(vec(any::<u128>(), 0..4))) {
+        let released: Option<Vec<MachineId>> =
+            released.map(|machines| machines.into_iter().map(MachineId::new).collect());
+        prop_assert_eq!(wire(&v1::ReleaseBrakeResponse::from(released.clone())).released(), Ok(released));
     }
 
     #[test]

@@ -59,9 +59,11 @@ impl Muster for MusterService {
 
     async fn list_machines(
         &self,
-        _request: Request<v1::MachinesRequest>,
+        request: Request<v1::MachinesRequest>,
     ) -> Result<Response<v1::ClusterStatus>, Status> {
-        match self.leader.query(Query::Machines).await? {
+        let left_on =
+            request.get_ref().machines().map_err(|error| Status::invalid_argument(error.to_string()))?;
+        match self.leader.query(Query::Machines { left_on }).await? {
             QueryAnswer::Machines(status) => Ok(Response::new(status.into())),
             _ => Err(other_answer()),
         }
@@ -84,8 +86,7 @@ impl Muster for MusterService {
         &self,
         _request: Request<v1::ReleaseBrakeRequest>,
     ) -> Result<Response<v1::ReleaseBrakeResponse>, Status> {
-        let held = self.leader.release_brake().await?;
-        Ok(Response::new(v1::ReleaseBrakeResponse { held }))
+        Ok(Response::new(self.leader.release_brake().await?.into()))
     }
 
     async fn watch_units(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer};
+use muster_core::ids::MachineId;
 use muster_core::leader::{ConnectionId, Effect, Input, Leader, RequestId};
 use muster_core::message::FromAgent;
 use muster_core::time::Time;
@@ -31,7 +32,7 @@ pub(crate) enum ToLeader {
     Command(Command, oneshot::Sender<CommandResult>),
     Query(Query, oneshot::Sender<QueryAnswer>),
     Machines(MachineCommand, oneshot::Sender<Result<(), MachineCommandError>>),
-    ReleaseBrake(oneshot::Sender<bool>),
+    ReleaseBrake(oneshot::Sender<Option<Vec<MachineId>>>),
     Agent(ConnectionId, FromAgent),
     Disconnected(ConnectionId),
     Store(Committed),
@@ -116,8 +117,8 @@ impl LeaderHandle {
         answered.await.map_err(|_| stopped())
     }
 
-    /// Releases the brake; whether it was held.
-    pub(crate) async fn release_brake(&self) -> Result<bool, Status> {
+    /// Releases the brake: for these machines, where it was held.
+    pub(crate) async fn release_brake(&self) -> Result<Option<Vec<MachineId>>, Status> {
         let (answer, answered) = oneshot::channel();
         self.send(ToLeader::ReleaseBrake(answer)).await;
         answered.await.map_err(|_| stopped())
@@ -170,7 +171,7 @@ pub(crate) struct Requests {
     commands: BTreeMap<RequestId, oneshot::Sender<CommandResult>>,
     queries: BTreeMap<RequestId, oneshot::Sender<QueryAnswer>>,
     machines: BTreeMap<RequestId, oneshot::Sender<Result<(), MachineCommandError>>>,
-    releases: BTreeMap<RequestId, oneshot::Sender<bool>>,
+    releases: BTreeMap<RequestId, oneshot::Sender<Option<Vec<MachineId>>>>,
 }
 
 impl Requests {
@@ -259,8 +260,8 @@ impl Lead {
                 Effect::AnswerMachines(request, result) => {
                     self.requests.machines.remove(&request).map(|answer| answer.send(result).ok());
                 }
-                Effect::AnswerRelease(request, held) => {
-                    self.requests.releases.remove(&request).map(|sender| sender.send(held).ok());
+                Effect::AnswerRelease(request, released) => {
+                    self.requests.releases.remove(&request).map(|sender| sender.send(released).ok());
                 }
                 Effect::UnitsChanged(names) => self.watchers.changed(&names),
                 Effect::Event(event) => events.push(event),
@@ -280,7 +281,7 @@ mod tests {
     async fn what_is_urgent_goes_first_and_counts_from_when_it_came() {
         let (leader, mut inbox) = inbox();
         let (answer, _answered) = oneshot::channel();
-        leader.send(ToLeader::Query(Query::Machines, answer)).await;
+        leader.send(ToLeader::Query(Query::Machines { left_on: Vec::new() }, answer)).await;
         let before = clock::now();
         leader.send(ToLeader::Disconnected(ConnectionId(1))).await;
         let after = clock::now();

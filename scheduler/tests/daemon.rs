@@ -78,7 +78,8 @@ impl Client {
     }
 
     async fn machines(&mut self) -> ClusterStatus {
-        let status = self.0.list_machines(v1::MachinesRequest {}).await.expect("an answer").into_inner();
+        let status =
+            self.0.list_machines(v1::MachinesRequest::default()).await.expect("an answer").into_inner();
         ClusterStatus::try_from(status).expect("a status")
     }
 

@@ -155,24 +155,26 @@ impl Leader {
     /// An operator says that the machines are really dead.
     pub(super) fn release_brake_for(&mut self, request: RequestId) {
         let held = self.brake.is_some();
-        if held {
-            self.release_brake(ReleaseReason::Operator);
-        }
-        self.hold(Effect::AnswerRelease(request, held));
+        let released = held.then(|| self.release_brake(ReleaseReason::Operator));
+        self.hold(Effect::AnswerRelease(request, released));
     }
 
-    fn release_brake(&mut self, reason: ReleaseReason) {
+    /// Gives the machines that count as dead from now on.
+    fn release_brake(&mut self, reason: ReleaseReason) -> Vec<MachineId> {
         let awake = self.awake();
+        let mut released = Vec::new();
         for id in self.brake.take().into_iter().flat_map(|brake| brake.machines) {
             // Of those that are back nobody says that they are dead.
             if let Some(machine) = self.machines.get_mut(&id)
                 && (machine.state == MachineState::Unreachable || machine.is_suspect(awake, &self.settings))
             {
                 machine.undoubted = true;
+                released.push(id);
             }
         }
         self.queue.refresh();
         self.event(Event::BrakeReleased(reason));
+        released
     }
 
     /// When the brake is released if nothing else happens, in the leader's own time.

@@ -65,6 +65,15 @@ pub enum Event {
         /// What was decided.
         availability: Availability,
     },
+    /// A drained machine has said that nothing is left there.
+    Drained(MachineId),
+    /// The time of a drain has passed, and the machine is not empty.
+    NotDrained {
+        /// The machine.
+        machine: MachineId,
+        /// What is left there.
+        units: Vec<UnitName>,
+    },
     /// A machine shuts down: its units are placed elsewhere.
     MachineLeaves(MachineId),
     /// A machine's agent is restarted: its lease lasts longer.
@@ -287,8 +296,10 @@ impl Event {
             Self::Availability { availability, .. } => match availability {
                 Availability::Open => "machine_uncordoned",
                 Availability::Cordoned => "machine_cordoned",
-                Availability::Draining(_) => "machine_drained",
+                Availability::Draining(_) => "machine_drains",
             },
+            Self::Drained(_) => "machine_drained",
+            Self::NotDrained { .. } => "machine_not_drained",
             Self::MachineLeaves(_) => "machine_leaves",
             Self::AgentRestarts { .. } => "agent_restarts",
             Self::MachineRefused { .. } => "machine_refused",
@@ -315,7 +326,9 @@ impl Event {
     /// The units that it is about.
     pub fn units(&self) -> &[UnitName] {
         match self {
-            Self::Command { units, .. } | Self::MachineLost { units, .. } => units,
+            Self::Command { units, .. }
+            | Self::MachineLost { units, .. }
+            | Self::NotDrained { units, .. } => units,
             Self::Placed { unit, .. }
             | Self::Withheld { unit, .. }
             | Self::GivenUp { unit, .. }
@@ -333,6 +346,7 @@ impl Event {
             | Self::MachineDegraded(_)
             | Self::MachineRecovered(_)
             | Self::Availability { .. }
+            | Self::Drained(_)
             | Self::MachineLeaves(_)
             | Self::AgentRestarts { .. }
             | Self::MachineRefused { .. }
@@ -349,7 +363,9 @@ impl Event {
         match self {
             Self::MachineDegraded(machine)
             | Self::MachineRecovered(machine)
+            | Self::Drained(machine)
             | Self::MachineLeaves(machine)
+            | Self::NotDrained { machine, .. }
             | Self::MachineUp { machine, .. }
             | Self::MachineLost { machine, .. }
             | Self::Availability { machine, .. }
@@ -419,6 +435,7 @@ impl Event {
             | Self::IdInUse { .. } => Severity::Error,
             Self::MachineDegraded(_)
             | Self::MachineLost { .. }
+            | Self::NotDrained { .. }
             | Self::MachineRefused { .. }
             | Self::Stalled(_)
             | Self::BrakeReleased(_)
@@ -436,6 +453,8 @@ impl Event {
             self,
             Self::Command { .. }
                 | Self::Availability { .. }
+                | Self::Drained(_)
+                | Self::NotDrained { .. }
                 | Self::Placed { .. }
                 | Self::Unplaced { .. }
                 | Self::Done { .. }
@@ -526,6 +545,16 @@ impl fmt::Display for Event {
                 };
                 write!(f, "an operator {decided} machine {}", machine.short())
             }
+            Self::Drained(machine) => {
+                write!(f, "machine {} is drained: it says that nothing is left there", machine.short())
+            }
+            Self::NotDrained { machine, units } => write!(
+                f,
+                "machine {} is not drained, and its time has passed: left there are {}; what other machines take does not \
+                 wait any more",
+                machine.short(),
+                Listed(units)
+            ),
             Self::MachineLeaves(machine) => {
                 write!(f, "machine {} shuts down: its units are placed elsewhere", machine.short())
             }

@@ -131,8 +131,8 @@ pub enum Effect {
     AnswerMachines(RequestId, Result<(), MachineCommandError>),
     /// Answer the client's question.
     AnswerQuery(RequestId, QueryAnswer),
-    /// Answer the client that released the brake: whether it was held.
-    AnswerRelease(RequestId, bool),
+    /// Answer the client that released the brake: for these machines, where it was held.
+    AnswerRelease(RequestId, Option<Vec<MachineId>>),
     /// Tell those who watch these units that something about them changed.
     UnitsChanged(Vec<UnitName>),
     /// Record a term above this one, and say so.

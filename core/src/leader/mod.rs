@@ -15,7 +15,7 @@
 //! | `rivals` | machines that claim the id of another one |
 //! | `doubt` | the leader's own stalls, and many deaths at once |
 //! | `commands` | clients' changes |
-//! | `moving` | machines that are drained or shut down |
+//! | `moving`, `left` | machines that are drained or shut down; what is left on them, and why |
 //! | `placing` | which unit goes where, and when that is asked again |
 //! | `groups` | units tied by `MachineOf=` |
 //! | `gates` | placements that wait: exclusive units, `Requires=`, `After=` |
@@ -31,6 +31,7 @@ mod failing;
 mod gates;
 mod groups;
 mod io;
+mod left;
 mod moving;
 mod office;
 mod outbox;
@@ -58,7 +59,7 @@ pub use self::event::{Event, Severity};
 use self::failing::Troubles;
 use self::gates::{Gate, Gates};
 pub use self::io::{ConnectionId, Effect, Input, RequestId, Settings};
-use self::moving::Lingering;
+use self::moving::{Lingering, OngoingDrain};
 use self::office::Office;
 use self::outbox::{Held, Outbox};
 use self::placing::Queue;
@@ -105,7 +106,7 @@ pub struct Leader {
     awake: Awake,
     lingering: Lingering,
     /// The machines that are drained.
-    drains: BTreeSet<MachineId>,
+    drains: BTreeMap<MachineId, OngoingDrain>,
     /// Machines that shut down, and wait until nothing more of them can be moved.
     farewells: BTreeSet<MachineId>,
     /// Set while nothing is moved since too many machines seemed to die at once.
@@ -238,7 +239,7 @@ impl Leader {
             office: Office::default(),
             awake: Awake::new(now),
             lingering: Lingering::default(),
-            drains: BTreeSet::new(),
+            drains: BTreeMap::new(),
             farewells: BTreeSet::new(),
             brake: None,
             deadlines: BTreeSet::new(),
@@ -317,12 +318,13 @@ impl Leader {
     /// When to come back with [`Input::Tick`] at the latest, if nothing else happens.
     pub fn next_timer(&self) -> Time {
         let lease = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let drain = self.lingering.next_end(self.awake());
         // What is over already, and waits for something else, is looked at when the leader next looks at its clock.
         let settles = Some(self.settles).filter(|_| !self.settled);
         let (gate, retry) = (self.gates.next_timer(), self.troubles.next_timer());
         let rivals = self.rivals.next_end();
-        let timers = [lease, drain, self.brake_ends(), settles, gate, retry, rivals].into_iter().flatten();
+        let timers = [lease, self.next_move_ends(), self.brake_ends(), settles, gate, retry, rivals]
+            .into_iter()
+            .flatten();
         // The own time of one that may be overtaken stands still, and it does nothing.
         let timer = self.awake.timer(timers.filter(|at| *at > self.awake() && self.leads()).min());
         self.paused_until.filter(|_| self.leads()).map_or(timer, |until| timer.min(until))
@@ -377,6 +379,7 @@ impl Leader {
         if self.settled {
             self.renew_stale();
             self.retry_failed();
+            self.end_drains();
             self.place();
             self.finish_moves();
             // Those that wait for a unit of which something was decided may wait for it no more.

@@ -22,36 +22,61 @@ use crate::unit::UnitName;
 /// (`TimeoutStopSec=` of `muster-goodbye.service`), also where the shutdown comes to nothing.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Old copies that run on until the new ones are active, or until a moment of the leader's own time.
+/// How far the drain of a machine is.
+#[derive(Debug)]
+pub(super) struct OngoingDrain {
+    /// When its time has passed, in the leader's own time: then nothing waits any more.
+    ends: Time,
+    /// Whether that is so, and what waited was looked at again.
+    over: bool,
+    /// Whether it was told that nothing is left there.
+    empty: bool,
+}
+
+/// A unit on its way from a machine to another one, where it is to be started.
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    /// Until when it may be, in the leader's own time.
+    ends: Time,
+    /// Whether its old copy runs on until the new one is active. That of an exclusive unit does not.
+    runs_on: bool,
+}
+
+/// Units on their way from these machines.
 #[derive(Debug, Default)]
-pub(super) struct Lingering(BTreeMap<MachineId, BTreeMap<UnitName, Time>>);
+pub(super) struct Lingering(BTreeMap<MachineId, BTreeMap<UnitName, Move>>);
 
 impl Lingering {
-    fn insert(&mut self, machine: MachineId, name: &UnitName, ends: Time) {
-        self.0.entry(machine).or_default().insert(name.clone(), ends);
+    fn insert(&mut self, machine: MachineId, name: &UnitName, moves: Move) {
+        self.0.entry(machine).or_default().insert(name.clone(), moves);
     }
 
-    fn iter(&self) -> impl Iterator<Item = (MachineId, &UnitName, Time)> {
-        self.0.iter().flat_map(|(machine, names)| names.iter().map(|(name, ends)| (*machine, name, *ends)))
+    fn iter(&self) -> impl Iterator<Item = (MachineId, &UnitName, Move)> {
+        self.0.iter().flat_map(|(machine, names)| names.iter().map(|(name, moves)| (*machine, name, *moves)))
     }
 
-    /// When the first of them ends, beyond that moment.
-    pub(super) fn next_end(&self, after: Time) -> Option<Time> {
-        self.iter().map(|(_, _, ends)| ends).filter(|ends| *ends > after).min()
-    }
-
+    /// Whether the unit's old copy there runs on.
     pub(super) fn contains(&self, machine: MachineId, name: &UnitName) -> bool {
-        self.0.get(&machine).is_some_and(|names| names.contains_key(name))
+        self.0.get(&machine).and_then(|names| names.get(name)).is_some_and(|moves| moves.runs_on)
     }
 
+    /// How many are on their way from there.
     fn count(&self, machine: MachineId) -> usize {
         self.0.get(&machine).map_or(0, BTreeMap::len)
     }
 
-    /// Says whether it was there.
-    pub(super) fn remove(&mut self, machine: MachineId, name: &UnitName) -> bool {
-        let Some(names) = self.0.get_mut(&machine) else { return false };
-        let was = names.remove(name).is_some();
+    /// What is on its way from there has until then.
+    fn put_off(&mut self, machine: MachineId, ends: Time) {
+        self.0
+            .get_mut(&machine)
+            .into_iter()
+            .flat_map(BTreeMap::values_mut)
+            .for_each(|moves| moves.ends = ends);
+    }
+
+    fn remove(&mut self, machine: MachineId, name: &UnitName) -> Option<Move> {
+        let names = self.0.get_mut(&machine)?;
+        let was = names.remove(name);
         if names.is_empty() {
             self.0.remove(&machine);
         }
@@ -92,12 +117,15 @@ impl Leader {
 
     /// What was decided of the machine is this.
     pub(super) fn take_availability(&mut self, id: MachineId, availability: Availability) {
+        let awake = self.awake();
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.availability = availability;
-        match availability {
-            Availability::Draining(_) => self.drains.insert(id),
-            Availability::Open | Availability::Cordoned => self.drains.remove(&id),
-        };
+        self.drains.remove(&id);
+        if let Availability::Draining(drain) = availability {
+            let ends = awake + drain.timeout();
+            self.drains.insert(id, OngoingDrain { ends, over: false, empty: false });
+            self.lingering.put_off(id, ends);
+        }
     }
 
     /// A machine goes.
@@ -145,27 +173,35 @@ impl Leader {
         }
     }
 
-    /// The unit was placed elsewhere: what it has on this machine runs on, if it does anything there, until it is seen
-    /// to be active elsewhere.
+    /// The unit was placed elsewhere: what it has on this machine runs on, if it does anything there and may run twice,
+    /// until it is seen to be active elsewhere.
     pub(super) fn linger(&mut self, name: &UnitName, from: MachineId) {
         let launched = self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Launched);
         let Some(machine) = self.machines.get(&from) else { return };
         let runs = machine.observed.get(name).is_some_and(super::Copy::runs);
         let may_run_twice = self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_none());
-        let may_run_twice = may_run_twice && !planted::is(Fault::DrainStopsFirst);
-        if launched && runs && may_run_twice && machine.state != MachineState::Unreachable {
-            let ends = self.lingers_until(machine);
-            self.lingering.insert(from, name, ends);
+        let runs_on = may_run_twice && !planted::is(Fault::DrainStopsFirst);
+        if launched && runs && machine.state != MachineState::Unreachable {
+            let ends = self.lingers_until(from);
+            self.lingering.insert(from, name, Move { ends, runs_on });
         }
     }
 
     /// When what lingers on the machine from now on is stopped in any case.
-    fn lingers_until(&self, machine: &Machine) -> Time {
-        self.awake()
-            + match machine.availability {
-                Availability::Draining(drain) => drain.timeout(),
-                Availability::Open | Availability::Cordoned => SHUTDOWN_TIMEOUT,
+    fn lingers_until(&self, id: MachineId) -> Time {
+        match self.machines.get(&id).map(|machine| machine.availability) {
+            Some(Availability::Draining(drain)) if planted::is(Fault::DrainEndsUnitByUnit) => {
+                self.awake() + drain.timeout()
             }
+            _ => self.drains.get(&id).map_or(self.awake() + SHUTDOWN_TIMEOUT, |drain| drain.ends),
+        }
+    }
+
+    /// When the time of what moves has passed next.
+    pub(super) fn next_move_ends(&self) -> Option<Time> {
+        let moves = self.lingering.iter().map(|(_, _, moves)| moves.ends);
+        let ends = moves.chain(self.drains.values().map(|drain| drain.ends));
+        ends.filter(|ends| *ends > self.awake()).min()
     }
 
     /// Finds what lingers among the copies that were ended, after the memory of it was lost.
@@ -178,20 +214,20 @@ impl Leader {
 
     pub(super) fn find_lingering_on(&mut self, id: MachineId) {
         let left = self.machines.get(&id).filter(|machine| {
-            machine.state != MachineState::Unreachable && (machine.leaving || self.drains.contains(&id))
+            machine.state != MachineState::Unreachable && (machine.leaving || self.drains.contains_key(&id))
         });
-        let Some(left) = left else { return };
-        let ends = self.lingers_until(left);
+        if left.is_none() {
+            return;
+        }
+        let ends = self.lingers_until(id);
         for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
-            let moved = self.units.get(&name).is_some_and(|unit| {
-                unit.desired == DesiredState::Launched
-                    && !unit.options.global
-                    && unit.options.exclusive.is_none()
-                    && !unit.placements.is_empty()
+            let moved = self.units.get(&name).filter(|unit| {
+                unit.desired == DesiredState::Launched && !unit.options.global && !unit.placements.is_empty()
             });
             let retired = self.retired.contains_key(&(id, name.clone()));
-            if moved && retired && !self.lingering.contains(id, &name) {
-                self.lingering.insert(id, &name, ends);
+            if let Some(unit) = moved.filter(|_| retired && !self.lingering.contains(id, &name)) {
+                let runs_on = unit.options.exclusive.is_none();
+                self.lingering.insert(id, &name, Move { ends, runs_on });
             }
         }
     }
@@ -207,6 +243,7 @@ impl Leader {
     pub(super) fn moves_enough(&self, id: MachineId) -> bool {
         self.machines.get(&id).is_some_and(|machine| match machine.availability {
             _ if machine.state == MachineState::Unreachable => false,
+            Availability::Draining(_) if self.drains.get(&id).is_some_and(|drain| drain.over) => false,
             Availability::Draining(drain) => self.lingering.count(id) >= drain.max_parallel(),
             Availability::Open | Availability::Cordoned => false,
         })
@@ -228,14 +265,61 @@ impl Leader {
     }
 
     fn end_lingering_on(&mut self, machine: MachineId, name: &UnitName, reason: LingerEnd) {
-        let enough = self.moves_enough(machine);
-        if self.lingering.remove(machine, name) {
+        if self.forget_move(machine, name) {
             self.turn.tell(machine, name);
             self.event(Event::LingeringEnded { unit: name.clone(), machine, reason });
         }
-        if enough {
-            // The next one may go.
+    }
+
+    /// The unit is not on its way from the machine any more: the next one may go. Says whether its old copy ran on there.
+    pub(super) fn forget_move(&mut self, machine: MachineId, name: &UnitName) -> bool {
+        let enough = self.moves_enough(machine);
+        let was = self.lingering.remove(machine, name);
+        if was.is_some() && enough {
             self.empty(machine);
+        }
+        was.is_some_and(|moves| moves.runs_on)
+    }
+
+    /// Where the time of a drain has passed, what waited for its turn moves now.
+    pub(super) fn end_drains(&mut self) {
+        let awake = self.awake();
+        let ends =
+            |drain: &OngoingDrain| !drain.over && drain.ends <= awake && !planted::is(Fault::DrainNeverEnds);
+        let over: Vec<MachineId> =
+            self.drains.iter().filter(|(_, drain)| ends(drain)).map(|(id, _)| *id).collect();
+        for id in over {
+            if let Some(drain) = self.drains.get_mut(&id) {
+                drain.over = true;
+            }
+            self.empty(id);
+            let units: Vec<UnitName> = self.left_on(id).cloned().collect();
+            if !units.is_empty() {
+                self.event(Event::NotDrained { machine: id, units });
+            }
+        }
+    }
+
+    /// What is placed on the machine, being stopped there, or orphaned.
+    pub(super) fn left_on(&self, id: MachineId) -> impl Iterator<Item = &UnitName> {
+        let orphaned = self.strays.iter().filter(move |(name, on)| {
+            on.get(&id).is_some_and(|epoch| self.is_orphan(id, name, *epoch))
+                && !self.placer.copies(name).any(|machine| machine == id)
+        });
+        self.placer.units_on(id).chain(orphaned.map(|(name, _)| name))
+    }
+
+    /// Tells of a drained machine once it has said that nothing is left there.
+    fn look_whether_drained(&mut self, id: MachineId) {
+        let heard = self.machines.get(&id).is_some_and(|machine| machine.state.is_heard());
+        let told = self.drains.get(&id).is_some_and(|drain| drain.empty);
+        let has_units = self.placer.units_on(id).next().is_some();
+        let empty = !has_units && (told || heard && self.left_on(id).next().is_none());
+        if empty && !told {
+            self.event(Event::Drained(id));
+        }
+        if let Some(drain) = self.drains.get_mut(&id) {
+            drain.empty = empty;
         }
     }
 
@@ -243,16 +327,18 @@ impl Leader {
     /// machines of which nothing more can be moved.
     pub(super) fn finish_moves(&mut self) {
         let awake = self.awake();
-        let over = |(_, name, ends): &(MachineId, &UnitName, Time)| {
+        let over = |(_, name, moves): &(MachineId, &UnitName, Move)| {
             let placed = self.units.get(name).is_some_and(|unit| !unit.placements.is_empty());
-            *ends <= awake && !planted::is(Fault::DrainNeverEnds) && (!placed || self.may_become_active(name))
+            moves.ends <= awake
+                && !planted::is(Fault::DrainNeverEnds)
+                && (!moves.runs_on || !placed || self.may_become_active(name))
         };
         let over: Vec<(MachineId, UnitName)> =
             self.lingering.iter().filter(over).map(|(id, name, _)| (id, name.clone())).collect();
         for (id, name) in over {
             self.end_lingering_on(id, &name, LingerEnd::TimePassed);
         }
-        for id in self.drains.clone() {
+        for id in self.drains.keys().copied().collect::<Vec<_>>() {
             let is_global = |name: &UnitName| self.units.get(name).is_some_and(|unit| unit.options.global);
             if self.placer.units_on(id).all(is_global) {
                 for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
@@ -260,9 +346,12 @@ impl Leader {
                     self.event(Event::Unplaced { unit: name, machine: id, reason: UnplaceReason::Drained });
                 }
             }
+            self.look_whether_drained(id);
         }
         for id in self.farewells.clone() {
-            let waits = |(on, name, _): (MachineId, &UnitName, _)| on == id && self.may_become_active(name);
+            let waits = |(on, name, moves): (MachineId, &UnitName, Move)| {
+                on == id && moves.runs_on && self.may_become_active(name)
+            };
             // What is exclusive is started elsewhere once the machine has said that it has ended here.
             let ends = |name: &UnitName| {
                 let retired = self.retired.get(&(id, name.clone()));

@@ -301,7 +301,7 @@ impl Leader {
         if unit.options.is_gated() {
             self.gates.look_at(name);
         }
-        self.lingering.remove(machine, name);
+        self.forget_move(machine, name);
         self.placer.assign(name, machine);
         if self.retired.remove(&(machine, name.clone())).is_some() {
             self.turn.changes.push(Change::DeleteRetired(machine, name.clone()));

@@ -444,7 +444,9 @@ impl Leader {
             && let Some(Retired { epoch, .. }) = self.retired.remove(&key)
         {
             self.event(Event::Gone { unit: name.clone(), machine: id, epoch });
-            self.lingering.remove(id, name);
+            if self.lingering.contains(id, name) {
+                self.forget_move(id, name);
+            }
             self.turn.changes.push(Change::DeleteRetired(id, name.clone()));
             if !self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&id)) {
                 self.placer.release(name, id);

@@ -8,6 +8,7 @@ use crate::command::{
     BrakeStatus, ClusterStatus, CopyRole, CopyStatus, MachineStatus, Query, QueryAnswer, UnitStatus, Waiting,
 };
 use crate::ids::{Epoch, MachineId};
+use crate::leader::groups::Group;
 use crate::leader::io::RequestId;
 use crate::machine::{Availability, MachineState};
 use crate::planted::{self, Fault};
@@ -50,7 +51,7 @@ impl Leader {
                     None => self.all_names().into_iter().filter_map(unit).collect(),
                 })
             }
-            Query::Machines => QueryAnswer::Machines(self.cluster_status()),
+            Query::Machines { left_on } => QueryAnswer::Machines(self.cluster_status(left_on)),
             Query::Rto(name) => QueryAnswer::Rto(self.rto(name)),
         };
         if planted::is(Fault::QueryBeforeCommit) {
@@ -112,7 +113,7 @@ impl Leader {
             }
         }
         for (machine, epoch) in self.strays.get(name).into_iter().flatten() {
-            if self.latest_known(*machine, name).is_none_or(|known| known < *epoch) {
+            if self.is_orphan(*machine, name, *epoch) {
                 found.insert((CopyRole::Orphaned, *machine), *epoch);
             }
         }
@@ -122,6 +123,11 @@ impl Leader {
             CopyStatus { machine, epoch, role, observation: seen.map(|copy| copy.observation.clone()) }
         };
         found.into_iter().map(status).collect()
+    }
+
+    /// Whether the leader has no record of this copy.
+    pub(super) fn is_orphan(&self, machine: MachineId, name: &UnitName, epoch: Epoch) -> bool {
+        self.latest_known(machine, name).is_none_or(|known| known < epoch)
     }
 
     /// Why a unit is on no machine that is reachable.
@@ -161,17 +167,7 @@ impl Leader {
             Ok(group) => group,
             Err(why) => return reason(&why.to_string()),
         };
-        let mut refusals = Vec::new();
-        for (id, machine) in &self.machines {
-            let refusal = if let Some(why) = why_closed(machine) {
-                Some(why.to_owned())
-            } else {
-                let tied = self.group_may_be_on(&group, *id);
-                let refusal = tied.and_then(|()| self.placer.check(&group.units, *id)).err();
-                refusal.map(|refusal| refusal.to_string())
-            };
-            refusals.extend(refusal.map(|refusal| (*id, refusal)));
-        }
+        let refusals = self.refusals(&group);
         let subject = match group.units.len() {
             1 => "the unit".to_owned(),
             n => format!("the {n} units that MachineOf= ties together"),
@@ -180,6 +176,13 @@ impl Leader {
             reason: match on {
                 Some((id, machine)) => {
                     let why = why_closed(machine).unwrap_or("is left");
+                    if refusals.len() < self.machines.len() {
+                        return reason(&format!(
+                            "its machine {} {why}, and it {}",
+                            id.short(),
+                            self.why_not_yet(*id)
+                        ));
+                    }
                     format!("its machine {} {why}, and no other machine takes {subject}", id.short())
                 }
                 None => format!("no machine takes {subject}"),
@@ -188,7 +191,29 @@ impl Leader {
         })
     }
 
-    fn cluster_status(&self) -> ClusterStatus {
+    /// What each machine has against these units, if anything.
+    pub(super) fn refusals(&self, group: &Group) -> Vec<(MachineId, String)> {
+        let refusal = |(id, machine): (&MachineId, &Machine)| {
+            if let Some(why) = why_closed(machine) {
+                return Some((*id, why.to_owned()));
+            }
+            let tied = self.group_may_be_on(group, *id);
+            let refusal = tied.and_then(|()| self.placer.check(&group.units, *id)).err()?;
+            Some((*id, refusal.to_string()))
+        };
+        self.machines.iter().filter_map(refusal).collect()
+    }
+
+    fn cluster_status(&self, left_on: &[MachineId]) -> ClusterStatus {
+        let mut explained = EXPLAINED;
+        let mut orphans: BTreeMap<MachineId, usize> = BTreeMap::new();
+        for (name, on) in &self.strays {
+            for (id, epoch) in on {
+                let counted = self.placer.copies(name).any(|machine| machine == *id);
+                *orphans.entry(*id).or_default() +=
+                    usize::from(!counted && self.is_orphan(*id, name, *epoch));
+            }
+        }
         let machine = |(id, machine): (&MachineId, &super::Machine)| {
             let (units, reserved) = self.placer.usage(*id);
             let heard = machine.last_heard.map(|heard| self.now.since(heard).as_millis());
@@ -200,6 +225,8 @@ impl Leader {
                 leaving: machine.leaving,
                 last_heard_ms: heard.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
                 units,
+                orphans: orphans.get(id).copied().unwrap_or_default(),
+                left: if left_on.contains(id) { self.left(*id, &mut explained) } else { Vec::new() },
                 reserved,
                 pressure: machine.pressure,
                 rival: self.rivals.status(*id, self.now),

@@ -12,7 +12,7 @@ use muster_core::state::{Observation, Phase};
 use serde_json::{Value, json};
 
 use super::table::{Field, Rows};
-use super::{Machines, ago, current_copy, current_state, machine_name, unit_state};
+use super::{Machines, ago, current_copy, current_state, listed, machine_name, unit_state};
 use crate::style::{Role, harmless};
 
 /// What `list-units` can show; the first four are shown unless others are asked for.
@@ -149,7 +149,7 @@ fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
         _ if machine.leaving => "shutting down",
         Availability::Open => "open",
         Availability::Cordoned => "cordoned",
-        Availability::Draining(_) if machine.units == 0 => "drained",
+        Availability::Draining(_) if machine.units + machine.orphans == 0 => "drained",
         Availability::Draining(_) => "draining",
     };
     let heard = machine.last_heard_ms.map(|ms| ago(Duration::from_millis(ms)));
@@ -250,7 +250,8 @@ pub fn error(observation: &Observation) -> Option<&str> {
     }
 }
 
-/// What is worth knowing beside the list of machines, for stderr: which are lost, and how to add the first one.
+/// What is worth knowing beside the list of machines, for stderr: which are lost or take no units, and how to add the first
+/// one.
 pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
     if cluster.machines.is_empty() {
         return vec![
@@ -260,33 +261,29 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
         ];
     }
     let mut notes = doubles(cluster);
+    notes.extend(closed(cluster));
     let lost: Vec<String> = cluster
         .machines
         .iter()
         .filter(|machine| machine.state == MachineState::Unreachable)
         .map(|machine| {
-            let address = match machine.record.address.as_str() {
-                "" => String::new(),
-                address => format!(" ({})", harmless(address)),
-            };
             let heard = match machine.last_heard_ms {
                 Some(ms) => format!("last heard {}", ago(Duration::from_millis(ms))),
                 None => "not heard since this scheduler took over".to_owned(),
             };
-            format!("{}{address}, {heard}", machine_name(machine.id, false))
+            format!("{}, {heard}", with_address(machine))
         })
         .collect();
-    let (count, are) = match lost.len() {
-        0 => return notes,
-        1 => ("1 machine".to_owned(), "is"),
-        many => (format!("{many} machines"), "are"),
-    };
+    if lost.is_empty() {
+        return notes;
+    }
+    let count = count_of(lost.len());
     let whose = if lost.len() == 1 { "its" } else { "their" };
     let units = match &cluster.brake {
         None => format!("{whose} units were placed elsewhere where they fit."),
         Some(_) => format!("{whose} units wait."),
     };
-    notes.push(format!("{count} {are} unreachable: {}; {units}", lost.join("; ")));
+    notes.push(format!("{count} unreachable: {}; {units}", listed(&lost)));
     if let Some(brake) = &cluster.brake {
         let until = match brake.left_ms {
             0 => String::new(),
@@ -299,6 +296,48 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// Which machines take no units at present although they are not lost, and why.
+fn closed(cluster: &ClusterStatus) -> Vec<String> {
+    let is = |machine: &MachineStatus| match (machine.state, machine.availability) {
+        (MachineState::Unreachable, _) => None,
+        (MachineState::Awaited, _) => Some("awaited (not heard yet since this scheduler took over)"),
+        _ if machine.leaving => Some("shutting down"),
+        (_, Availability::Draining(_)) if machine.is_empty() => Some("drained"),
+        (_, Availability::Draining(_)) => Some("draining"),
+        (_, Availability::Cordoned) => Some("cordoned"),
+        (MachineState::Degraded, _) => Some("degraded (systemd does not answer there)"),
+        (MachineState::Up, Availability::Open) => None,
+    };
+    let mut by_word: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for machine in &cluster.machines {
+        let Some(word) = is(machine) else { continue };
+        let left = match machine.units + machine.orphans {
+            left if word == "draining" => format!(", {left} left"),
+            _ => String::new(),
+        };
+        by_word.entry(word).or_default().push(format!("{}{left}", with_address(machine)));
+    }
+    let note = |(word, machines): (&str, Vec<String>)| {
+        let takes = if machines.len() == 1 { "it takes" } else { "they take" };
+        format!("{} {word}: {}; {takes} no new units.", count_of(machines.len()), listed(&machines))
+    };
+    by_word.into_iter().map(note).collect()
+}
+
+/// `1 machine is`, `2 machines are`.
+fn count_of(machines: usize) -> String {
+    if machines == 1 { "1 machine is".to_owned() } else { format!("{machines} machines are") }
+}
+
+/// `1234abcd... (198.18.0.101)`.
+fn with_address(machine: &MachineStatus) -> String {
+    let name = machine_name(machine.id, false);
+    match machine.record.address.as_str() {
+        "" => name,
+        address => format!("{name} ({})", harmless(address)),
+    }
 }
 
 /// What to do about machines with the same id.
@@ -325,6 +364,7 @@ fn doubles(cluster: &ClusterStatus) -> Vec<String> {
 mod tests {
     use muster_core::command::BrakeStatus;
     use muster_core::ids::BootId;
+    use muster_core::machine::Drain;
 
     use super::super::table::{write_json, write_table};
     use super::*;
@@ -443,6 +483,29 @@ mod tests {
         assert_eq!(json[0]["ip"], "198.18.0.101");
         assert_eq!(json[0]["rival"]["ip"], "198.18.0.104");
         assert_eq!(json[0]["rival"]["heard"], 4200);
+    }
+
+    #[test]
+    fn machines_that_take_no_units_are_named() {
+        let mut cluster = cluster();
+        cluster.machines.truncate(2);
+        let drain = Availability::Draining(Drain { timeout_ms: 1000, max_parallel: 0 });
+        cluster.machines[0].availability = drain;
+        cluster.machines[1].state = MachineState::Degraded;
+        let mut many = cluster.machines[1].clone();
+        many.availability = Availability::Cordoned;
+        cluster.machines.extend(std::iter::repeat_n(many, 7));
+        let [mut drained, mut awaited, mut leaving] = [0; 3].map(|first| cluster.machines[first].clone());
+        (drained.units, awaited.state, leaving.leaving) = (0, MachineState::Awaited, true);
+        cluster.machines.extend([drained, awaited, leaving]);
+        insta::assert_snapshot!(machine_notes(&cluster).join("\n"), @r"
+        1 machine is awaited (not heard yet since this scheduler took over): 11111111... (198.18.0.101); it takes no new units.
+        7 machines are cordoned: 22222222...; 22222222...; 22222222...; 22222222...; 22222222...; and 2 more; they take no new units.
+        1 machine is degraded (systemd does not answer there): 22222222...; it takes no new units.
+        1 machine is drained: 11111111... (198.18.0.101); it takes no new units.
+        1 machine is draining: 11111111... (198.18.0.101), 2 left; it takes no new units.
+        1 machine is shutting down: 11111111... (198.18.0.101); it takes no new units.
+        ");
     }
 
     #[test]

@@ -94,6 +94,17 @@ pub fn current_state(status: &UnitStatus) -> Option<DesiredState> {
     })
 }
 
+/// How many machines a sentence names.
+const NAMED: usize = 5;
+
+/// `a; b; c`, or the first of them, and how many more there are.
+pub fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(NAMED).cloned();
+    let more = names.len().saturating_sub(NAMED);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    shown.chain(more).collect::<Vec<_>>().join("; ")
+}
+
 /// How long ago, roughly.
 pub fn ago(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs();

@@ -59,12 +59,18 @@ impl Cluster {
     /// Stops the scheduler and starts it again at the same address, with the same state.
     pub fn restart(&mut self) {
         self.stop();
+        self.start_again();
+    }
+
+    /// Starts the scheduler that was stopped.
+    pub fn start_again(&mut self) {
         let (_, handle, running) = start_scheduler(self.directory.path(), self.address);
         self.handle = handle;
         self.running = Some(running);
     }
 
-    fn stop(&mut self) {
+    /// Stops the scheduler.
+    pub fn stop(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             stop.send(()).ok();
             thread.join().expect("the scheduler ends well");

@@ -318,6 +318,63 @@ fn waiting_survives_a_restart_of_the_scheduler_and_ends_with_ctrl_c() {
 }
 
 #[test]
+fn machines_are_drained() {
+    let cluster = Cluster::start();
+    cluster.add_machine(1);
+    let web = file(cluster.directory(), "web.service", WEB);
+    assert_eq!(cluster.ctl(&["start", &web]).code, Some(0));
+    let short = "error: 111 is too short to name a machine: give at least the first 4 digits of its id, or its address\n";
+    ended(&cluster.ctl(&["drain", "111"]), 1, "", short);
+    let short = "error: 111 is no unit that the cluster knows, and too short to name a machine: give 111.service, or at \
+                 least the first 4 digits of the machine's id\n";
+    ended(&cluster.ctl(&["events", "111"]), 1, "", short);
+
+    let left = format!("web.service on {M1}: no other machine takes it: there is none\n");
+    let error = format!(
+        "error: not drained after 1 s; what other machines take moves all the same, until `musterctl uncordon 11111111`:\n  \
+         {left}"
+    );
+    ended(&cluster.ctl(&["drain", "--timeout", "1", "1111"]), 1, "", &error);
+    let note = "1 machine is draining: 11111111... (198.18.0.101), 1 left; it takes no new units.\n";
+    let listed = "11111111...  198.18.0.101  zone=1\n";
+    ended(&cluster.ctl(&["list-machines", "--no-legend"]), 0, listed, note);
+    cluster.add_machine(2);
+    ended(&cluster.ctl(&["drain", "1111"]), 0, &format!("Machine {M1} drained\n"), "");
+    let kinds = cluster.ctl(&["events", "-o", "json", "1111"]).stdout;
+    for kind in ["machine_drains", "machine_not_drained", "machine_drained"] {
+        assert!(kinds.contains(&format!("\"kind\":\"{kind}\"")), "{kind}: {kinds}");
+    }
+    ended(&cluster.ctl(&["uncordon", "1111"]), 0, &format!("Machine {M1} uncordoned\n"), "");
+}
+
+#[test]
+fn a_drain_is_waited_for_across_a_restart_of_the_scheduler_and_goes_on_after_ctrl_c() {
+    let mut cluster = Cluster::start();
+    cluster.add_machine(1);
+    let web = file(cluster.directory(), "web.service", WEB);
+    assert_eq!(cluster.ctl(&["start", &web]).code, Some(0));
+    let mut draining = cluster.spawn(&["drain", "1111"]);
+    let held = format!("web.service on {M1}: no other machine takes it: there is none");
+    assert_eq!(draining.stderr_line(), held);
+    cluster.stop();
+    let lost = draining.stderr_line();
+    assert!(lost.starts_with("Lost the scheduler at 127.0.0.1:"), "{lost}");
+    cluster.start_again();
+    // The machine is made up, and does not come back.
+    let unreachable = format!("{M1}: is unreachable, so that nobody knows what it runs");
+    eventually("the machine is unreachable", || {
+        let line = draining.stderr_line();
+        (line == unreachable).then_some(()).ok_or(line)
+    });
+    let run = draining.interrupt();
+    let message = "error: interrupted while waiting. The drain goes on, and nothing new comes to the machine; `musterctl \
+                   uncordon 11111111` ends it.\n";
+    ended(&run, 130, "", message);
+    let fields = ["list-machines", "--no-legend", "--fields", "availability,state"];
+    assert_eq!(cluster.ctl(&fields).stdout, "draining  unreachable\n");
+}
+
+#[test]
 fn a_command_whose_answer_was_lost_is_repeated_under_its_id() {
     let cluster = Cluster::start();
     let web = file(cluster.directory(), "web.service", WEB);

@@ -146,6 +146,8 @@ pub(crate) struct MachineBook {
     pub(crate) applied: Option<(Term, Revision)>,
     /// The copies that it said to be active when it last said anything of them.
     pub(crate) says_active: BTreeSet<(UnitName, Epoch)>,
+    /// Since when the time of its drain counts, by the leader's clock, and how long the leader had been stopped until then.
+    pub(crate) drained: (Time, Micros),
     /// Active copies that were placed elsewhere since the machine is drained or shuts down.
     pub(crate) moved: BTreeMap<UnitName, Moved>,
     /// When its agent last took in a sign of life of its PID 1; and when something last was in the way of one.
@@ -180,7 +182,8 @@ pub(crate) struct Moved {
     pub(crate) epoch: Epoch,
     /// When that was decided, by the leader's clock, and how long it had been stopped until then.
     pub(crate) at: (Time, Micros),
-    /// How long it may run on at most.
+    /// Since when its time counts (of a drain for all units alike), and how long it may run on at most.
+    pub(crate) since: (Time, Micros),
     pub(crate) most: Duration,
 }
 
@@ -351,8 +354,12 @@ impl World {
         book.intent = book.durable_intent.clone();
         book.commands = book.durable_commands.clone();
         book.durable = book.issued;
+        let now = self.queue.now();
+        let at = (self.scheduler.clock.time(now), self.scheduler.stalled(now));
         for machine in &mut book.machines {
             machine.moved.clear();
+            // A drain has its whole time anew.
+            machine.drained = at;
             // It may not have become durable.
             machine.over.clear();
         }
@@ -373,6 +380,7 @@ impl World {
             degraded: was.degraded,
             says: was.says,
             says_active: was.says_active,
+            drained: was.drained,
             moved: was.moved,
             stale: was.stale,
             failed: was.failed,
@@ -408,6 +416,9 @@ impl World {
             }
             Input::Machines(request, command) => {
                 let machines = command.machines.clone();
+                if let Availability::Draining(drain) = command.availability {
+                    self.drain_begins(&machines, Duration::from_millis(drain.timeout_ms));
+                }
                 let expected = Expected::Machines { machines, availability: command.availability };
                 self.book.expected.insert(*request, expected);
                 Cause::Other
@@ -417,6 +428,17 @@ impl World {
             | Input::Leads(_)
             | Input::Tick
             | Input::ReleaseBrake(_) => Cause::Other,
+        }
+    }
+
+    /// The time of a drain is that of the last command, also for what moves already.
+    fn drain_begins(&mut self, machines: &[MachineId], most: Duration) {
+        let now = self.queue.now();
+        let at = (self.scheduler.clock.time(now), self.scheduler.stalled(now));
+        for number in machines.iter().filter_map(|id| self.machine_number(*id)).collect::<Vec<_>>() {
+            let book = &mut self.book.machines[number];
+            book.drained = at;
+            book.moved.values_mut().for_each(|moved| (moved.since, moved.most) = (at, most));
         }
     }
 

@@ -109,7 +109,7 @@ impl World {
         }
         let timer = self.scheduler.process.as_ref().map(|process| process.leader.differences());
         found.extend(timer.into_iter().flatten());
-        let Some(QueryAnswer::Machines(cluster)) = self.ask(Query::Machines) else {
+        let Some(QueryAnswer::Machines(cluster)) = self.ask(Query::Machines { left_on: Vec::new() }) else {
             found.push("the leader does not answer at once".to_owned());
             return found;
         };

@@ -173,6 +173,9 @@ fn a_leader_that_sees_no_machine_but_its_own_moves_nothing_until_an_operator_say
     world.step(Input::ReleaseBrake(request));
     assert_eq!(running(&world), 3);
     assert_eq!(released(&world), [ReleaseReason::Operator]);
+    assert_eq!(world.released, Some(vec![machine(2), machine(3)]));
+    world.step(Input::ReleaseBrake(request));
+    assert_eq!(world.released, None, "it is not held any more");
 }
 
 #[test]

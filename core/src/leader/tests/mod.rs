@@ -551,7 +551,7 @@ fn nothing_is_told_before_it_is_durable() {
     let request = world.command_as(id, Verb::Start, &[("u.service", Some(&service("")))], false);
     assert!(world.results.is_empty() && world.running("u.service").is_empty());
     let asked = RequestId(world.id());
-    world.step(Input::Query(asked, Query::Machines));
+    world.step(Input::Query(asked, Query::Machines { left_on: Vec::new() }));
     assert!(!world.answers.contains_key(&asked), "the answer rests on what is not durable");
     let connection = world.agents[&machine(1)].connection.unwrap();
     world.step(Input::Agent(connection, heartbeat(5, 0)));

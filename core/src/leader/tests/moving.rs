@@ -1,13 +1,15 @@
 //! Machines that are cordoned, drained, shut down or about to be restarted.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::world::{World, machine, name};
-use crate::command::{MachineCommandError, Verb};
+use crate::command::{Left, MachineCommandError, Verb};
 use crate::ids::MachineId;
 use crate::leader::{Arrival, Event, Input};
 use crate::machine::{Availability, Drain};
-use crate::message::{FromAgent, Goodbye};
+use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
+use crate::state::{Failure, Observation, Phase, UnitState};
 
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
@@ -33,6 +35,21 @@ fn held(world: &World, id: MachineId) -> usize {
 fn goodbye(world: &mut World, id: MachineId, goodbye: Goodbye) {
     let connection = world.agents[&id].connection.unwrap();
     world.step(Input::Agent(connection, FromAgent::Goodbye(goodbye)));
+}
+
+/// The second machine says this of its copy.
+fn report(world: &mut World, unit: &str, phase: Phase, active: &str) {
+    let epoch = world.leader.units.get(&name(unit)).unwrap().placements[&M2];
+    let state = UnitState { load: "loaded".into(), active: active.into(), sub: String::new() };
+    let observation = Observation::Held { phase, state: Some(state) };
+    let report = UnitReport { name: name(unit), epoch, change: ReportedChange::Observed(observation) };
+    let connection = world.agents[&M2].connection.unwrap();
+    world.step(Input::Agent(connection, FromAgent::Report(vec![report])));
+}
+
+/// The machine does nothing of what it is told from now on.
+fn mute(world: &mut World, id: MachineId) {
+    world.agents.get_mut(&id).unwrap().deaf = true;
 }
 
 fn slow_to_start(world: &mut World, id: MachineId, slow: bool) {
@@ -100,6 +117,8 @@ fn so_many_units_move_at_once_as_may() {
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(2), M1).unwrap();
     assert_eq!((held(&world, M1), held(&world, M2)), (5, 2));
+    let turn = "its machine 00000001 is being drained, and it waits for its turn (--max-parallel 2)";
+    assert_eq!(world.reason("u5.service"), turn);
     world.activate(M2);
     assert_eq!((held(&world, M1), held(&world, M2)), (3, 4));
     slow_to_start(&mut world, M2, false);
@@ -115,6 +134,222 @@ fn a_drain_stops_what_lingers_at_its_end() {
     assert_eq!(held(&world, M1), 1);
     world.pass(2);
     assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
+#[test]
+fn an_old_copy_that_is_gone_makes_room_for_the_next() {
+    let mut world = cluster(2);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 1));
+    // As it was told by the leader before this one, which had stopped it.
+    let agent = world.agents.get_mut(&M1).unwrap();
+    let epoch = agent.held.remove(&name("u1.service")).unwrap().epoch;
+    let connection = agent.connection.unwrap();
+    let gone = UnitReport { name: name("u1.service"), epoch, change: ReportedChange::Gone };
+    world.step(Input::Agent(connection, FromAgent::Report(vec![gone])));
+    assert_eq!(held(&world, M2), 2);
+}
+
+#[test]
+fn one_deadline_ends_the_whole_drain() {
+    let mut world = cluster(3);
+    world.start("here.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    world.pass(20);
+    world.activate(M2);
+    // The second of them moves since then, and the third waits for its turn.
+    assert_eq!((held(&world, M1), held(&world, M2)), (3, 2));
+    world.pass(9);
+    assert_eq!((held(&world, M1), held(&world, M2)), (3, 2));
+    world.events.clear();
+    world.pass(2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 3), "but for what fits nowhere else");
+    let left = ["u2.service", "u3.service", "here.service"].map(name);
+    let told = world.events.iter().find_map(|event| match event {
+        Event::NotDrained { machine, units } => Some((*machine, units.iter().cloned().collect())),
+        _ => None,
+    });
+    assert_eq!(told, Some((M1, BTreeSet::from(left))));
+    // What finds a place later does not wait either.
+    world.replace(Verb::Start, "here.service", &super::service("")).unwrap();
+    world.pass(1);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 4));
+}
+
+#[test]
+fn the_time_of_a_drain_begins_with_the_command_and_with_the_leader() {
+    let mut world = cluster(1);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    world.pass(29);
+    world.machine_command(drain(0), M1).unwrap();
+    world.pass(29);
+    assert_eq!(held(&world, M1), 1, "the command was given once more");
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.pass(29);
+    assert_eq!(held(&world, M1), 1, "another leader");
+    world.pass(2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
+#[test]
+fn the_deadline_of_a_drain_stops_nothing_that_would_run_nowhere() {
+    let mut world = cluster(2);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    goodbye(&mut world, M2, Goodbye::Shutdown);
+    world.pass(40);
+    assert_eq!(held(&world, M1), 2);
+}
+
+#[test]
+fn exclusive_units_on_their_way_are_counted() {
+    let mut world = cluster(0);
+    for number in 1..=3 {
+        let options = "[X-Muster]\nExclusive=yes\n";
+        let pinned = format!("{options}MachineID={M1}\n");
+        world.start(&format!("x{number}.service"), &pinned);
+        world.replace(Verb::Start, &format!("x{number}.service"), &super::service(options)).unwrap();
+    }
+    assert_eq!((held(&world, M1), held(&world, M2)), (3, 0));
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 1), "one has stopped here and is started there");
+    world.pass(1);
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 1));
+    world.activate(M2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 2));
+    slow_to_start(&mut world, M2, false);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 3));
+}
+
+/// What is left on the first machine, as it is told.
+fn left(world: &mut World) -> Vec<String> {
+    let status = world.machines_with(vec![M1]).machines.swap_remove(0);
+    assert_eq!(status.is_empty(), status.left.is_empty());
+    let line = |left: &Left| format!("{} {}{}", left.unit, left.why, if left.stops { "." } else { "" });
+    status.left.iter().map(line).collect()
+}
+
+#[test]
+fn what_is_left_on_a_machine_is_told_with_why() {
+    let mut world = cluster(2);
+    world.start("all.service", "[X-Fleet]\nGlobal=true\n");
+    world.start("here.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
+    assert_eq!(world.machines_with(Vec::new()).machines[0].left, []);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    let here =
+        "here.service no other machine takes it: 00000002: MachineID= of here.service names another machine";
+    let all = "all.service is global, and stops when nothing else is left";
+    assert_eq!(
+        left(&mut world),
+        [
+            "u1.service is being started on 00000002",
+            here,
+            "u2.service waits for its turn (--max-parallel 1)",
+            all
+        ]
+    );
+    report(&mut world, "u1.service", Phase::StartFailed(Failure::without_result("exit-code")), "failed");
+    assert_eq!(
+        left(&mut world)[0],
+        "u1.service did not start on 00000002: exit-code; it is started anew in 5 s (attempt 1 of 3)"
+    );
+    // It is stopped where it was as soon as it is active; that takes its time.
+    mute(&mut world, M1);
+    report(&mut world, "u1.service", Phase::Launched, "active");
+    assert_eq!(left(&mut world)[0], "u1.service is active on 00000002, and is being stopped here.");
+    world.command(Verb::Destroy, &[("u1.service", None)]).unwrap();
+    assert_eq!(left(&mut world)[0], "u1.service is being stopped here.");
+    world.command(Verb::Destroy, &[("u2.service", None)]).unwrap();
+    assert_eq!(left(&mut world)[2..], [here, all]);
+}
+
+#[test]
+fn what_is_left_of_exclusive_units_and_after_the_deadline() {
+    let mut world = cluster(1);
+    let options = "[X-Muster]\nExclusive=yes\n";
+    world.start("x.service", &format!("{options}MachineID={M1}\n"));
+    world.replace(Verb::Start, "x.service", &super::service(options)).unwrap();
+    slow_to_start(&mut world, M2, true);
+    mute(&mut world, M1);
+    world.machine_command(drain(0), M1).unwrap();
+    let exclusive = "x.service is exclusive, and is being stopped here before it is started on 00000002.";
+    assert_eq!(left(&mut world), ["u1.service is being started on 00000002", exclusive]);
+    world.pass(31);
+    assert_eq!(left(&mut world), ["u1.service is being stopped here, and goes to 00000002.", exclusive]);
+}
+
+#[test]
+fn of_much_that_is_left_the_first_is_told() {
+    let mut world = cluster(0);
+    for number in 10..40 {
+        world.start(&format!("u{number}.service"), &format!("[X-Fleet]\nMachineID={M1}\n"));
+    }
+    world.machine_command(drain(0), M1).unwrap();
+    let status = world.machines_with(vec![M1]).machines.swap_remove(0);
+    assert_eq!((status.left.len(), status.units), (10, 30));
+    let why = |world: &mut World| world.machines_with(vec![M1]).machines[0].left[0].why.clone();
+    for number in 3..9 {
+        world.join(machine(number), &[]);
+    }
+    assert_eq!(
+        why(&mut world),
+        "no other machine takes it: 7 machines: MachineID= of u10.service names another machine"
+    );
+    let mut alone = World::new(1);
+    alone.start("u.service", "");
+    alone.machine_command(drain(0), M1).unwrap();
+    assert_eq!(why(&mut alone), "no other machine takes it: there is none");
+}
+
+#[test]
+fn a_machine_is_drained_when_it_says_so() {
+    let mut world = cluster(1);
+    let drained = |world: &mut World| {
+        let drained = world.events.iter().filter(|event| **event == Event::Drained(M1)).count();
+        world.events.clear();
+        drained
+    };
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    let begun = world.events.iter().find(|event| matches!(event, Event::Availability { .. })).unwrap();
+    assert_eq!(begun.kind(), "machine_drains");
+    assert_eq!(drained(&mut world), 0);
+    slow_to_start(&mut world, M2, false);
+    assert_eq!(drained(&mut world), 1);
+    world.pass(60);
+    assert!(world.events.is_empty(), "{:?}", world.events);
+    // Of one that is not heard from nobody knows.
+    let mut world = world.restarted();
+    world.connect(M2);
+    world.pass(1);
+    assert_eq!(drained(&mut world), 0);
+    world.connect(M1);
+    assert_eq!(drained(&mut world), 1);
+}
+
+#[test]
+fn an_orphan_keeps_a_machine_from_being_drained() {
+    let mut world = cluster(1);
+    // A store that has no record of what the machine runs.
+    world.stored.units.remove(&name("u1.service"));
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.machine_command(drain(0), M1).unwrap();
+    assert!(!world.events.contains(&Event::Drained(M1)));
+    world.pass(31);
+    let left = Event::NotDrained { machine: M1, units: vec![name("u1.service")] };
+    assert!(world.events.contains(&left), "{:?}", world.events);
+    assert_eq!(held(&world, M1), 1, "it is left alone");
+    world.command(Verb::Destroy, &[("u1.service", None)]).unwrap();
+    assert!(world.events.contains(&Event::Drained(M1)));
 }
 
 #[test]

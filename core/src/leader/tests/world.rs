@@ -29,6 +29,8 @@ pub(super) struct Agent {
     pub(super) cluster: Option<ClusterId>,
     pub(super) term: Term,
     pub(super) held: BTreeMap<UnitName, HeldUnit>,
+    /// Whether it does nothing of what it is told.
+    pub(super) deaf: bool,
     /// Whether its disk takes its time: what it is told to hold waits in `writing`, of which Hello says nothing.
     pub(super) slow: bool,
     pub(super) writing: BTreeMap<UnitName, HeldUnit>,
@@ -63,6 +65,8 @@ pub(super) struct World {
     pub(super) answers: BTreeMap<RequestId, QueryAnswer>,
     pub(super) commits: usize,
     pub(super) events: Vec<Event>,
+    /// For which machines the brake was released, where it was held, when it was asked for last.
+    pub(super) released: Option<Vec<MachineId>>,
     pub(super) machine_results: BTreeMap<RequestId, Result<(), MachineCommandError>>,
 }
 
@@ -101,6 +105,7 @@ impl World {
             answers: BTreeMap::new(),
             commits: 0,
             events: Vec::new(),
+            released: None,
             machine_results: BTreeMap::new(),
         }
     }
@@ -137,6 +142,7 @@ impl World {
                 cluster: None,
                 term: Term(0),
                 held: BTreeMap::new(),
+                deaf: false,
                 slow: false,
                 writing: BTreeMap::new(),
                 boots: 1,
@@ -274,7 +280,8 @@ impl World {
             Effect::AnswerMachines(request, result) => {
                 self.machine_results.insert(request, result);
             }
-            Effect::UnitsChanged(_) | Effect::AnswerRelease(..) => {}
+            Effect::AnswerRelease(_, released) => self.released = released,
+            Effect::UnitsChanged(_) => {}
         }
     }
 
@@ -370,7 +377,12 @@ impl World {
     }
 
     pub(super) fn machines(&mut self) -> ClusterStatus {
-        match self.query(Query::Machines) {
+        self.machines_with(Vec::new())
+    }
+
+    /// The machines, with what is left on these.
+    pub(super) fn machines_with(&mut self, left_on: Vec<MachineId>) -> ClusterStatus {
+        match self.query(Query::Machines { left_on }) {
             QueryAnswer::Machines(status) => status,
             QueryAnswer::Units(_) | QueryAnswer::Rto(_) => unreachable!(),
         }
@@ -417,6 +429,7 @@ impl Agent {
                 self.refused = Some(refused);
                 self.connection = None;
             }
+            LeaderMessage::Assignments(_) if self.deaf => {}
             LeaderMessage::Assignments(assignments) => {
                 let held: Vec<UnitReport> =
                     assignments.hold.into_iter().filter_map(|assignment| self.take(assignment)).collect();

@@ -36,7 +36,7 @@ fn a_machine_is_cordoned_drained_and_uncordoned() -> Result<()> {
     let stuck = world.try_ctl(&["drain", "--timeout", "5", home.machine_id()])?;
     assert_eq!(stuck.code, Some(1), "{stuck}");
     ensure!(stuck.stderr.contains("pinned.service on"), "{stuck}");
-    ensure!(stuck.stderr.contains("is being drained, and no other machine takes the unit"), "{stuck}");
+    ensure!(stuck.stderr.contains(": no other machine takes it: "), "{stuck}");
     assert_eq!(world.home("diary.service")?.name(), other);
     assert_eq!(availability(&world, home.machine_id())?, "draining");
     let (started, stopped) = (diary(&world, other, "start")?, diary(&world, home.name(), "stop")?);
@@ -60,6 +60,42 @@ fn a_machine_is_cordoned_drained_and_uncordoned() -> Result<()> {
     world.ctl(&["cordon", home.machine_id()])?;
     assert_eq!(availability(&world, home.machine_id())?, "cordoned");
     assert_eq!(property(&home, "everywhere.service", "ActiveState")?, "active");
+    Ok(())
+}
+
+#[test]
+fn a_drain_says_what_holds_it_up_and_ends_at_its_deadline() -> Result<()> {
+    let world = World::of(2)?;
+    let (home, other) = (world.cluster.machine("m1")?, world.cluster.machine("m2")?);
+    world.ctl(&["cordon", other.machine_id()])?;
+    // It starts here at once, and elsewhere not before it is let go.
+    let start =
+        "ExecStartPre=/bin/sh -c 'test -e /run/here || exec sleep infinity'\nTimeoutStartSec=infinity\n";
+    home.write_file("/run/here", b"")?;
+    world.start("a-start.service", &format!("{SLEEP}{start}"))?;
+    // It stops in the time that is left to it after the deadline.
+    let stop = "ExecStop=/usr/bin/sleep 4\n";
+    world.start("b-stop.service", &format!("{SLEEP}{stop}"))?;
+    world.ctl(&["uncordon", other.machine_id()])?;
+
+    let drained = world.try_ctl(&["drain", "--max-parallel", "1", "--timeout", "12", home.machine_id()])?;
+    assert_eq!(drained.code, Some(0), "{drained}");
+    let (here, there) = (&home.machine_id()[..8], &other.machine_id()[..8]);
+    for said in [
+        format!("a-start.service on {here}.../{}: is being started on {there}\n", home.address()),
+        format!("b-stop.service on {here}.../{}: waits for its turn (--max-parallel 1)\n", home.address()),
+    ] {
+        ensure!(drained.stderr.contains(&said), "{said}: {drained}");
+    }
+    // The first was not active there, the second had not begun to move.
+    for unit in ["a-start.service", "b-stop.service"] {
+        assert_eq!(property(&home, unit, "ActiveState")?, "inactive", "{unit}");
+    }
+    assert_eq!(world.home("b-stop.service")?.name(), other.name());
+    let events = world.ctl(&["events", "-o", "json", home.machine_id()])?;
+    let at = |kind: &str| events.find(&format!("\"kind\":\"{kind}\"")).with_context(|| events.clone());
+    let (drains, late, empty) = (at("machine_drains")?, at("machine_not_drained")?, at("machine_drained")?);
+    ensure!(drains < late && late < empty, "{events}");
     Ok(())
 }
 

@@ -190,11 +190,15 @@ impl World {
         let now = self.scheduler.clock.time(self.queue.now());
         let at = (now, self.scheduler.stalled(self.queue.now()));
         for (number, name, epoch) in moved {
-            let most = match self.book.decided.availability.get(&self.machines[number].id) {
-                Some(Availability::Draining(drain)) => Duration::from_millis(drain.timeout_ms),
-                _ => SHUTDOWN_TIMEOUT,
+            let availability = self.book.decided.availability.get(&self.machines[number].id);
+            let book = &mut self.book.machines[number];
+            let (since, most) = match availability {
+                Some(Availability::Draining(drain)) => {
+                    (book.drained, Duration::from_millis(drain.timeout_ms))
+                }
+                _ => (at, SHUTDOWN_TIMEOUT),
             };
-            self.book.machines[number].moved.insert(name, Moved { epoch, at, most });
+            book.moved.insert(name, Moved { epoch, at, since, most });
         }
     }
 
@@ -251,8 +255,8 @@ impl World {
 
     /// Drain: the deadline always ends it.
     ///
-    /// Here: where the unit may become active elsewhere, its old copy is told to stop soon after, if all that takes part is
-    /// well.
+    /// Here: it is one for the whole drain. Where the unit may become active elsewhere, its old copy is told to stop soon
+    /// after, if all that takes part is well; also one that moves only then.
     pub(super) fn the_deadline_ends_a_drain(&mut self) {
         if self.queue.now() - self.book.troubled < 3 * SECOND {
             return;
@@ -264,7 +268,8 @@ impl World {
                     self.book.decided.units.get(*name).is_some_and(|unit| {
                         !unit.placements.is_empty() && !unit.placements.contains_key(&id)
                     });
-                placed && self.ago(moved.at) > moved.most + Duration::from_secs(4)
+                let soon = Duration::from_secs(4);
+                placed && self.ago(moved.since) > moved.most + soon && self.ago(moved.at) > soon
             };
             if let Some((name, moved)) = book.moved.iter().find(over) {
                 let text =

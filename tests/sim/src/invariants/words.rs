@@ -101,7 +101,7 @@ impl World {
         let mut active = self.book.said_active.range((name.clone(), epoch)..);
         let active = active.any(|(other, later)| other == name && *later > epoch);
         let knows_less = self.book.restored || self.book.store_failed || !self.lease_holds(number);
-        let passed = self.ago_at_most(moved.at);
+        let passed = self.ago_at_most(moved.since);
         if !active && !knows_less && passed < moved.most {
             let text = format!("m{number} is told to stop {name} ({epoch}) before it is active elsewhere");
             self.violate("what_moves_runs_on", text);
