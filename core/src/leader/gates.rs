@@ -334,7 +334,12 @@ impl Leader {
         unit.done
             || self.current_copies(name, unit).any(|observation| {
                 matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
-                    if matches!(&*state.active, "active" | "reloading"))
+                if match &*state.active {
+                    "active" | "reloading" => true,
+                    // One of those of a global unit.
+                    "inactive" => unit.options.ends,
+                    _ => false,
+                })
             })
     }
 

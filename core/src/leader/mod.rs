@@ -47,6 +47,7 @@ mod tests;
 mod together;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::Discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +70,7 @@ use self::rivals::Rivals;
 use crate::by_name::ByName;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
 use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
-use crate::message::{Assignment, Assignments, LeaderMessage, Removal, ToAgent};
+use crate::message::{Assignment, Assignments, LeaderMessage, Refused, Removal, ToAgent};
 use crate::placement::Placer;
 use crate::planted::{self, Fault};
 use crate::state::{DesiredState, Observation, Phase, Target};
@@ -102,6 +103,8 @@ pub struct Leader {
     commands: Commands,
     connections: BTreeMap<ConnectionId, MachineId>,
     rivals: Rivals,
+    /// The machines that were refused lately, with what was said of it then.
+    refusals: BTreeMap<MachineId, (Discriminant<Refused>, Time)>,
     office: Office,
     awake: Awake,
     lingering: Lingering,
@@ -236,6 +239,7 @@ impl Leader {
             commands: Commands::default(),
             connections: BTreeMap::new(),
             rivals: Rivals::default(),
+            refusals: BTreeMap::new(),
             office: Office::default(),
             awake: Awake::new(now),
             lingering: Lingering::default(),

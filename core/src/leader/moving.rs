@@ -341,7 +341,10 @@ impl Leader {
         for id in self.drains.keys().copied().collect::<Vec<_>>() {
             let is_global = |name: &UnitName| self.units.get(name).is_some_and(|unit| unit.options.global);
             if self.placer.units_on(id).all(is_global) {
-                for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
+                let placed = |name: &&UnitName| {
+                    self.units.get(*name).is_some_and(|unit| unit.placements.contains_key(&id))
+                };
+                for name in self.placer.units_on(id).filter(placed).cloned().collect::<Vec<_>>() {
                     self.unplace(&name, id);
                     self.event(Event::Unplaced { unit: name, machine: id, reason: UnplaceReason::Drained });
                 }

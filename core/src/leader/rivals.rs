@@ -4,9 +4,10 @@
 //! stream has not ended yet, or from another one. The leader asks on the old stream. Who answers there keeps the id.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{ConnectionId, Effect, Event, Leader};
+use super::{ConnectionId, Effect, Event, Leader, Machine};
 use crate::command::RivalStatus;
 use crate::ids::{AgentKey, BootId, MachineId};
 use crate::message::{Hello, LeaderMessage, Refused};
@@ -89,12 +90,16 @@ impl Leader {
             self.refuse_newcomer(id);
             return Some(hello);
         }
+        // A stream that has ended, or is silent for a moment, is no death, where it is known that there are two.
+        let rival = self.rivals.refused.get(&id);
+        let rival = rival.filter(|rival| rival.key == hello.key && rival.is_remembered(self.now));
+        if machine.deadline.is_some() && rival.is_some() {
+            self.refuse_rival(connection, hello);
+            return None;
+        }
         let Some(session) = machine.session.as_ref().filter(|session| session.connection != connection)
         else {
-            // A stream that ended is no death, where it is known that there are two.
-            let rival = self.rivals.refused.get(&id);
-            let rival = rival.filter(|rival| rival.key == hello.key && rival.is_remembered(self.now));
-            if machine.deadline.is_some() && rival.is_some() || self.exclusive_units_may_run(&hello) {
+            if self.exclusive_units_may_run(&hello) {
                 self.refuse_rival(connection, hello);
                 return None;
             }
@@ -156,7 +161,7 @@ impl Leader {
     /// one id, of which the first is only not heard. Its lease is proof, whoever is who.
     fn exclusive_units_may_run(&self, hello: &Hello) -> bool {
         let Some(machine) = self.machines.get(&hello.machine) else { return false };
-        let is_known = machine.record.key == hello.key || machine.record.address == hello.address;
+        let is_known = machine.record.key == hello.key || self.is_at_its_address(&hello.machine, hello);
         // One that has said that it shuts down was to come back.
         if is_known || machine.leaving {
             return false;
@@ -168,6 +173,18 @@ impl Leader {
         };
         let longest = self.placer.units_on(hello.machine).filter_map(stop).max();
         longest.is_some_and(|stop| self.awake() < machine.lease_until + self.settings.exclusive_end(stop))
+    }
+
+    /// Whether the Hello comes from the address of the machine that is known by this id, and only it can have that.
+    fn is_at_its_address(&self, id: &MachineId, hello: &Hello) -> bool {
+        let shared = || {
+            let local = hello.address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+            let has = |(other, machine): (&MachineId, &Machine)| {
+                other != id && machine.record.address == hello.address
+            };
+            local || self.machines.iter().any(has)
+        };
+        self.machines.get(id).is_some_and(|machine| machine.record.address == hello.address) && !shared()
     }
 
     /// Accepts the Hellos for which there was no sign of life on the old stream.

@@ -18,6 +18,9 @@ use crate::state::{DesiredState, Observation, Phase, Target};
 use crate::time::Time;
 use crate::unit::UnitName;
 
+/// After this time it is said again that a machine is refused.
+const REFUSAL_IS_NEWS: Duration = Duration::from_secs(10 * 60);
+
 impl Leader {
     pub(super) fn hear(&mut self, connection: ConnectionId, message: FromAgent) {
         if let FromAgent::Hello(hello) = message {
@@ -75,16 +78,31 @@ impl Leader {
         };
         if let Some(refused) = refused {
             let higher = matches!(refused, Refused::HigherTermSeen(term) if term.next() > term);
+            let news = self.is_news(id, &refused);
             if higher && !std::mem::replace(&mut self.taking_term, true) {
                 self.outbox.now(Effect::TakeTerm { above: hello.term });
             }
-            self.event(Event::MachineRefused { machine: id, reason: refused.to_string() });
+            if news {
+                self.event(Event::MachineRefused { machine: id, reason: refused.to_string() });
+            }
             self.refuse(connection, &hello, refused);
             return;
         }
         if let Some(hello) = self.challenge(connection, hello) {
             self.welcome(connection, hello);
         }
+    }
+
+    /// A machine that is refused comes again every few seconds: whether that was not said a while ago.
+    fn is_news(&mut self, id: MachineId, refused: &Refused) -> bool {
+        let kind = std::mem::discriminant(refused);
+        let now = self.now;
+        self.refusals.retain(|_, (_, at)| now.since(*at) < REFUSAL_IS_NEWS);
+        let known = self.refusals.get(&id).is_some_and(|(said, _)| *said == kind);
+        if !known {
+            self.refusals.insert(id, (kind, now));
+        }
+        !known
     }
 
     /// From here on this session of the machine is the one that counts.
@@ -210,6 +228,19 @@ impl Leader {
                 }
             }
         }
+        // What followed from it may have been lost as well, and no machine says it again.
+        let copies = self.machines.iter().flat_map(|(id, machine)| {
+            machine
+                .observed
+                .iter()
+                .map(|(name, copy)| (*id, name.clone(), copy.epoch, copy.observation.clone()))
+        });
+        for (id, name, epoch, observation) in copies.collect::<Vec<_>>() {
+            if self.units.get(&name).is_some_and(|unit| unit.placements.get(&id) == Some(&epoch)) {
+                self.look_at_current(id, &name, epoch, &observation);
+            }
+            self.look_at_dependents(&name);
+        }
     }
 
     /// The machine was rebooted: what it does not hold is gone. (Without a reboot it may be on its way still: the machine
@@ -330,6 +361,8 @@ impl Leader {
         if let Some(unit) = self.units.get_mut(name)
             && ended
             && unit.options.ends
+            // That runs to its end on each machine.
+            && !unit.options.global
             && unit.desired == DesiredState::Launched
             && !std::mem::replace(&mut unit.done, true)
         {

@@ -158,6 +158,10 @@ impl Options {
             }
         }
         let options = reader.options();
+        if is_ours(name) {
+            let message = "names that begin with \"muster-\" are Muster's own".to_owned();
+            reader.errors.push(OptionError { line: None, message });
+        }
         let Reader { mut errors, mut warnings, .. } = reader;
         if errors.is_empty() {
             warnings.sort_by_key(|warning| warning.line);
@@ -169,6 +173,12 @@ impl Options {
             Err(errors)
         }
     }
+}
+
+/// Whether the name is one that Muster's own units have or may have, such as the guard of exclusive units.
+fn is_ours(name: &UnitName) -> bool {
+    let (stem, _) = name.as_str().rsplit_once('.').unwrap_or_default();
+    stem.starts_with("muster-") || stem == "muster" && name.unit_type() == UnitType::Slice
 }
 
 /// Muster's own sections.
@@ -672,6 +682,11 @@ impl<'a> Reader<'a> {
         {
             refuse(global, "Global cannot be used with Peers (MachineOf=)".to_owned());
         }
+        if let (Some(_), Some(exclusive)) = (options.exclusive, first(Key::Exclusive))
+            && let Some(why) = why_not_exclusive(self.name.unit_type())
+        {
+            refuse(exclusive, format!("Exclusive cannot be used with a {}: {why}", self.name.unit_type()));
+        }
         if let (Some(global), Some(_)) = (global, options.exclusive) {
             refuse(global, "Global cannot be used with Exclusive: it would run on every machine".to_owned());
         }
@@ -694,6 +709,20 @@ impl<'a> Reader<'a> {
                 );
             }
         }
+    }
+}
+
+/// Why nobody could see to it that a unit of this type ends with its machine's lease, if that is so: that is done by ending
+/// processes.
+fn why_not_exclusive(unit_type: UnitType) -> Option<&'static str> {
+    match unit_type {
+        UnitType::Mount | UnitType::Automount => Some(
+            "what is in use stays mounted, whoever ends it; have an exclusive service mount it for itself alone \
+             (PrivateMounts=yes)",
+        ),
+        UnitType::Swap => Some("what is in use stays in use, whoever ends it"),
+        UnitType::Slice => Some("what runs in it are other units; say it in these"),
+        _ => None,
     }
 }
 

@@ -255,3 +255,41 @@ fn what_was_to_be_started_anew_while_its_machine_was_away_is_once_it_is_back() {
     world.pass(6);
     assert!(epoch(&world) > before, "it was started anew");
 }
+
+#[test]
+fn a_start_anew_that_the_store_could_not_take_is_made_again() {
+    let mut world = World::new(2);
+    world.start("u.service", "");
+    let on = fails(&mut world, "u.service", "exit-code");
+    world.committing = false;
+    world.pass(6);
+    world.fail_store();
+    assert_eq!(world.running("u.service"), [on]);
+    world.pass(8);
+    assert_eq!(world.running("u.service").len(), 1);
+    assert_ne!(world.running("u.service"), [on]);
+}
+
+#[test]
+fn what_has_run_to_its_end_while_the_store_was_full_is_done() {
+    let mut world = World::new(1);
+    let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
+    world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
+    world.committing = false;
+    seen(&mut world, M1, "job.service", Phase::Launched, "inactive");
+    world.fail_store();
+    world.pass(2);
+    assert!(world.stored.units[&name("job.service")].done);
+}
+
+#[test]
+fn a_global_one_shot_unit_runs_on_every_machine() {
+    let mut world = World::new(1);
+    let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n[X-Fleet]\nGlobal=yes\n";
+    world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
+    world.start("after.service", "[X-Fleet]\nMachineID=00000001\n[X-Muster]\nRequires=job.service\n");
+    seen(&mut world, M1, "job.service", Phase::Launched, "inactive");
+    assert_eq!(world.running("after.service"), [M1]);
+    world.join(M2, &[]);
+    assert_eq!(world.running("job.service"), [M1, M2]);
+}

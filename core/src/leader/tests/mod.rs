@@ -356,10 +356,13 @@ fn an_empty_store_stops_nothing() {
     let agents = world.agents.clone();
     let mut world = World::of(Durable::new(ClusterId::new(8)), Term(1));
     world.agents = agents;
-    for number in 1..=2 {
+    // They come again and again, and are news once.
+    for number in [1, 2, 1, 2, 1, 2] {
         world.connect(machine(number));
         assert!(matches!(world.agents[&machine(number)].refused, Some(Refused::OtherCluster { .. })));
     }
+    let news = world.events.iter().filter(|event| matches!(event, Event::MachineRefused { .. }));
+    assert_eq!(news.count(), 2);
     world.pass(20);
     assert_eq!(world.running("u.service").len(), 1);
 }

@@ -489,3 +489,15 @@ fn a_drain_is_a_decision_and_waits_for_its_commit() {
     world.pass(Duration::from_secs(60).as_secs());
     assert_eq!(held(&world, M1), 1);
 }
+
+#[test]
+fn what_a_dead_machine_cannot_stop_is_said_once() {
+    let mut world = World::new(2);
+    world.start("everywhere.service", "[X-Fleet]\nGlobal=true\n");
+    world.cut(M1);
+    world.pass(7);
+    world.machine_command(drain(0), M1).unwrap();
+    world.pass(60);
+    let said = world.events.iter().filter(|event| matches!(event, Event::Unplaced { .. }));
+    assert_eq!(said.count(), 1);
+}

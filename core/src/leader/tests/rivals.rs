@@ -215,3 +215,34 @@ fn a_clone_of_a_silent_machine_does_not_end_its_exclusive_units() {
         assert_eq!(world.running("a.service"), [machine(1), machine(9)]);
     }
 }
+
+#[test]
+fn a_rival_does_not_take_the_place_of_one_that_is_silent_for_a_moment() {
+    let mut world = with_clone();
+    freeze(&mut world, 1);
+    wait(&mut world, 1000);
+    world.connect(machine(9));
+    wait(&mut world, 2000);
+    assert_eq!(world.running("a.service"), [machine(1)]);
+    assert_eq!(refused(&world, 9), Some(&in_use("198.18.0.1")));
+    // When its lease is over the other one is there.
+    wait(&mut world, 3000);
+    world.connect(machine(9));
+    assert!(world.running("a.service").contains(&machine(9)));
+}
+
+#[test]
+fn an_address_that_others_have_is_no_proof() {
+    for shared in ["127.0.0.1", "198.18.0.2"] {
+        let mut world = World::new(2);
+        world.agents.get_mut(&machine(1)).unwrap().address = shared.to_owned();
+        world.connect(machine(1));
+        world.start(
+            "a.service",
+            "[X-Fleet]\nMachineID=00000001\n[X-Muster]\nExclusive=yes\nExclusiveStopSec=4\n",
+        );
+        world.cut(machine(1));
+        world.join_as(machine(9), machine(1), &[]);
+        assert_eq!(world.running("a.service"), [machine(1)]);
+    }
+}

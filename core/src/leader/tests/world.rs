@@ -43,6 +43,7 @@ pub(super) struct Agent {
     pub(super) farewell: bool,
     /// Whether it says that it shuts down.
     pub(super) leaving: bool,
+    pub(super) address: String,
     /// Whether it was welcomed, or asked for a sign of life, and has not given one since.
     pub(super) to_beat: bool,
     /// Whether it ever does.
@@ -154,6 +155,7 @@ impl World {
                 farewell: false,
                 leaving: false,
                 to_beat: false,
+                address: format!("198.18.0.{}", number.bits() >> 96),
                 beats: true,
                 activates: true,
             },
@@ -174,7 +176,7 @@ impl World {
             key: AgentKey::new(id.bits()),
             session: agent.session,
             term: agent.term,
-            address: format!("198.18.0.{}", id.bits() >> 96),
+            address: agent.address.clone(),
             labels: agent.labels.clone(),
             capacity: Capacity { cpu: MilliCpu(4000), memory: Bytes(1 << 30) },
             version: "test".to_owned(),
@@ -453,6 +455,9 @@ impl Agent {
             content.is_some() || held.is_some_and(|held| held.hash == hash),
             "{name}: nobody sent its content"
         );
+        if held.is_some_and(|held| held.epoch == epoch && held.target == target) {
+            return None;
+        }
         let phase = match target {
             Target::Loaded => Phase::Loaded,
             Target::Launched if self.activates => Phase::Launched,

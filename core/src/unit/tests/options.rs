@@ -439,6 +439,25 @@ fn exclusive_units() {
         let found = errors(&format!("[X-Muster]\n{text}\n"));
         assert!(found.len() == 1 && found[0].ends_with(why), "{found:?}");
     }
+    let found = read("srv.mount", "[X-Muster]\nExclusive=yes\n").unwrap_err();
+    assert_eq!(
+        found,
+        [
+            "line 2: [X-Muster] Exclusive cannot be used with a mount: what is in use stays mounted, whoever ends it; have an \
+          exclusive service mount it for itself alone (PrivateMounts=yes)"
+        ]
+    );
+}
+
+#[test]
+fn names_of_musters_own_units_are_taken() {
+    for name in ["muster-lease.service", "muster-x@1.service", "muster.slice"] {
+        assert_eq!(
+            read(name, "[Unit]\n").unwrap_err(),
+            ["names that begin with \"muster-\" are Muster's own"]
+        );
+    }
+    assert!(read("muster.service", "[Unit]\n").is_ok() && read("mustermann.service", "[Unit]\n").is_ok());
 }
 
 #[test]
