@@ -271,6 +271,11 @@ impl Unit {
         matches!(self.doing, Doing::Calling(asked, _) | Doing::Job(asked, _) if asked == verb)
     }
 
+    /// Whether a start was asked for of which it is not known whether it had any effect.
+    pub fn may_have_begun(&self) -> bool {
+        matches!(self.doing, Doing::UnsureStart | Doing::Calling(Verb::Start, _))
+    }
+
     /// Whether, as it was seen last, nothing of it runs or is about to.
     pub fn is_inactive(&self) -> bool {
         !self.job && self.state.as_ref().is_some_and(|state| matches!(&*state.active, "inactive" | "failed"))
@@ -353,9 +358,7 @@ impl Unit {
         let phase = match held.phase.clone() {
             _ if ends => Phase::Stopping,
             // It was asked for, and may have begun.
-            Phase::Loaded if matches!(self.doing, Doing::UnsureStart | Doing::Calling(Verb::Start, _)) => {
-                Phase::Starting
-            }
+            Phase::Loaded if self.may_have_begun() => Phase::Starting,
             phase => phase,
         };
         Observation::Held { phase, state: self.state.clone() }

@@ -684,6 +684,19 @@ fn a_restarted_agent_knows_what_is_its_own_and_starts_nothing_before_it_is_told(
 }
 
 #[test]
+fn a_restarted_agent_stops_what_it_was_told_to_before_its_start_was_answered() {
+    let mut bench = Bench::new();
+    bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);
+    bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
+    let loaded = || Assignment { content: None, ..hold("a.service", epoch(5, 1), FILE, Target::Loaded) };
+    bench.assign(false, vec![loaded()], vec![]);
+    let mut bench = Bench::with_ledger(bench.agent.ledger());
+    bench.assign(true, vec![loaded()], vec![]);
+    let effects = bench.step(seen("a.service", state("active", "running")));
+    assert!(effects.contains(&Effect::Stop(unit("a.service"))), "{effects:?}");
+}
+
+#[test]
 fn drop_ins_carry_the_epoch_and_a_slice_where_the_file_names_none() {
     let text = drop_in(&unit("a.service"), epoch(5, 1), FILE, None).unwrap();
     let begins =

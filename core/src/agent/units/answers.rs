@@ -261,8 +261,9 @@ impl Units {
     pub(super) fn nothing_more(&mut self, name: UnitName) {
         if let Some(unit) = self.units.get_mut(&name) {
             if std::mem::replace(&mut unit.doing, Doing::Nothing) == Doing::UnsureStart {
-                // It was told as starting.
+                // It was told as starting, and written down so.
                 self.changed.insert(name.clone());
+                self.unsaved = self.unsaved.max(Unsaved::Something);
             }
             unit.backoff = FIRST_READ;
             if let Some(at) = unit.deadline.take() {

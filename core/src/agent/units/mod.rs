@@ -129,7 +129,11 @@ impl Units {
     /// What the ledger keeps of them.
     pub fn held(&self) -> BTreeMap<UnitName, Held> {
         let held = |(name, unit): (&UnitName, &Unit)| {
-            let held = Held { removed: unit.removed, ..unit.held.clone()? };
+            let mut held = Held { removed: unit.removed, ..unit.held.clone()? };
+            if unit.may_have_begun() {
+                // Also where it is to be stopped by now: the next agent must know that it may run.
+                held.target = Target::Launched;
+            }
             Some((name.clone(), held))
         };
         self.units.iter().filter_map(held).collect()
