@@ -10,6 +10,7 @@ mod fidelity;
 mod guard;
 mod machines;
 mod restarts;
+mod stalls;
 mod store;
 mod support;
 mod systemd;
