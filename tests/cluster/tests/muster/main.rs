@@ -12,6 +12,7 @@ mod machines;
 mod restarts;
 mod stalls;
 mod store;
+mod storm;
 mod support;
 mod systemd;
 mod vm;
