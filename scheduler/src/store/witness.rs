@@ -21,6 +21,7 @@ const FILE_NAME: &str = "commits";
 pub(super) struct Witness {
     path: PathBuf,
     cluster: ClusterId,
+    commits: u64,
     doubt: Duration,
     doubted_until: Option<Instant>,
     file: Option<File>,
@@ -31,7 +32,7 @@ impl Witness {
     /// not the latest, and for as long a time as is given.
     pub fn open(directory: &Path, cluster: ClusterId, commits: u64, doubt: Duration) -> Self {
         let path = directory.join(FILE_NAME);
-        let mut witness = Self { path, cluster, doubt, doubted_until: None, file: None };
+        let mut witness = Self { path, cluster, commits, doubt, doubted_until: None, file: None };
         if !witness.testifies(commits) {
             witness.doubt();
         }
@@ -68,6 +69,7 @@ impl Witness {
 
     /// The store was committed to: so many times by now.
     pub fn committed(&mut self, commits: u64) {
+        self.commits = commits;
         if self.doubted_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
@@ -85,5 +87,33 @@ impl Witness {
             warn!(path = %self.path.display(), %error, "cannot write down how far the store is written");
             self.doubt();
         }
+    }
+}
+
+impl Drop for Witness {
+    /// What was committed while it doubted it has not written down, and there may have been nothing since.
+    fn drop(&mut self) {
+        self.committed(self.commits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_committed_during_the_doubt_counts_when_that_is_over() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let directory = tempfile::tempdir().unwrap();
+        let open = |commits| Witness::open(directory.path(), ClusterId::new(1), commits, LONG);
+        let mut witness = open(0);
+        witness.committed(3);
+        drop(witness);
+        let mut witness = open(3);
+        assert!(!witness.is_sure(), "the one before has doubted to its end");
+        witness.committed(4);
+        witness.doubted_until = Some(Instant::now());
+        drop(witness);
+        assert!(open(4).is_sure());
     }
 }

@@ -1,7 +1,9 @@
 //! Whether the simulated PID 1 is like a real one: a script of operations that both can be put through, and what is seen
 //! of each. The test on a machine is `tests/cluster/tests/muster/fidelity.rs`.
 
-use std::fmt;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 use muster_core::agent::{CallError, Effect, Input, Write, Written};
 use muster_core::ids::{Epoch, Term};
@@ -20,6 +22,8 @@ pub enum Kind {
     Fails,
     /// Its start hangs until systemd gives up.
     Hangs,
+    /// Its start lasts for longer than anybody waits.
+    Waits,
     /// It ignores being stopped until systemd kills it.
     Unstoppable,
     /// It is started again by systemd, after a long while, when it has ended.
@@ -51,7 +55,20 @@ pub enum Step {
     Check(&'static str),
     /// Which version of its file does it run from?
     Runs(&'static str),
+    /// The file of an exclusive unit is written, or replaced, with this version of its content.
+    WriteExclusive(&'static str, Kind, u64),
+    /// The guard of exclusive units is started, as the agent does it.
+    Arm,
+    /// The guard ends as it does with the lease.
+    End,
+    /// The unit is waited for to have ended: how?
+    Settle(&'static str),
+    /// What has been signalled of the unit since this was last asked?
+    Told(&'static str),
 }
+
+/// How long the exclusive units of the script may take to stop.
+pub const EXCLUSIVE_STOP: Duration = Duration::from_secs(4);
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,6 +84,13 @@ impl fmt::Display for Step {
             Self::Read(name) => write!(f, "read {name}"),
             Self::Check(name) => write!(f, "check {name}"),
             Self::Runs(name) => write!(f, "which version of {name} runs"),
+            Self::WriteExclusive(name, kind, version) => {
+                write!(f, "write {name}, exclusive, {kind:?}, version {version}")
+            }
+            Self::Arm => write!(f, "start the guard"),
+            Self::End => write!(f, "end of the guard"),
+            Self::Settle(name) => write!(f, "wait for {name}"),
+            Self::Told(name) => write!(f, "what was signalled of {name}"),
         }
     }
 }
@@ -79,14 +103,25 @@ pub const NOTHING: &str = "nothing";
 
 /// The script.
 pub const SCRIPT: &[Step] = {
-    use Kind::{Fails, Hangs, Restarts, Runs, Unstoppable};
-    use Step::{Ask, Check, Kill, Read, Reload, Remove, ResetFailed, Start, Stop, Write};
+    use Kind::{Fails, Hangs, Restarts, Runs, Unstoppable, Waits};
+    use Step::{
+        Arm, Ask, Check, End, Kill, Read, Reload, Remove, ResetFailed, Settle, Start, Stop, Told, Write,
+        WriteExclusive,
+    };
     const A: &str = "fidelity-a.service";
     const B: &str = "fidelity-b.service";
     const F: &str = "fidelity-f.service";
     const H: &str = "fidelity-h.service";
     const R: &str = "fidelity-r.service";
     const U: &str = "fidelity-u.service";
+    const S: &str = "fidelity-s.service";
+    const T: &str = "fidelity-t.service";
+    const W: &str = "fidelity-w.service";
+    const EXCLUSIVE: &str = "fidelity-exclusive.service";
+    const FAILS: &str = "fidelity-exclusive-fails.service";
+    const RESTARTS: &str = "fidelity-exclusive-restarts.service";
+    const STARTS: &str = "fidelity-exclusive-starts.service";
+    const STUBBORN: &str = "fidelity-exclusive-stubborn.service";
     &[
         // What is not there.
         Read(A),
@@ -203,8 +238,119 @@ pub const SCRIPT: &[Step] = {
         Step::Runs(R),
         Stop(R),
         Read(R),
+        // What is signalled before the end of a job: of one that has nothing to do, too, and of one that is called off.
+        Write(S, Runs, 1),
+        Stop(S),
+        Told(S),
+        Start(S),
+        Told(S),
+        Start(S),
+        Told(S),
+        Stop(S),
+        Told(S),
+        Start(S),
+        Told(S),
+        Kill(S),
+        Told(S),
+        ResetFailed(S),
+        Told(S),
+        Write(T, Fails, 1),
+        Start(T),
+        Told(T),
+        Stop(T),
+        Told(T),
+        Start(T),
+        Told(T),
+        ResetFailed(T),
+        Write(W, Waits, 1),
+        Ask(W),
+        Read(W),
+        Stop(W),
+        Told(W),
+        Read(W),
+        // Without the guard nothing starts that is bound to it.
+        WriteExclusive(EXCLUSIVE, Runs, 1),
+        Read(EXCLUSIVE),
+        Start(EXCLUSIVE),
+        Told(EXCLUSIVE),
+        Read(EXCLUSIVE),
+        Arm,
+        Start(EXCLUSIVE),
+        Told(EXCLUSIVE),
+        Read(EXCLUSIVE),
+        Step::Runs(EXCLUSIVE),
+        // It ends, and so does what runs, what is being started, and what waits for its restart.
+        WriteExclusive(FAILS, Fails, 1),
+        Start(FAILS),
+        Told(FAILS),
+        WriteExclusive(RESTARTS, Restarts, 1),
+        Start(RESTARTS),
+        Kill(RESTARTS),
+        Read(RESTARTS),
+        Told(RESTARTS),
+        WriteExclusive(STARTS, Waits, 1),
+        Ask(STARTS),
+        Read(STARTS),
+        End,
+        Settle(EXCLUSIVE),
+        Told(EXCLUSIVE),
+        Step::Runs(EXCLUSIVE),
+        Settle(RESTARTS),
+        Told(RESTARTS),
+        Settle(STARTS),
+        Told(STARTS),
+        Read(FAILS),
+        Start(FAILS),
+        Told(FAILS),
+        Read(FAILS),
+        Check(FAILS),
+        Start(EXCLUSIVE),
+        Told(EXCLUSIVE),
+        Read(EXCLUSIVE),
+        Stop(EXCLUSIVE),
+        Told(EXCLUSIVE),
+        // While something of the last time is left, it waits.
+        Arm,
+        WriteExclusive(STUBBORN, Unstoppable, 1),
+        Start(STUBBORN),
+        Read(STUBBORN),
+        End,
+        Read(STUBBORN),
+        Arm,
+        Read(STUBBORN),
+        Start(EXCLUSIVE),
+        Settle(STUBBORN),
+        Told(STUBBORN),
+        Read(EXCLUSIVE),
+        Start(FAILS),
+        Told(FAILS),
     ]
 };
+
+/// What is signalled of a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// It is in this active state.
+    State(String),
+    /// A job of it ended with this result.
+    Ended(String),
+}
+
+/// What is seen of signals. What a unit goes through on its way may be signalled or not: what counts is what it was said to
+/// be before each end of a job, and in the end.
+pub fn told(signals: &[Signal]) -> String {
+    let mut text = String::new();
+    let mut state = NOTHING;
+    for signal in signals {
+        match signal {
+            Signal::State(active) => state = active,
+            Signal::Ended(result) => {
+                let _ = write!(text, "{state}, the job is over ({result}), ");
+            }
+        }
+    }
+    text + state
+}
 
 /// Puts the simulated PID 1 through the script, and says what is seen of each step.
 pub fn simulated() -> Vec<String> {
@@ -213,6 +359,7 @@ pub fn simulated() -> Vec<String> {
         files: Files::new(),
         queue: Queue::new(),
         ended: None,
+        signals: BTreeMap::new(),
     };
     SCRIPT.iter().map(|step| machine.sees(*step)).collect()
 }
@@ -223,6 +370,8 @@ struct Fake {
     queue: Queue<Later>,
     /// The result of the job that ended last.
     ended: Option<String>,
+    /// What was signalled of each unit.
+    signals: BTreeMap<UnitName, Vec<Signal>>,
 }
 
 impl Fake {
@@ -231,29 +380,9 @@ impl Fake {
         self.passes(SECOND);
         let name = |name: &str| UnitName::parse(name).expect("the script has names of units");
         match step {
-            Step::Write(unit, kind, version) => {
-                let unit = name(unit);
-                let behaviour = match kind {
-                    Kind::Runs | Kind::Restarts => None,
-                    Kind::Fails => Some(Behaviour::Fails),
-                    Kind::Hangs => Some(Behaviour::Hangs),
-                    Kind::Unstoppable => Some(Behaviour::Unstoppable),
-                };
-                self.systemd.behaviours.remove(&unit);
-                self.systemd.behaviours.extend(behaviour.map(|behaviour| (unit.clone(), behaviour)));
-                let text = format!("{kind:?} {version}");
-                let write = Write {
-                    name: unit.clone(),
-                    epoch: Epoch { term: Term(1), counter: version },
-                    exclusive: None,
-                    hash: ContentHash::of(text.as_bytes()),
-                    content: Some(text.into()),
-                    fresh: !self.files.contains_key(&unit),
-                };
-                match systemd::write(&mut self.files, &self.systemd, self.queue.now(), &write) {
-                    Written::Done { .. } => "done".to_owned(),
-                    other => format!("{other:?}"),
-                }
+            Step::Write(unit, kind, version) => self.writes(&name(unit), kind, version, None),
+            Step::WriteExclusive(unit, kind, version) => {
+                self.writes(&name(unit), kind, version, Some(EXCLUSIVE_STOP))
             }
             Step::Remove(unit) => {
                 self.files.remove(&name(unit));
@@ -267,7 +396,8 @@ impl Fake {
             Step::Stop(unit) => self.job(&Effect::Stop(name(unit))),
             Step::Kill(unit) => {
                 let mut out = Out::default();
-                self.systemd.is_killed(&name(unit), unit == "fidelity-r.service", &mut out);
+                let restarts = matches!(unit, "fidelity-r.service" | "fidelity-exclusive-restarts.service");
+                self.systemd.is_killed(&name(unit), restarts, &mut out);
                 // Its own restart comes after a long while.
                 out.later.clear();
                 self.takes(out);
@@ -296,6 +426,49 @@ impl Fake {
                 Some(version) => runs(version.epoch.counter),
                 None => NOTHING.to_owned(),
             },
+            Step::Arm => {
+                let mut out = Out::default();
+                while !self.systemd.start_guard(&mut out) {
+                    self.passes(SECOND);
+                }
+                self.takes(out);
+                "done".to_owned()
+            }
+            Step::End => {
+                let mut out = Out::default();
+                self.systemd.guard_ends(&mut out);
+                self.takes(out);
+                "done".to_owned()
+            }
+            Step::Settle(unit) => {
+                self.passes(100 * SECOND);
+                self.sees(Step::Read(unit))
+            }
+            Step::Told(unit) => told(&self.signals.remove(&name(unit)).unwrap_or_default()),
+        }
+    }
+
+    fn writes(&mut self, unit: &UnitName, kind: Kind, version: u64, exclusive: Option<Duration>) -> String {
+        let behaviour = match kind {
+            Kind::Runs | Kind::Restarts => None,
+            Kind::Fails => Some(Behaviour::Fails),
+            Kind::Hangs | Kind::Waits => Some(Behaviour::Hangs),
+            Kind::Unstoppable => Some(Behaviour::Unstoppable),
+        };
+        self.systemd.behaviours.remove(unit);
+        self.systemd.behaviours.extend(behaviour.map(|behaviour| (unit.clone(), behaviour)));
+        let text = format!("{kind:?} {version}");
+        let write = Write {
+            name: unit.clone(),
+            epoch: Epoch { term: Term(1), counter: version },
+            exclusive,
+            hash: ContentHash::of(text.as_bytes()),
+            content: Some(text.into()),
+            fresh: !self.files.contains_key(unit),
+        };
+        match systemd::write(&mut self.files, &self.systemd, self.queue.now(), &write) {
+            Written::Done { .. } => "done".to_owned(),
+            other => format!("{other:?}"),
         }
     }
 
@@ -321,9 +494,15 @@ impl Fake {
 
     fn takes(&mut self, out: Out) {
         for signal in out.signals {
-            if let Input::JobRemoved(_, _, result) = signal {
-                self.ended = Some(result);
-            }
+            let (unit, signal) = match signal {
+                Input::JobRemoved(unit, _, result) => {
+                    self.ended = Some(result.clone());
+                    (unit, Signal::Ended(result))
+                }
+                Input::Changed { unit, active, .. } => (unit, Signal::State(active)),
+                _ => continue,
+            };
+            self.signals.entry(unit).or_default().push(signal);
         }
         for (wait, later) in out.later {
             self.queue.after(wait, later);

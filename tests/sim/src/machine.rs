@@ -660,8 +660,9 @@ impl World {
         if machine.guard.is_none() && machine.systemd.guarded {
             return Err("the guard does not run".to_owned());
         }
-        machine.systemd.guarded = true;
-        machine.systemd.signal_guard(out);
+        if !machine.systemd.start_guard(out) {
+            return Err("the guard does not start".to_owned());
+        }
         self.guard_lasts(number, until);
         Ok(())
     }

@@ -314,15 +314,25 @@ impl Systemd {
         };
         let Some((_, verb)) = unit.job else { return };
         let was = unit.active;
-        let early = self.random.chance(300);
+        let idle = matches!(
+            (verb, was),
+            (Verb::Start, State::Running) | (Verb::Stop, State::Inactive | State::Failed)
+        );
+        let early = self.random.chance(300) || idle;
         if !early && let Some(unit) = self.units.get_mut(name) {
             // The signal of the state already says that the job is over.
             unit.job = None;
         }
         let result = match (verb, was, self.behaviours.get(name)) {
-            (Verb::Start, State::Running, _) | (Verb::Stop, State::Inactive | State::Failed, _) => "done",
+            // What it has just loaded, it does not say anything of before.
+            (Verb::Stop, State::Inactive, _) => "done",
+            _ if idle => {
+                self.set(name, was, out);
+                "done"
+            }
             (Verb::Start, ..) if !self.may_run(name) => {
-                self.set(name, State::Inactive, out);
+                // A unit that had failed before still has.
+                self.set(name, if was == State::Failed { was } else { State::Inactive }, out);
                 "dependency"
             }
             (Verb::Start, _, Some(Behaviour::Fails)) => {
@@ -348,7 +358,8 @@ impl Systemd {
                     let wait = self.random.spread(100, 5 * MILLI);
                     out.later.push((wait, Later::Activates(name.clone())));
                 }
-                let killed = behaviour == Some(&Behaviour::Unstoppable);
+                // A start that is called off has failed.
+                let killed = matches!(behaviour, Some(Behaviour::Unstoppable | Behaviour::Hangs));
                 self.set(name, if killed { State::Failed } else { State::Inactive }, out);
                 "done"
             }
@@ -383,6 +394,19 @@ impl Systemd {
     pub(crate) fn lives(&self, name: &UnitName) -> Option<Version> {
         let unit = self.units.get(name).filter(|unit| unit.is_running() && !unit.killed)?;
         unit.runs
+    }
+
+    /// Starts the guard; false where it waits, since something that was bound to it is being stopped still.
+    pub(crate) fn start_guard(&mut self, out: &mut Out) -> bool {
+        let stops = |name: &UnitName, unit: &Loaded| {
+            unit.active == State::Deactivating && self.exclusive(name).is_some()
+        };
+        if self.units.iter().any(|(name, unit)| stops(name, unit)) {
+            return false;
+        }
+        self.guarded = true;
+        self.signal_guard(out);
+        true
     }
 
     /// The guard has ended: PID 1 stops what is bound to it, and kills what takes too long.

@@ -95,3 +95,20 @@ fn a_drained_exclusive_unit_stops_before_it_starts_elsewhere() -> Result<()> {
     world.ctl(&["drain", home.machine_id()])?;
     runs_elsewhere_alone(&world, &home)
 }
+
+#[test]
+fn an_exclusive_unit_whose_machine_lost_its_power_and_is_back_waits_for_no_lease() -> Result<()> {
+    let world = World::of(2)?;
+    // To wait for its end on a machine of which nothing is heard would take longer than anything here may.
+    world.start("slow.service", &format!("{SLEEP}[X-Muster]\nExclusive=yes\nExclusiveStopSec=300\n"))?;
+    let home = world.home("slow.service")?;
+    let before = world.invocations()?;
+    home.kill()?;
+    home.boot()?;
+    world.home("slow.service")?;
+    world.cluster.wait_for("another start of it", LIMIT, || {
+        let now = world.invocations()?;
+        ensure!(now.len() == 1 && now != before, "{now:?}");
+        Ok(Some(()))
+    })
+}

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use muster_cluster::Machine;
+use serde_json::Value;
 
 use super::support::{LIMIT, SLEEP, World, main_pid, property};
 
@@ -55,6 +56,7 @@ fn a_machine_that_loses_its_power_is_replaced_and_may_come_back() -> Result<()> 
     let state =
         rows.iter().find(|row| row.machine == lost.machine_id()).context("it is known")?.state.clone();
     assert_eq!(state, "unreachable");
+    its_journal_has_fields(&world, &lost, &before)?;
 
     lost.boot()?;
     world.wait_machines_up(3)?;
@@ -63,6 +65,41 @@ fn a_machine_that_loses_its_power_is_replaced_and_may_come_back() -> Result<()> 
     for (key, invocation) in before.iter().filter(|((unit, _), _)| !there.contains(unit)) {
         assert_eq!(after.get(key), Some(invocation), "{} was neither restarted nor moved", key.0);
     }
+    Ok(())
+}
+
+/// What the scheduler's journal says of a unit of the lost machine: that it was placed there, that its machine was lost,
+/// that it was placed elsewhere, each with all that a reader may select by.
+fn its_journal_has_fields(
+    world: &World,
+    lost: &Machine<'_>,
+    before: &BTreeMap<(String, String), String>,
+) -> Result<()> {
+    let unit =
+        before.keys().find(|(_, machine)| machine == lost.machine_id()).context("it had units")?.0.clone();
+    let rows = world.rows()?;
+    let row = rows.iter().find(|row| row.unit == unit && row.copy == "current").context("it is listed")?;
+    let scheduler = world.scheduler()?;
+    scheduler.exec(&["journalctl", "--sync"])?.ok()?;
+    let select = format!("MUSTER_UNIT={unit}");
+    let journal = scheduler.exec(&["journalctl", "-u", "muster-scheduler", &select, "-o", "json"])?.ok()?;
+    let entries: Vec<Value> = journal.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let find = |kind: &str| entries.iter().filter(|entry| entry["MUSTER_EVENT"] == kind).collect::<Vec<_>>();
+    let has = |entry: &Value, field: &str| entry[field].as_str().is_some_and(|text| !text.is_empty());
+
+    let placed = find("unit_placed");
+    let [first, second] = placed.as_slice() else { bail!("{journal}") };
+    assert_eq!(first["MUSTER_MACHINE"], *lost.machine_id(), "{journal}");
+    // Where it is, and where it was.
+    let machines: BTreeSet<&str> =
+        second["MUSTER_MACHINE"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    assert_eq!(machines, BTreeSet::from([&*row.machine, lost.machine_id()]), "{journal}");
+    assert_eq!(second["MUSTER_EPOCH"], *row.epoch, "{journal}");
+    ensure!(has(first, "MUSTER_REASON") && has(second, "MUSTER_REASON"), "{journal}");
+    let losses = find("machine_lost");
+    let [loss] = losses.as_slice() else { bail!("{journal}") };
+    assert_eq!(loss["MUSTER_MACHINE"], *lost.machine_id(), "{journal}");
+    ensure!(has(loss, "MUSTER_REASON"), "{journal}");
     Ok(())
 }
 

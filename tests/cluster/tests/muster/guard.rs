@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use muster_cluster::{Cluster, Machine};
 
-use super::support::{LIMIT, World, main_pid, property};
+use super::support::{LIMIT, SLEEP, World, main_pid, property};
 
 const AGENT: &str = "muster-agent.service";
 const EXCLUSIVE: &str = "[X-Muster]\nExclusive=yes\nExclusiveStopSec=3\n";
@@ -18,6 +18,9 @@ const CLOCK: &str = r"
 const PROCESSES: &str = r"
     find /sys/fs/cgroup -path '*/muster-exclusive.slice/*' -name cgroup.procs -exec grep -H . {} + || true
 ";
+
+/// Has the guard's process say that it has failed.
+const TRIGGER: &str = "NOTIFY_SOCKET=/run/systemd/notify systemd-notify --pid=GUARD WATCHDOG=trigger";
 
 /// Services that do not want to end, by name.
 const STUBBORN: [(&str, &str); 9] = [
@@ -48,35 +51,69 @@ fn sh(machine: &Machine<'_>, script: &str) -> Result<String> {
     machine.exec(&["sh", "-ec", script])?.ok()
 }
 
-/// Starts all of them, and a socket and a timer with services that they activate.
+/// Units that something else starts, each by what is exclusive as well: a socket, a timer, a path.
+const ACTIVATED: [(&str, &str); 3] = [
+    ("socket", "[Socket]\nListenStream=127.0.0.1:9000\n"),
+    ("timer", "[Timer]\nOnActiveSec=1s\nOnUnitInactiveSec=1s\n"),
+    ("path", "[Path]\nPathExists=/run/path\n"),
+];
+
+/// Units of the machine's own that start exclusive ones. They are bound to nothing.
+const OWN: [(&str, &str); 2] = [
+    ("own.socket", "[Socket]\nListenStream=127.0.0.1:9001\nService=connected.service\n"),
+    ("own.timer", "[Timer]\nOnCalendar=*:*:*\nAccuracySec=10ms\nUnit=clocked.service\n"),
+];
+
+/// Starts all of them.
 fn start_stubborn(world: &World, machine: &Machine<'_>) -> Result<()> {
     let mut arguments = vec!["start".to_owned(), "--no-block".to_owned()];
     for (name, body) in STUBBORN {
         let content = format!("[Unit]\nStartLimitIntervalSec=0\n[Service]\n{body}{EXCLUSIVE}");
         arguments.push(world.file(&format!("{name}.service"), &content)?);
     }
-    let activated = format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}");
-    let loaded = [world.file("socket.service", &activated)?, world.file("timer.service", &activated)?];
-    world.ctl(&["load", &loaded[0], &loaded[1]])?;
-    arguments.push(world.file("socket.socket", &format!("[Socket]\nListenStream=/run/front\n{EXCLUSIVE}"))?);
-    arguments.push(
-        world.file("timer.timer", &format!("[Timer]\nOnActiveSec=1s\nOnUnitInactiveSec=1s\n{EXCLUSIVE}"))?,
-    );
-    world.ctl(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let activated = format!("[Unit]\nStartLimitIntervalSec=0\n{SLEEP}{EXCLUSIVE}");
+    let mut load = vec!["load".to_owned()];
+    for name in ["socket", "timer", "path", "connected", "clocked"] {
+        load.push(world.file(&format!("{name}.service"), &activated)?);
+    }
+    for (kind, body) in ACTIVATED {
+        arguments.push(world.file(&format!("{kind}.{kind}"), &format!("{body}{EXCLUSIVE}"))?);
+    }
+    sh(machine, "touch /run/path")?;
+    for arguments in [load, arguments] {
+        world.ctl(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
+    }
+    for (unit, content) in OWN {
+        machine.write_file(&format!("/etc/systemd/system/{unit}"), content.as_bytes())?;
+    }
     all_run(world, machine)
 }
 
 /// Waits until all of them run that are to run.
 fn all_run(world: &World, machine: &Machine<'_>) -> Result<()> {
-    let started = ["term", "none", "extends", "stop", "post", "activating", "pre", "fork", "timer"];
+    let started = ["term", "none", "extends", "stop", "post", "activating", "pre", "fork"];
+    let activated = ["socket", "timer", "path", "connected", "clocked"];
     world.cluster.wait_for("all exclusive units to run", LIMIT, || {
         let processes = sh(machine, PROCESSES)?;
-        for unit in started {
-            ensure!(processes.contains(&format!("muster-exclusive-3.slice/{unit}.service")), "{processes}");
+        let runs = |unit: &str| processes.contains(&format!("muster-exclusive-3.slice/{unit}.service"));
+        if !runs("socket") {
+            sh(machine, &connect(9000))?;
         }
-        ensure!(property(machine, "socket.socket", "ActiveState")? == "active", "the socket does not listen");
+        if !runs("connected") {
+            // systemd has given it up for the many starts that it asked for in vain.
+            sh(machine, &format!("systemctl start own.socket; {}", connect(9001)))?;
+        }
+        sh(machine, "systemctl start own.timer")?;
+        for unit in started.iter().chain(&activated) {
+            ensure!(runs(unit), "{unit} does not: {processes}");
+        }
         Ok(Some(()))
     })
+}
+
+/// The service never takes the connection: systemd starts it for that whenever it has stopped.
+fn connect(port: u16) -> String {
+    format!("bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'")
 }
 
 /// Waits for the moment when nothing may be left of exclusive units, and sees whether it is so.
@@ -92,18 +129,26 @@ fn nothing_is_left_in_time(machine: &Machine<'_>) -> Result<()> {
 
 /// Nobody can start one of them, in whatever way.
 fn nothing_starts(machine: &Machine<'_>) -> Result<()> {
-    for unit in ["term.service", "timer.timer", "socket.socket", "timer.service"] {
+    for unit in ["term.service", "timer.timer", "socket.socket", "path.path", "timer.service"] {
         let started = machine.exec(&["systemctl", "start", unit])?;
         ensure!(!started.success(), "{unit} was started");
     }
-    // The timer would have done so each second, and its service's restart as well.
+    let refused = machine.exec(&["sh", "-c", &connect(9000)])?;
+    ensure!(!refused.success(), "the exclusive socket listens still");
+    // The timers would have started something each second, and so would `Restart=`.
     let states = sh(
         machine,
         &format!(
-            "{CLOCK} now; until=$((now + 250)); while [ $now -lt $until ]; do {PROCESSES} sleep 0.05; now; done"
+            "systemctl restart own.socket own.timer; {}
+             {CLOCK} now; until=$((now + 250)); while [ $now -lt $until ]; do {PROCESSES} sleep 0.05; now; done",
+            connect(9001)
         ),
     )?;
     ensure!(states.is_empty(), "{states}");
+    for unit in ["connected.service", "clocked.service"] {
+        let tried = sh(machine, &format!("journalctl --sync; journalctl -b -o cat -n 1 UNIT={unit}"))?;
+        ensure!(tried.contains("start failed with result 'dependency'"), "{unit}: {tried}");
+    }
     Ok(())
 }
 
@@ -166,25 +211,50 @@ fn exclusive_units_end_with_the_lease_whatever_they_do_and_whether_the_agent_liv
 fn a_guard_whose_process_hangs_or_dies_ends_exclusive_units_too() -> Result<()> {
     let world = World::of(1)?;
     let machine = world.cluster.machine("m1")?;
-    world.start("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    world.start("a.service", &format!("{SLEEP}{EXCLUSIVE}"))?;
     let mut before = main_pid(&machine, "a.service")?;
-    for signal in ["KILL", "STOP"] {
+    for way in [
         // The watchdog must do it where the process hangs: it has the time of the last lease.
-        sh(
-            &machine,
-            &format!(
-                "kill -STOP {agent}; kill -{signal} {guard}",
-                agent = main_pid(&machine, AGENT)?,
-                guard = main_pid(&machine, "muster-lease.service")?,
-            ),
-        )?;
+        "kill -STOP GUARD",
+        "kill -KILL GUARD",
+        // What the agent tells PID 1 where the lease was over before it had told it of the lease.
+        TRIGGER,
+    ] {
+        let guard = main_pid(&machine, "muster-lease.service")?;
+        let agent = main_pid(&machine, AGENT)?;
+        sh(&machine, &format!("kill -STOP {agent}; {}", way.replace("GUARD", &guard)))?;
         nothing_is_left_in_time(&machine)?;
-        sh(&machine, &format!("kill -CONT {}", main_pid(&machine, AGENT)?))?;
+        sh(&machine, &format!("kill -CONT {agent}"))?;
         world.wait_active_state(&machine, "a.service", "active")?;
         let after = main_pid(&machine, "a.service")?;
-        assert_ne!(after, before, "{signal}");
+        assert_ne!(after, before, "{way}");
         before = after;
     }
+    Ok(())
+}
+
+#[test]
+fn a_guard_that_is_started_while_the_fence_runs_waits_for_its_end() -> Result<()> {
+    let world = World::of(1)?;
+    let machine = world.cluster.machine("m1")?;
+    // The fence takes so long.
+    world.start("a.service", &format!("{SLEEP}[X-Muster]\nExclusive=yes\nExclusiveStopSec=300\n"))?;
+    let guard = main_pid(&machine, "muster-lease.service")?;
+    let agent = main_pid(&machine, AGENT)?;
+    sh(&machine, &format!("kill -STOP {agent}; {}", TRIGGER.replace("GUARD", &guard)))?;
+    world.wait_active_state(&machine, "muster-fence.service", "activating")?;
+    world.wait_active_state(&machine, "a.service", "inactive")?;
+    sh(&machine, "systemctl start --no-block muster-lease")?;
+    let jobs = sh(&machine, "systemctl list-jobs --no-legend")?;
+    let job = |unit: &str| jobs.lines().find(|line| line.contains(unit)).unwrap_or_default();
+    ensure!(job("muster-fence.service").trim_end().ends_with("running"), "{jobs}");
+    ensure!(job("muster-lease.service").trim_end().ends_with("waiting"), "{jobs}");
+    assert_eq!(property(&machine, "muster-lease.service", "ActiveState")?, "failed");
+
+    // The agent knows that nothing is left.
+    sh(&machine, &format!("kill -CONT {agent}"))?;
+    world.wait_active_state(&machine, "a.service", "active")?;
+    assert_eq!(property(&machine, "muster-fence.service", "ActiveState")?, "inactive");
     Ok(())
 }
 
@@ -202,7 +272,7 @@ fn wait_for_a_later_lease(world: &World, machine: &Machine<'_>) -> Result<()> {
 fn an_agent_that_is_back_in_time_takes_the_guard_up() -> Result<()> {
     let world = World::up(Cluster::builder().machines(1))?;
     let machine = world.cluster.machine("m1")?;
-    world.start("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    world.start("a.service", &format!("{SLEEP}{EXCLUSIVE}"))?;
     let before = world.invocations()?;
     let guard = main_pid(&machine, "muster-lease.service")?;
     for way in [
@@ -227,7 +297,7 @@ fn an_agent_that_is_back_in_time_takes_the_guard_up() -> Result<()> {
 fn a_full_run_directory_ends_no_exclusive_unit() -> Result<()> {
     let world = World::of(1)?;
     let machine = world.cluster.machine("m1")?;
-    world.start("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    world.start("a.service", &format!("{SLEEP}{EXCLUSIVE}"))?;
     let before = world.invocations()?;
     // dd ends with an error when it is full, as it should.
     sh(&machine, "mount -o remount,size=16m /run; ! dd if=/dev/zero of=/run/full bs=4k")?;
@@ -241,7 +311,7 @@ fn a_full_run_directory_ends_no_exclusive_unit() -> Result<()> {
 fn an_agent_takes_the_guard_up_while_pid_1_hangs() -> Result<()> {
     let world = World::of(1)?;
     let machine = world.cluster.machine("m1")?;
-    world.start("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    world.start("a.service", &format!("{SLEEP}{EXCLUSIVE}"))?;
     let before = world.invocations()?;
     let guard = main_pid(&machine, "muster-lease.service")?;
     let agent = main_pid(&machine, AGENT)?;
@@ -275,7 +345,7 @@ fn a_guard_whose_clock_is_not_the_kernels_is_not_started_and_that_is_said() -> R
     let machine = world.cluster.machine("m1")?;
     // As lxcfs does it.
     sh(&machine, "echo '12.00 9.00' >/run/uptime; mount --bind /run/uptime /proc/uptime")?;
-    let file = world.file("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    let file = world.file("a.service", &format!("{SLEEP}{EXCLUSIVE}"))?;
     world.ctl(&["start", "--no-block", &file])?;
     world.cluster.wait_for("the reason", LIMIT, || {
         let status = world.try_ctl(&["status", "a.service"])?.stdout;
@@ -290,7 +360,7 @@ fn a_guard_whose_clock_is_not_the_kernels_is_not_started_and_that_is_said() -> R
 fn exclusive_units_stop_before_an_orderly_suspend_and_start_after_it() -> Result<()> {
     let world = World::of(1)?;
     let machine = world.cluster.machine("m1")?;
-    world.start("a.service", &format!("[Service]\nExecStart=/bin/sleep infinity\n{EXCLUSIVE}"))?;
+    world.start("a.service", &format!("{SLEEP}{EXCLUSIVE}"))?;
     let before = main_pid(&machine, "a.service")?;
     // In the place of systemd-suspend.service, which containers do not have: it looks around for a while.
     let nap = format!(
