@@ -91,6 +91,15 @@ impl UnitFiles {
 
     /// Writes content and drop-in, and links to them.
     pub(crate) fn write(&self, write: &Write) -> Result<(), WriteError> {
+        let outcome = self.try_write(write);
+        if write.fresh && matches!(outcome, Err(WriteError::Io { .. } | WriteError::Differs(_))) {
+            // Nothing that is not held may be found by systemd.
+            self.remove(&write.name).ok();
+        }
+        outcome
+    }
+
+    fn try_write(&self, write: &Write) -> Result<(), WriteError> {
         let file = self.file(&write.name);
         let link = self.link(&write.name);
         let taken = || WriteError::Taken(link.display().to_string());

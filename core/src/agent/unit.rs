@@ -123,6 +123,8 @@ pub(super) struct Unit {
     /// The wanted copy cannot be held, for this reason.
     pub refused: Option<(Epoch, String)>,
     pub held: Option<Held>,
+    /// The copy whose files may be there in part, as far as is known of any: nobody has said what became of them.
+    pub tried: Option<Writing>,
     pub state: Option<UnitState>,
     /// Whether systemd has a job for it.
     pub job: bool,
@@ -173,6 +175,7 @@ impl Unit {
             },
             removed: held.as_ref().is_some_and(|held| held.removed),
             held,
+            tried: None,
 
             verified: false,
             stopped: false,
@@ -203,6 +206,7 @@ impl Unit {
             (_, Some(_)) if self.removed => self.once_gone(Action::Confirm),
             (_, Some(_)) if self.ending => self.once_gone(Action::Ended),
             (None, Some(_)) => Action::Nothing,
+            (None, None) if self.tried.is_some() => Action::Nothing,
             (None | Some(Want::Remove(_)), None) => Action::Forget,
             // A copy of a later epoch than the removal names never gets here.
             (Some(Want::Remove(_)), Some(_)) => self.once_gone(Action::Remove),

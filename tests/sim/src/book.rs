@@ -431,14 +431,16 @@ impl World {
         }
     }
 
-    /// The time of a drain is that of the last command, also for what moves already.
+    /// The time of a drain is that of the last command, also for what moves already, unless it was over then.
     fn drain_begins(&mut self, machines: &[MachineId], most: Duration) {
         let now = self.queue.now();
         let at = (self.scheduler.clock.time(now), self.scheduler.stalled(now));
         for number in machines.iter().filter_map(|id| self.machine_number(*id)).collect::<Vec<_>>() {
-            let book = &mut self.book.machines[number];
-            book.drained = at;
-            book.moved.values_mut().for_each(|moved| (moved.since, moved.most) = (at, most));
+            let mut moved = std::mem::take(&mut self.book.machines[number].moved);
+            for moved in moved.values_mut().filter(|moved| self.ago_at_most(moved.since) < moved.most) {
+                (moved.since, moved.most) = (at, most);
+            }
+            (self.book.machines[number].moved, self.book.machines[number].drained) = (moved, at);
         }
     }
 

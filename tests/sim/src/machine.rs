@@ -330,7 +330,17 @@ impl World {
             std::mem::take(&mut agent.calls).into_iter().partition(|(id, _)| agent.written.contains(id));
         agent.calls = written;
         let process = self.machines[number].agents;
-        for call in calls.into_values() {
+        for (id, call) in calls {
+            if let Effect::Write(writes) = &call
+                && self.machines[number].disk_full == 0
+            {
+                // The first ones are there.
+                let machine = &mut self.machines[number];
+                let some = usize::try_from(id).unwrap_or_default() % (writes.len() + 1);
+                for write in writes.iter().take(some) {
+                    systemd::write(&mut machine.files, &machine.systemd, self.queue.now(), write);
+                }
+            }
             if let Some(input) = unanswered(&call) {
                 self.tell_agent(number, input);
             }

@@ -143,3 +143,18 @@ fn what_pid_1_keeps_in_memory_is_gone_after_a_reload() {
     let gone = UnitReport { name: unit("a.service"), epoch: epoch(5, 1), change: ReportedChange::Gone };
     assert_eq!(effects, [Effect::Send(FromAgent::Report(vec![gone]))]);
 }
+
+#[test]
+fn what_may_be_there_in_part_is_removed() {
+    let mut bench = Bench::new();
+    bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);
+    // The connection to systemd was lost meanwhile.
+    bench.step(Input::Written(vec![(unit("a.service"), Written::Unanswered)]));
+    bench.assign(false, vec![], vec![Removal { name: unit("a.service"), epoch: epoch(5, 1) }]);
+    let mut effects = bench.later(Duration::from_secs(1));
+    effects.extend(bench.step(seen("a.service", state("inactive", "dead"))));
+    assert!(effects.contains(&Effect::Stop(unit("a.service"))), "{effects:?}");
+    let mut effects = bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
+    effects.extend(bench.step(forgotten("a.service")));
+    assert!(effects.contains(&Effect::Remove(vec![unit("a.service")])), "{effects:?}");
+}

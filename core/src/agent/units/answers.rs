@@ -15,6 +15,7 @@ impl Units {
         let Doing::Writing(mut writing) = unit.doing else { return };
         let epoch = writing.epoch;
         unit.doing = Doing::Nothing;
+        let tried = unit.tried.take().is_some();
         let reason = match outcome {
             Written::Done { known } => {
                 let known = (known || unit.held.is_some()) && !planted::is(Fault::ReplacedTakenForNew);
@@ -43,6 +44,7 @@ impl Units {
             Written::Failed(reason) => Some(reason),
             Written::Unanswered => {
                 unit.doing = Doing::Pausing;
+                unit.tried = Some(writing).filter(|_| unit.held.is_none() || tried);
                 return self.read_later(now, &name, RETRY);
             }
         };
@@ -73,6 +75,7 @@ impl Units {
         match outcome {
             Ok(()) => {
                 unit.doing = Doing::Nothing;
+                unit.tried = None;
                 unit.removed = true;
                 self.unsaved = self.unsaved.max(Unsaved::Something);
                 self.due.insert(name);

@@ -330,7 +330,7 @@ impl Units {
                 // What is here, or will be, is newer. Of the older one nothing is left.
                 return self.report_gone(name, epoch);
             }
-            if unit.held.is_none() && unit.doing == Doing::Nothing {
+            if unit.held.is_none() && unit.tried.is_none() && unit.doing == Doing::Nothing {
                 // Also where it has gone before, and an old store does not know.
                 unit.want = None;
                 self.forget(name.clone());
@@ -478,6 +478,13 @@ impl Units {
 
     fn advance(&mut self, name: UnitName) {
         let Some(unit) = self.units.get_mut(&name) else { return };
+        if let (Some(Want::Remove(_)), Doing::Nothing, Some(tried), None) =
+            (&unit.want, &unit.doing, unit.tried, &unit.held)
+        {
+            // What is there of it must go, and could have been started.
+            unit.held = Some(tried.held());
+            self.unsaved = Unsaved::NowNeeded;
+        }
         let action = unit.next();
         if matches!(action, Action::Write | Action::Remove) {
             self.outdated.remove(&name);
@@ -512,7 +519,7 @@ impl Units {
                 if unit.is_failed() {
                     self.out.resets.push(name.clone());
                 }
-                let fresh = unit.held.is_none();
+                let fresh = unit.held.is_none() || unit.tried.is_some();
                 if fresh && !planted::is(Fault::LedgerLate) {
                     // Something else may start it before the agent has heard that its files are there.
                     self.unsaved = Unsaved::NowNeeded;
