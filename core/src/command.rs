@@ -323,6 +323,8 @@ pub struct MachineStatus {
     pub pressure: Pressure,
     /// The machine that claims the same id and was refused for that lately.
     pub rival: Option<RivalStatus>,
+    /// Whether its host answers, although the machine is unreachable; `None` where that was not asked, or is not known yet.
+    pub host_answers: Option<bool>,
 }
 
 impl MachineStatus {

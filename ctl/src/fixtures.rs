@@ -59,6 +59,7 @@ fn machine(digit: u128, address: &str, state: MachineState) -> MachineStatus {
             Pressure::default()
         },
         rival: None,
+        host_answers: None,
     }
 }
 

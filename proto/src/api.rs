@@ -362,6 +362,7 @@ impl From<MachineStatus> for v1::MachineStatus {
                 boot: id(rival.boot.bits()),
                 last_heard_ms: rival.last_heard_ms,
             }),
+            host_answers: status.host_answers,
         }
     }
 }
@@ -507,6 +508,7 @@ impl TryFrom<v1::MachineStatus> for MachineStatus {
             leaving: status.leaving,
             pressure: status.pressure.unwrap_or_default().into(),
             rival: status.rival.map(|rival| message("rival", Some(rival))).transpose()?,
+            host_answers: status.host_answers,
         })
     }
 }

@@ -296,6 +296,7 @@ prop_compose! {
         lease in duration(),
         pressure in pressure(),
         rival in option::of((".{0,9}", any::<u128>(), any::<u64>())),
+        host_answers in option::of(any::<bool>()),
     ) -> MachineStatus {
         let [address, version] = texts;
         let [capacity, reserved] = capacities;
@@ -324,6 +325,7 @@ prop_compose! {
             rival: rival.map(|(address, boot, last_heard_ms)| {
                 RivalStatus { address, boot: BootId::new(boot), last_heard_ms }
             }),
+            host_answers,
         }
     }
 }

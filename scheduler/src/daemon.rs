@@ -102,6 +102,7 @@ impl Daemon {
         let journal = Some(events::start_journal(&events).context("cannot start the journal's thread")?);
         let lead = Lead {
             leader: core,
+            handle: leader.clone(),
             inbox,
             committer,
             sessions: Arc::clone(&sessions),

@@ -1,6 +1,7 @@
 //! The loop that owns the leader: inputs in, effects out, nothing decided here.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use muster_core::leader::{ConnectionId, Effect, Input, Leader, RequestId};
 use muster_core::message::FromAgent;
 use muster_core::time::Time;
 use muster_daemon::clock;
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::Status;
@@ -26,6 +28,10 @@ const INBOX: usize = 1024;
 /// The longest that the loop sleeps: its timer does not run while the machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// How long a host has to answer, and the port that is knocked at: the discard service's (RFC 863), which nobody runs.
+const KNOCK_WAIT: Duration = Duration::from_secs(1);
+const DISCARD: u16 = 9;
+
 /// What other tasks say to the loop.
 #[derive(Debug)]
 pub(crate) enum ToLeader {
@@ -35,6 +41,8 @@ pub(crate) enum ToLeader {
     ReleaseBrake(oneshot::Sender<Option<Vec<MachineId>>>),
     Agent(ConnectionId, FromAgent),
     Disconnected(ConnectionId),
+    /// Whether the host of a machine answers.
+    Knocked(MachineId, bool),
     Store(Committed),
     Stop,
 }
@@ -42,7 +50,7 @@ pub(crate) enum ToLeader {
 impl ToLeader {
     fn is_urgent(&self) -> bool {
         match self {
-            Self::Agent(..) | Self::Disconnected(_) | Self::Store(_) | Self::Stop => true,
+            Self::Agent(..) | Self::Disconnected(_) | Self::Knocked(..) | Self::Store(_) | Self::Stop => true,
             Self::Command(..) | Self::Query(..) | Self::Machines(..) | Self::ReleaseBrake(_) => false,
         }
     }
@@ -156,6 +164,7 @@ pub(crate) fn stopped() -> Status {
 #[derive(Debug)]
 pub(crate) struct Lead {
     pub(crate) leader: Leader,
+    pub(crate) handle: LeaderHandle,
     pub(crate) inbox: Inbox,
     pub(crate) committer: Committer,
     pub(crate) sessions: Arc<Sessions>,
@@ -219,6 +228,7 @@ impl Lead {
                         self.requests.releases.insert(request, answer);
                         Input::ReleaseBrake(request)
                     }
+                    ToLeader::Knocked(machine, answers) => Input::Knocked(machine, answers),
                     ToLeader::Agent(connection, said) => Input::Agent(connection, said),
                     ToLeader::Disconnected(connection) => Input::Disconnected(connection),
                     ToLeader::Store(Committed::Upto(commit)) => Input::Committed(commit),
@@ -248,6 +258,7 @@ impl Lead {
             match effect {
                 Effect::Persist(commit, changes) => self.committer.commit(commit, changes),
                 Effect::TakeTerm { above } => self.committer.take_term(above),
+                Effect::Knock(machine, address) => knock(self.handle.clone(), machine, address),
                 Effect::Send(connection, message) => self.sessions.send(connection, message),
                 Effect::Close(connection) => self.sessions.close(connection),
                 // Who asked may have gone since.
@@ -269,6 +280,18 @@ impl Lead {
         }
         self.events.push(events);
     }
+}
+
+/// Finds out whether a host answers: it does so too by saying that nobody listens there.
+fn knock(leader: LeaderHandle, machine: MachineId, address: String) {
+    tokio::spawn(async move {
+        let answers = match timeout(KNOCK_WAIT, TcpStream::connect((&*address, DISCARD))).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) => error.kind() == ErrorKind::ConnectionRefused,
+            Err(_) => false,
+        };
+        leader.send(ToLeader::Knocked(machine, answers)).await;
+    });
 }
 
 #[cfg(test)]

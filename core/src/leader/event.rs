@@ -58,6 +58,8 @@ pub enum Event {
         /// Why.
         reason: LossReason,
     },
+    /// The host of a machine that is lost answers all the same.
+    HostAnswers(MachineId),
     /// An operator decided this of a machine.
     Availability {
         /// The machine.
@@ -293,6 +295,7 @@ impl Event {
             Self::MachineDegraded(_) => "machine_degraded",
             Self::MachineRecovered(_) => "machine_recovered",
             Self::MachineLost { .. } => "machine_lost",
+            Self::HostAnswers(_) => "host_answers",
             Self::Availability { availability, .. } => match availability {
                 Availability::Open => "machine_uncordoned",
                 Availability::Cordoned => "machine_cordoned",
@@ -345,6 +348,7 @@ impl Event {
             | Self::MachineUp { .. }
             | Self::MachineDegraded(_)
             | Self::MachineRecovered(_)
+            | Self::HostAnswers(_)
             | Self::Availability { .. }
             | Self::Drained(_)
             | Self::MachineLeaves(_)
@@ -363,6 +367,7 @@ impl Event {
         match self {
             Self::MachineDegraded(machine)
             | Self::MachineRecovered(machine)
+            | Self::HostAnswers(machine)
             | Self::Drained(machine)
             | Self::MachineLeaves(machine)
             | Self::NotDrained { machine, .. }
@@ -435,6 +440,7 @@ impl Event {
             | Self::IdInUse { .. } => Severity::Error,
             Self::MachineDegraded(_)
             | Self::MachineLost { .. }
+            | Self::HostAnswers(_)
             | Self::NotDrained { .. }
             | Self::MachineRefused { .. }
             | Self::Stalled(_)
@@ -554,6 +560,11 @@ impl fmt::Display for Event {
                  wait any more",
                 machine.short(),
                 Listed(units)
+            ),
+            Self::HostAnswers(machine) => write!(
+                f,
+                "the host of machine {} answers, and its agent does not: see `journalctl -u muster-agent` there",
+                machine.short()
             ),
             Self::MachineLeaves(machine) => {
                 write!(f, "machine {} shuts down: its units are placed elsewhere", machine.short())

@@ -104,6 +104,8 @@ pub enum Input {
     },
     /// A client says that the machines which the leader doubts to be dead are: [`Effect::AnswerRelease`].
     ReleaseBrake(RequestId),
+    /// The host of this machine has answered, or not: [`Effect::Knock`].
+    Knocked(MachineId, bool),
     /// The store recorded this term, as [`Effect::TakeTerm`] asked.
     TermTaken(Term),
     /// This leader leads until that moment of its own clock at least: the store's election, counted from when its last
@@ -121,6 +123,9 @@ pub enum Input {
 pub enum Effect {
     /// Commit this batch after those before it, and say so.
     Persist(CommitId, Vec<Change>),
+    /// Find out whether the host at this address answers anything at all, if only that a port is closed, and say so:
+    /// [`Input::Knocked`].
+    Knock(MachineId, String),
     /// Send this to the agent.
     Send(ConnectionId, ToAgent),
     /// End this stream, after what was sent on it.

@@ -30,6 +30,7 @@ mod event;
 mod failing;
 mod gates;
 mod groups;
+mod hosts;
 mod io;
 mod left;
 mod moving;
@@ -105,6 +106,8 @@ pub struct Leader {
     rivals: Rivals,
     /// The machines that were refused lately, with what was said of it then.
     refusals: BTreeMap<MachineId, (Discriminant<Refused>, Time)>,
+    /// When the hosts of lost machines are asked again whether they answer.
+    knocks: BTreeMap<MachineId, Time>,
     office: Office,
     awake: Awake,
     lingering: Lingering,
@@ -186,6 +189,8 @@ struct Machine {
     lease_until: Time,
     /// When it was lost, in the leader's own time.
     lost: Option<Time>,
+    /// Whether its host was last seen to answer since, where that was asked.
+    host_answers: Option<bool>,
     /// Whether the brake was released for it, and it has not been heard from since.
     undoubted: bool,
     /// What it says that it holds.
@@ -240,6 +245,7 @@ impl Leader {
             connections: BTreeMap::new(),
             rivals: Rivals::default(),
             refusals: BTreeMap::new(),
+            knocks: BTreeMap::new(),
             office: Office::default(),
             awake: Awake::new(now),
             lingering: Lingering::default(),
@@ -307,6 +313,7 @@ impl Leader {
             Input::CommitFailed { reason, durable } => self.roll_back(&reason, *durable),
             Input::TermTaken(term) => self.take_office(term),
             Input::Leads(until) => self.goes_on_leading(until),
+            Input::Knocked(machine, answers) => self.knocked(machine, answers),
             Input::ReleaseBrake(request) => self.release_brake_for(request),
             Input::Tick => {}
         }
@@ -325,8 +332,8 @@ impl Leader {
         // What is over already, and waits for something else, is looked at when the leader next looks at its clock.
         let settles = Some(self.settles).filter(|_| !self.settled);
         let (gate, retry) = (self.gates.next_timer(), self.troubles.next_timer());
-        let rivals = self.rivals.next_end();
-        let timers = [lease, self.next_move_ends(), self.brake_ends(), settles, gate, retry, rivals]
+        let (rivals, knocks) = (self.rivals.next_end(), self.knocks.values().min().copied());
+        let timers = [lease, self.next_move_ends(), self.brake_ends(), settles, gate, retry, rivals, knocks]
             .into_iter()
             .flatten();
         // The own time of one that may be overtaken stands still, and it does nothing.
@@ -383,6 +390,7 @@ impl Leader {
         if self.settled {
             self.renew_stale();
             self.retry_failed();
+            self.knock_again();
             self.end_drains();
             self.place();
             self.finish_moves();
@@ -747,6 +755,7 @@ impl Machine {
             deadline: None,
             lease_until: Time::default(),
             lost: None,
+            host_answers: None,
             undoubted: false,
             observed: BTreeMap::new(),
         }

@@ -342,7 +342,7 @@ impl Leader {
             let is_global = |name: &UnitName| self.units.get(name).is_some_and(|unit| unit.options.global);
             if self.placer.units_on(id).all(is_global) {
                 let placed = |name: &&UnitName| {
-                    self.units.get(*name).is_some_and(|unit| unit.placements.contains_key(&id))
+                    self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&id))
                 };
                 for name in self.placer.units_on(id).filter(placed).cloned().collect::<Vec<_>>() {
                     self.unplace(&name, id);

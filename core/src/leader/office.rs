@@ -55,6 +55,7 @@ impl Leader {
                 Effect::Persist(..)
                 | Effect::TakeTerm { .. }
                 | Effect::Close(_)
+                | Effect::Knock(..)
                 | Effect::UnitsChanged(_)
                 | Effect::Event(_) => harmless.push(effect),
             }

@@ -499,6 +499,7 @@ impl Leader {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.last_heard = Some(self.now);
         machine.lost = None;
+        machine.host_answers = None;
         machine.undoubted = false;
         if anew || machine.deadline.is_none() || planted::is(Fault::HelloIsALease) {
             self.set_deadline(id, deadline);
@@ -575,6 +576,7 @@ impl Leader {
             self.turn.seen.push(name);
         }
         self.event(Event::MachineLost { machine: id, units, reason });
+        self.knock(id);
         self.admit_newcomer(id);
     }
 

@@ -22,6 +22,9 @@ const EXPLAINED: usize = 20;
 /// Why the machine takes no new units at all.
 fn why_closed(machine: &Machine) -> Option<&'static str> {
     Some(match (machine.state, machine.availability) {
+        (MachineState::Unreachable, _) if machine.host_answers == Some(true) => {
+            "is unreachable, though its host answers: see to its agent"
+        }
         (MachineState::Unreachable, _) => "is unreachable",
         (MachineState::Awaited, _) => "has not reported yet",
         _ if machine.leaving => "shuts down",
@@ -230,6 +233,7 @@ impl Leader {
                 reserved,
                 pressure: machine.pressure,
                 rival: self.rivals.status(*id, self.now),
+                host_answers: machine.host_answers,
             }
         };
         let machines = self.machines.iter().map(machine).collect();

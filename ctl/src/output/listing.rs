@@ -28,7 +28,7 @@ pub const UNIT_FILE_FIELDS: [&str; 8] =
 pub const UNIT_FILE_DEFAULT: usize = 5;
 
 /// What `list-machines` can show; the first three are shown unless others are asked for.
-pub const MACHINE_FIELDS: [&str; 12] = [
+pub const MACHINE_FIELDS: [&str; 13] = [
     "machine",
     "ip",
     "metadata",
@@ -41,6 +41,7 @@ pub const MACHINE_FIELDS: [&str; 12] = [
     "heard",
     "pressure",
     "rival",
+    "host",
 ];
 /// How many of [`MACHINE_FIELDS`] are shown by default.
 pub const MACHINE_DEFAULT: usize = 3;
@@ -178,6 +179,10 @@ fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
                 |rival| json!({"ip": rival.address, "boot": rival.boot, "heard": rival.last_heard_ms}),
             ),
         ),
+        Field::optional(
+            "host",
+            machine.host_answers.map(|answers| if answers { "answers" } else { "silent" }),
+        ),
     ]
 }
 
@@ -271,7 +276,12 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
                 Some(ms) => format!("last heard {}", ago(Duration::from_millis(ms))),
                 None => "not heard since this scheduler took over".to_owned(),
             };
-            format!("{}, {heard}", with_address(machine))
+            let host = match machine.host_answers {
+                Some(true) => " (its host answers: see to its muster-agent)",
+                Some(false) => " (its host does not answer either)",
+                None => "",
+            };
+            format!("{}, {heard}{host}", with_address(machine))
         })
         .collect();
     if lost.is_empty() {

@@ -425,6 +425,7 @@ impl World {
             }
             Input::Disconnected(_)
             | Input::TermTaken(_)
+            | Input::Knocked(..)
             | Input::Leads(_)
             | Input::Tick
             | Input::ReleaseBrake(_) => Cause::Other,

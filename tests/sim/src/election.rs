@@ -221,7 +221,7 @@ impl World {
             }
             Effect::Close(connection) => self.scheduler_closes(connection),
             Effect::Event(event) => self.note(|| format!("deposed leader: {event:?}")),
-            Effect::UnitsChanged(_) => {}
+            Effect::UnitsChanged(_) | Effect::Knock(..) => {}
             Effect::Send(..)
             | Effect::AnswerCommand(..)
             | Effect::AnswerQuery(..)

@@ -282,7 +282,7 @@ impl World {
             Effect::AnswerQuery(OURS, answer) => self.answer = Some(answer),
             Effect::AnswerQuery(request, _) => self.answer_query(request),
             Effect::AnswerMachines(request, result) => self.answer_machines(request, &result),
-            Effect::UnitsChanged(_) | Effect::AnswerRelease(..) => {}
+            Effect::UnitsChanged(_) | Effect::AnswerRelease(..) | Effect::Knock(..) => {}
             Effect::Event(event) => self.note(|| format!("leader: {event:?}")),
         }
     }

@@ -300,6 +300,25 @@ fn a_machine_that_only_ever_says_hello_is_lost() {
 }
 
 #[test]
+fn a_silent_machine_whose_host_answers_is_shown_as_such() {
+    let mut world = World::new(2);
+    world.hosts_answer = true;
+    world.cut(machine(1));
+    world.pass(60);
+    let answers = |world: &mut World| world.machines().machines[0].host_answers;
+    assert_eq!(answers(&mut world), Some(true));
+    world.start("u.service", "[X-Fleet]\nMachineMetadata=none=such\n");
+    assert!(world.reason("u.service").contains("is unreachable, though its host answers: see to its agent"));
+    let news = world.events.iter().filter(|event| **event == Event::HostAnswers(machine(1))).count();
+    assert_eq!(news, 1);
+    world.hosts_answer = false;
+    world.pass(20);
+    assert_eq!(answers(&mut world), Some(false));
+    world.connect(machine(1));
+    assert_eq!(answers(&mut world), None);
+}
+
+#[test]
 fn a_late_heartbeat_revives_no_lease() {
     let mut world = World::new(2);
     world.start("u.service", "");

@@ -68,6 +68,8 @@ pub(super) struct World {
     pub(super) events: Vec<Event>,
     /// For which machines the brake was released, where it was held, when it was asked for last.
     pub(super) released: Option<Vec<MachineId>>,
+    /// Whether the hosts of machines that are not heard answer.
+    pub(super) hosts_answer: bool,
     pub(super) machine_results: BTreeMap<RequestId, Result<(), MachineCommandError>>,
 }
 
@@ -107,6 +109,7 @@ impl World {
             commits: 0,
             events: Vec::new(),
             released: None,
+            hosts_answer: false,
             machine_results: BTreeMap::new(),
         }
     }
@@ -283,6 +286,7 @@ impl World {
                 self.machine_results.insert(request, result);
             }
             Effect::AnswerRelease(_, released) => self.released = released,
+            Effect::Knock(machine, _) => inputs.push(Input::Knocked(machine, self.hosts_answer)),
             Effect::UnitsChanged(_) => {}
         }
     }
