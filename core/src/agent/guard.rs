@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 enum State {
     /// It does not run.
     Off,
-    /// It may run since before the agent was started: what systemd says of it will tell. If it does, it runs until then,
-    /// where it was told so since.
+    /// It may run since before the agent was started, or although it was signalled that it does not: what systemd says of
+    /// it will tell. If it does, it runs until then, where it was told so since.
     Unknown(Option<Time>),
     /// It is being started, to last until then.
     Arming { until: Time },
@@ -82,6 +82,11 @@ impl Guard {
     /// systemd signals how it is. That may be older than what was done since.
     pub fn signalled(&mut self, active: &str) {
         if active != "active" {
+            // If it runs by the time that systemd answers, somebody else may have started it: whether this one does is
+            // known once it was told to last.
+            if matches!(self.state, State::On(_)) {
+                self.state = State::Unknown(None);
+            }
             self.ask_again();
         }
     }

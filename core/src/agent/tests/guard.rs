@@ -31,6 +31,11 @@ fn guard(active: &str) -> Input {
     Input::Read(vec![(lease(), Some(Seen { state, job: false, load_error: None }))])
 }
 
+/// What systemd signals of the guard.
+fn signalled(active: &str) -> Input {
+    Input::Changed { unit: lease(), active: active.into(), sub: String::new(), job: false }
+}
+
 fn start() -> Effect {
     Effect::Start(unit("a.service"))
 }
@@ -193,16 +198,31 @@ fn where_systemd_is_silent_the_agent_kills_them_itself() {
 fn a_guard_that_ends_before_the_lease_is_started_again() {
     let mut bench = Bench::exclusive();
     // A signal alone may be an old one.
-    let lost = Input::Changed { unit: lease(), active: "failed".into(), sub: "failed".into(), job: false };
-    assert_eq!(bench.step(lost.clone()), [Effect::Read(vec![lease()])]);
+    let effects = bench.step(signalled("failed"));
+    assert!(matches!(effects[..], [Effect::PetGuard { .. }, Effect::Read(_)]), "{effects:?}");
     assert_eq!(bench.step(guard("active")), []);
-    bench.step(lost);
+    bench.step(signalled("failed"));
     assert_eq!(bench.step(guard("inactive"))[0], stop());
     let effects = bench.stopped();
     assert!(until(&effects).is_some(), "{effects:?}");
 
     let mut bench = Bench::exclusive();
     assert_eq!(bench.step(Input::GuardDown)[0], stop());
+}
+
+#[test]
+fn what_ended_with_the_guard_is_started_again_where_somebody_else_was_quicker_to_start_that() {
+    let mut bench = Bench::exclusive();
+    bench.step(changed("a.service", "inactive", "dead"));
+    let effects = bench.step(signalled("failed"));
+    assert!(until(&effects).is_some(), "{effects:?}");
+    bench.step(signalled("active"));
+    // Its process is not the one that was told to last.
+    assert_eq!(bench.step(Input::GuardDown)[0], stop());
+    bench.step(guard("active"));
+    let effects = bench.stopped();
+    assert!(until(&effects).is_some(), "{effects:?}");
+    assert!(bench.step(Input::GuardArmed(Ok(()))).contains(&start()));
 }
 
 #[test]
