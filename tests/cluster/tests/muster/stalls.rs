@@ -145,6 +145,8 @@ fn an_agent_that_is_away_for_longer_than_a_lease_loses_its_units_unless_it_has_s
     world.home_other_than("beside.service", &[home.name()])?;
     assert_eq!(property(&home, "only.service", "ActiveState")?, "inactive");
     assert_eq!(main_pid(&home, "beside.service")?, pid, "what is not exclusive runs on");
+    let events = world.ctl(&["events"])?;
+    ensure!(events.contains("host_answers"), "its host runs on: {events}");
     let moved = [main_pid(&other, "only.service")?, main_pid(&other, "beside.service")?];
     home.exec(&["systemctl", "unmask", "--runtime", AGENT])?.ok()?;
     home.exec(&["systemctl", "start", AGENT])?.ok()?;
