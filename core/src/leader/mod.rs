@@ -447,6 +447,7 @@ impl Leader {
             self.orders = self.orders.max(stored.order);
             let (hash, description, options) = read(&name, &content);
             let StoredUnit { desired, order, placements, done } = stored;
+            let done = done && !planted::is(Fault::DoneForgotten);
             let why = PlaceReason::default();
             let unit = Unit { content, hash, description, options, desired, order, done, why, placements };
             self.index(&name, &unit);

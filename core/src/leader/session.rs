@@ -211,6 +211,9 @@ impl Leader {
                     machine.observed.insert(name, copy);
                 }
             }
+            if !planted::is(Fault::RetryForgotten) {
+                self.look_at_failures(id);
+            }
         }
     }
 

@@ -2,10 +2,11 @@
 
 use super::world::{World, machine, name};
 use crate::command::Verb;
-use crate::ids::MachineId;
+use crate::ids::{CommandId, MachineId};
 use crate::leader::{Arrival, Event, Input};
+use crate::machine::{Availability, Drain};
 use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
-use crate::state::{Failure, Observation, Phase, UnitState};
+use crate::state::{DesiredState, Failure, Observation, Phase, UnitState};
 
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
@@ -254,4 +255,81 @@ fn what_was_to_be_started_anew_while_its_machine_was_away_is_once_it_is_back() {
     world.connect(M1);
     world.pass(6);
     assert!(epoch(&world) > before, "it was started anew");
+}
+
+#[test]
+fn what_is_given_up_is_not_started_anew_for_an_earlier_failure() {
+    let mut world = World::new(3);
+    world.start("bad.service", "[X-Muster]\nRescheduleAttempts=1\nRescheduleDelay=10\n");
+    let first = fails(&mut world, "bad.service", "exit-code");
+    // It is moved for another reason before its time has come, and its start fails.
+    world.agents.values_mut().for_each(|agent| agent.activates = false);
+    let drain = Availability::Draining(Drain { timeout_ms: 1000, max_parallel: 0 });
+    world.machine_command(drain, first).unwrap();
+    let second = fails(&mut world, "bad.service", "exit-code");
+    assert!(trouble(&mut world, "bad.service").starts_with("given up"));
+    world.pass(30);
+    assert_eq!(world.running("bad.service"), [second]);
+}
+
+#[test]
+fn what_failed_on_a_machine_that_was_to_be_emptied_is_started_anew_when_that_one_stays() {
+    let mut world = World::new(1);
+    world.start("a.service", "");
+    let epoch = |world: &World| world.agents[&M1].held[&name("a.service")].epoch;
+    let drain = Availability::Draining(Drain { timeout_ms: 1000, max_parallel: 0 });
+    world.machine_command(drain, M1).unwrap();
+    fails(&mut world, "a.service", "exit-code");
+    let before = epoch(&world);
+    world.pass(20);
+    assert_eq!(epoch(&world), before, "it is to go elsewhere, and there is no such place");
+    world.machine_command(Availability::Open, M1).unwrap();
+    world.pass(6);
+    assert!(epoch(&world) > before, "it was started anew");
+}
+
+/// Neither what was decided of it nor what a client asked for came to anything.
+#[test]
+fn what_failed_is_started_anew_after_the_store_has_failed() {
+    for asked in [false, true] {
+        let mut world = World::new(1);
+        world.start("a.service", "");
+        let epoch = |world: &World| world.agents[&M1].held[&name("a.service")].epoch;
+        fails(&mut world, "a.service", "exit-code");
+        let before = epoch(&world);
+        world.committing = false;
+        if asked {
+            let id = CommandId::new(world.id().into());
+            world.command_as(id, Verb::Start, &[("a.service", None)], false);
+        } else {
+            world.pass(6);
+        }
+        world.fail_store();
+        assert_eq!(epoch(&world), before);
+        world.pass(12);
+        assert!(epoch(&world) > before, "it was started anew");
+    }
+}
+
+/// What it is tied to is gone, and an old store has found it without that.
+#[test]
+fn a_unit_does_not_leave_for_a_machine_where_what_it_is_tied_to_is_not() {
+    let mut world = World::new(2);
+    world.start("a.service", "");
+    world.start("b.service", "[X-Fleet]\nMachineOf=a.service\n");
+    let [on] = world.running("b.service")[..] else { panic!("it runs") };
+    let backup = world.stored.clone();
+    world.command(Verb::Restart, &[("b.service", None)]).unwrap();
+    // The present epoch of it is later than any that the copy of the store knows of; the other unit is unloaded there.
+    world.stored = backup;
+    world.stored.units.get_mut(&name("a.service")).unwrap().placements.clear();
+    world.stored.units.get_mut(&name("a.service")).unwrap().desired = DesiredState::Inactive;
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.pass(1);
+    assert_eq!(world.running("b.service"), [on]);
+    fails(&mut world, "b.service", "exit-code");
+    world.pass(6);
+    assert_eq!(world.running("b.service"), [on]);
 }

@@ -433,6 +433,17 @@ impl Agent {
             content.is_some() || held.is_some_and(|held| held.hash == hash),
             "{name}: nobody sent its content"
         );
+        // What has failed stays so until it is placed anew.
+        let failed = |held: &HeldUnit| {
+            held.epoch == epoch
+                && matches!(
+                    held.observation,
+                    Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. }
+                )
+        };
+        if target == Target::Launched && held.is_some_and(failed) {
+            return None;
+        }
         let phase = match target {
             Target::Loaded => Phase::Loaded,
             Target::Launched if self.activates => Phase::Launched,
