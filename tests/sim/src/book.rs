@@ -10,7 +10,7 @@ use muster_core::command::{Command, CommandResult, Verb};
 use muster_core::ids::{CommandId, CommitId, Epoch, MachineId, Revision, SessionNumber, Term};
 use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId, Retired, StoredUnit};
 use muster_core::machine::{Availability, MachineRecord};
-use muster_core::message::{FromAgent, Goodbye, LeaderMessage, ReportedChange, ToAgent};
+use muster_core::message::{FromAgent, Goodbye, HeldUnit, LeaderMessage, ReportedChange, ToAgent};
 use muster_core::state::{Observation, Phase, Target};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
@@ -57,8 +57,16 @@ pub(crate) struct Book {
     pub(crate) told_to_start: BTreeSet<(UnitName, Epoch)>,
     /// Of placements of units that require another: which placement that had when they were decided.
     pub(crate) required: BTreeMap<(UnitName, Epoch, UnitName), Epoch>,
+    /// What the present leader was told of units that failed, since a client last decided on them.
+    pub(crate) failures: BTreeMap<UnitName, Failures>,
+    /// The copies of one-shot units that a machine has ever said to the leader to have run to their end, and the units that
+    /// are done, durable and since a client last decided on them.
+    pub(crate) ended: BTreeSet<(UnitName, Epoch)>,
+    pub(crate) done: BTreeSet<UnitName>,
     /// When a machine, its stream or the store was last seen not to be well.
     pub(crate) troubled: Micros,
+    /// The same, or a machine to be closed; but not for that the store has once lost what was decided on it.
+    pub(crate) unwell: Micros,
     /// When the world was found to be well, what had been done until then.
     pub(crate) idle: Option<Done>,
 }
@@ -168,6 +176,26 @@ pub(crate) struct MachineBook {
     pub(crate) over: BTreeMap<UnitName, Epoch>,
     /// What it said in this session that it holds.
     pub(crate) says: BTreeMap<UnitName, Epoch>,
+    /// What a Hello said that the leader has not answered yet.
+    pub(crate) hello: Option<(ConnectionId, Vec<HeldUnit>)>,
+}
+
+/// What is known of a unit that failed.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    pub(crate) all: Vec<Failed>,
+    /// The copy that failed last, if it has not been active since.
+    pub(crate) last: Option<Epoch>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failed {
+    /// By the leader's clock, and how long it had been stopped until then.
+    pub(crate) at: (Time, Micros),
+    pub(crate) machine: usize,
+    /// The how manieth within the unit's interval it is, at least.
+    pub(crate) within: usize,
+    pub(crate) wants_memory: bool,
 }
 
 /// A copy that was to run on until it is active elsewhere.
@@ -210,7 +238,7 @@ impl Decided {
     }
 }
 
-fn has_failed(observation: &Observation) -> bool {
+pub(crate) fn has_failed(observation: &Observation) -> bool {
     matches!(
         observation,
         Observation::Refused(_) | Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. }
@@ -246,14 +274,23 @@ impl Book {
             said_active: BTreeSet::new(),
             told_to_start: BTreeSet::new(),
             required: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            done: BTreeSet::new(),
+            unwell: 0,
             troubled: 0,
             idle: None,
         }
     }
 }
 
+/// Whether a copy was started and has ended by itself, well.
+pub(crate) fn has_run_to_its_end(observation: &Observation) -> bool {
+    matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "inactive")
+}
+
 /// Whether a copy was started and is active.
-fn is_active(observation: &Observation) -> bool {
+pub(crate) fn is_active(observation: &Observation) -> bool {
     matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "active")
 }
 
@@ -269,6 +306,10 @@ impl World {
             Change::PutUnit(name, unit) => {
                 for (machine, epoch) in &unit.placements {
                     book.placed.insert((name.clone(), *machine, *epoch));
+                }
+                // A later command may be on its way.
+                if unit.done && book.decided.units.get(name).is_some_and(|unit| unit.done) {
+                    book.done.insert(name.clone());
                 }
             }
             Change::PutAvailability(machine, availability) => {
@@ -297,6 +338,7 @@ impl World {
         book.durable_intent = intent;
         book.durable_commands = commands;
         book.last_epoch.clear();
+        book.ended.clear();
         for machine in &mut book.machines {
             machine.over.clear();
             // What was granted since, nobody knows.
@@ -317,6 +359,7 @@ impl World {
         book.expected.clear();
         (book.issued, book.durable) = (CommitId(0), CommitId(0));
         (book.took_over, book.office) = (now, self.queue.now());
+        book.failures.clear();
         book.expects = self.store.durable.machines.keys().copied().collect();
         for machine in &mut book.machines {
             machine.heard = None;
@@ -326,6 +369,7 @@ impl World {
             machine.stale.clear();
             machine.says.clear();
             machine.says_active.clear();
+            machine.hello = None;
             (machine.welcomed, machine.last_heard, machine.degraded) = (None, None, false);
         }
     }
@@ -343,6 +387,7 @@ impl World {
         // The files of units that are known no more are gone, and with them what they asked for, although copies of them
         // may be left.
         book.decided.files = files;
+        book.done = stored.units.iter().filter(|(_, unit)| unit.done).map(|(name, _)| name.clone()).collect();
         book.intent = book.durable_intent.clone();
         book.commands = book.durable_commands.clone();
         book.durable = book.issued;
@@ -366,6 +411,7 @@ impl World {
             last_heard: was.last_heard,
             degraded: was.degraded,
             says: was.says,
+            hello: was.hello,
             says_active: was.says_active,
             moved: was.moved,
             stale: was.stale,
@@ -461,6 +507,7 @@ impl World {
                 if book.rebooted {
                     book.moved.clear();
                 }
+                book.hello = Some((connection, hello.units.clone()));
                 book.says_degraded = hello.pid1_age > self.settings.lease_ttl;
             }
             FromAgent::Heartbeat { pid1_age, .. } => {
@@ -472,7 +519,10 @@ impl World {
                 }
             }
             FromAgent::Report(reports) => {
+                let known =
+                    book.heard.is_some() && book.welcomed.is_some_and(|(welcomed, _)| welcomed == connection);
                 for report in reports {
+                    let book = &mut self.book.machines[number];
                     match &report.change {
                         ReportedChange::Stale(_) => {
                             book.stale.insert((report.name.clone(), report.epoch));
@@ -488,6 +538,9 @@ impl World {
                                 self.book.said_active.insert(copy);
                             } else {
                                 book.says_active.remove(&copy);
+                            }
+                            if known {
+                                self.copy_is_seen(number, &report.name, report.epoch, observation);
                             }
                         }
                         ReportedChange::Gone => {}
@@ -521,6 +574,7 @@ impl World {
         if let Cause::Command { request, id, ask, new: true } = cause {
             if results().any(|result| result == *id) {
                 self.book.commands.insert(*id);
+                self.is_decided_anew(ask);
                 if let Err(why) = self.book.intent.carry_out(ask) {
                     // Of what it does not know, the leader can destroy what is left after a restore.
                     if !self.book.restored {
@@ -542,6 +596,16 @@ impl World {
                 "nothing_acknowledged_is_lost",
                 format!("command {} is carried out again", id.bits()),
             );
+        }
+    }
+
+    /// A client has decided on these units: what was before does not count any more.
+    fn is_decided_anew(&mut self, ask: &Ask) {
+        let Ask::Command { verb, units, replace, .. } = ask else { return };
+        for unit in units.iter().filter(|_| *verb != Verb::Submit || *replace) {
+            let name = &self.palette.names[*unit];
+            self.book.failures.remove(name);
+            self.book.done.remove(name);
         }
     }
 

@@ -8,7 +8,9 @@ use muster_core::command::Verb;
 use muster_core::machine::{Availability, Drain};
 
 use crate::election::Election;
-use crate::palette::{EXCLUSIVE, PLAIN, Palette, UNITS, WAITED_FOR, WAITING, WAITING_END};
+use crate::palette::{
+    ALL_UNITS, EXCLUSIVE, FAILING, FAILING_END, PLAIN, Palette, UNITS, WAITED_FOR, WAITING, WAITING_END,
+};
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
 use crate::systemd::Behaviour;
@@ -181,6 +183,13 @@ pub(crate) enum Fault {
         behaviour: Behaviour,
         lasts: Micros,
     },
+    /// The same on one machine alone.
+    BehavesHere {
+        machine: usize,
+        unit: usize,
+        behaviour: Behaviour,
+        lasts: Micros,
+    },
     UnitExits {
         machine: usize,
         unit: usize,
@@ -214,7 +223,8 @@ impl Fault {
             | Self::Pid1Hangs { lasts, .. }
             | Self::BusFlaky { lasts, .. }
             | Self::SignalsLost { lasts, .. }
-            | Self::UnitBehaves { lasts, .. } => Some(*lasts),
+            | Self::UnitBehaves { lasts, .. }
+            | Self::BehavesHere { lasts, .. } => Some(*lasts),
             _ => None,
         }
     }
@@ -238,6 +248,7 @@ impl Plan {
             elections(&mut Random::new(seed, "elections"), &mut entries);
         }
         activations(&mut Random::new(seed, "activations"), &mut entries);
+        units_that_fail(&mut Random::new(seed, "failing"), machines, &mut entries);
         entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
@@ -283,6 +294,62 @@ fn activations(random: &mut Random, entries: &mut Vec<Entry>) {
         }
     }
     entries.append(&mut activated);
+}
+
+/// In some histories there are units that fail, everywhere or on one machine, and units that run to their end, beside all
+/// the others. These are numbered apart, too.
+fn units_that_fail(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(400) {
+        return;
+    }
+    let behaviours = [
+        Behaviour::Fails,
+        Behaviour::FailsLater,
+        Behaviour::FailsLater,
+        Behaviour::OutOfMemory,
+        Behaviour::OutOfMemory,
+        Behaviour::OutOfResources,
+    ];
+    let verbs =
+        [Verb::Start, Verb::Start, Verb::Restart, Verb::Restart, Verb::Stop, Verb::Unload, Verb::Destroy];
+    let mut drawn = Vec::new();
+    for unit in UNITS..ALL_UNITS {
+        let content = |random: &mut Random| Some(FAILING + random.below(FAILING_END - FAILING));
+        let start =
+            Ask::Command { verb: Verb::Start, units: vec![unit], content: content(random), replace: false };
+        let at = random.between(SECOND, 30 * SECOND);
+        drawn.push((at, What::Client(Order { ask: start, lost_answers: 0, tries: 20 })));
+        for _ in 0..random.below(4) {
+            let at = random.between(10 * SECOND, FAULTS_LAST - SECOND);
+            let content = if random.chance(300) { content(random) } else { None };
+            let ask = Ask::Command { verb: *random.pick(&verbs), units: vec![unit], content, replace: true };
+            drawn.push((at, What::Client(Order { ask, lost_answers: 0, tries: 20 })));
+        }
+        for _ in 0..random.below(3) {
+            let at = random.between(0, 60 * SECOND);
+            let (behaviour, lasts) = (*random.pick(&behaviours), random.between(5 * SECOND, 110 * SECOND));
+            let fault = if random.chance(400) {
+                Fault::UnitBehaves { unit, behaviour, lasts }
+            } else {
+                Fault::BehavesHere { machine: random.below(machines), unit, behaviour, lasts }
+            };
+            drawn.push((at, What::Fault(fault)));
+        }
+    }
+    // And what these units live through.
+    for _ in 0..random.below(5) {
+        let at = random.between(20 * SECOND, FAULTS_LAST - SECOND);
+        let (machine, down) = (random.below(machines), random.spread(SECOND, 20 * SECOND));
+        let fault = match random.below(4) {
+            0 => Fault::CrashScheduler { after: 0, down: down / 10 },
+            1 => Fault::StoreFull { lasts: down / 5 },
+            2 => Fault::PowerLoss { machine, down },
+            _ => Fault::Partition { machine, up: true, down: true, lasts: down },
+        };
+        drawn.push((at, What::Fault(fault)));
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, what))| Entry { number: 3000 + number, at, what }));
 }
 
 /// In some histories units wait for others or for their machine. These are drawn apart, so that the other histories are

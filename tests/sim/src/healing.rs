@@ -154,6 +154,7 @@ impl World {
             DesiredState::Loaded => {
                 seen.all(|seen| matches!(seen, Some(Observation::Held { phase: Phase::Loaded, .. })))
             }
+            DesiredState::Launched if status.done => true,
             DesiredState::Launched => seen.all(|seen| match seen {
                 Some(Observation::Held { phase: Phase::Launched, state: Some(state) }) => {
                     state.active == "active"
@@ -230,6 +231,8 @@ impl World {
                 }
             }
         }
+        let options = |text| self.palette.number(text).map(|file| &self.palette.contents[file].options);
+        let file_of = |name: &UnitName| self.store.durable.files.get(name).and_then(|text| options(text));
         for (name, unit) in &self.store.durable.units {
             for (id, epoch) in &unit.placements {
                 let Some(number) = self.machine_number(*id) else { continue };
@@ -243,11 +246,19 @@ impl World {
                 if !there {
                     found.push(format!("m{number} does not have {name} as {epoch}"));
                 }
+                let oneshot = file_of(name).is_some_and(|options| options.oneshot);
+                if unit.desired == DesiredState::Launched && oneshot && !unit.done {
+                    found.push(format!("{name} is not known to have run to its end"));
+                }
                 let foreign = machine.systemd.units.get(name).is_some_and(|unit| unit.foreign);
                 if unit.desired == DesiredState::Loaded && machine.systemd.is_running(name) && !foreign {
                     found.push(format!("{name} should only be loaded on m{number}, and runs"));
                 }
+                if unit.done && machine.systemd.is_running(name) && !foreign {
+                    found.push(format!("{name} has run to its end, and runs on m{number}"));
+                }
                 let waits = !machine.systemd.is_running(name) && self.may_wait(name);
+                let waits = waits || unit.done;
                 if unit.desired == DesiredState::Launched && active != Some(State::Running) && !waits {
                     found.push(format!("{name} should be active on m{number} and is {active:?}"));
                 }
@@ -349,7 +360,7 @@ fn remedy(status: &UnitStatus) -> Option<Verb> {
         Observation::Refused(_)
         | Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. } => true,
         Observation::Held { phase: Phase::Launched, state: Some(state) } => {
-            matches!(&*state.active, "inactive" | "failed")
+            matches!(&*state.active, "inactive" | "failed") && !status.done
         }
         Observation::Held { .. } => false,
     });

@@ -351,6 +351,10 @@ impl World {
                     machine.systemd.behaviours.insert(name.clone(), behaviour);
                 }
             }
+            Fault::BehavesHere { machine, unit, behaviour, .. } => {
+                let name = self.palette.names[unit].clone();
+                self.machines[machine].systemd.behaviours.insert(name, behaviour);
+            }
             Fault::UnitExits { machine, unit, restart } => {
                 let name = self.palette.names[unit].clone();
                 self.pid1(machine, |machine, _, out| machine.systemd.exit(&name, restart, out));
@@ -420,10 +424,11 @@ impl World {
             Fault::UnitBehaves { unit, behaviour, .. } => {
                 let name = &self.palette.names[unit];
                 for machine in &mut self.machines {
-                    if machine.systemd.behaviours.get(name) == Some(&behaviour) {
-                        machine.systemd.behaviours.remove(name);
-                    }
+                    machine.systemd.behaves_again(name, behaviour);
                 }
+            }
+            Fault::BehavesHere { machine, unit, behaviour, .. } => {
+                self.machines[machine].systemd.behaves_again(&self.palette.names[unit], behaviour);
             }
             _ => {}
         }

@@ -128,7 +128,7 @@ impl World {
                 }
             }
         }
-        let mut moved = Vec::new();
+        let (mut moved, mut restarted) = (Vec::new(), Vec::new());
         for (name, placements) in before.iter().filter(|(name, _)| !asked_for.contains(*name)) {
             for (machine, epoch) in placements {
                 let Some(number) = self.machine_number(*machine) else { continue };
@@ -175,6 +175,9 @@ impl World {
                 }
                 // What an earlier boot had is placed anew, also where it was.
                 let rebooted = !self.lease_holds(number) || book.rebooted;
+                if launched && !(lost || refused || rebooted || overtaken) {
+                    restarted.push((name.clone(), *epoch));
+                }
                 if !(overtaken
                     || failed
                     || (now.is_some() && (refused || rebooted))
@@ -195,6 +198,9 @@ impl World {
                 _ => SHUTDOWN_TIMEOUT,
             };
             self.book.machines[number].moved.insert(name, Moved { epoch, at, most });
+        }
+        for (name, epoch) in restarted {
+            self.a_failed_unit_is_started_anew(&name, epoch);
         }
     }
 
@@ -233,19 +239,24 @@ impl World {
         }
     }
 
+    /// Whether the machine and its stream are well now.
+    pub(super) fn is_well(&self, number: usize) -> bool {
+        let book = &self.book.machines[number];
+        let open = |connection| self.network.stream(connection).is_some_and(|stream| stream.scheduler_open);
+        let connected = book.welcomed.is_some_and(|(connection, _)| open(connection));
+        connected && !book.leaving && self.heard_ago(number).is_some_and(|ago| ago < Duration::from_secs(3))
+    }
+
     /// Whether the store, a machine or its stream is not well now.
     pub(super) fn look_for_trouble(&mut self) {
-        let well = |number: usize| {
-            let book = &self.book.machines[number];
-            let open =
-                |connection| self.network.stream(connection).is_some_and(|stream| stream.scheduler_open);
-            let connected = book.welcomed.is_some_and(|(connection, _)| open(connection));
-            connected
-                && !book.leaving
-                && self.heard_ago(number).is_some_and(|ago| ago < Duration::from_secs(3))
-        };
-        if self.store.is_troubled() || self.book.store_failed || !(0..self.machines.len()).all(well) {
-            self.book.troubled = self.queue.now();
+        let (now, decided) = (self.queue.now(), &self.book.decided.availability);
+        let well = (0..self.machines.len()).all(|number| self.is_well(number)) && !self.store.is_troubled();
+        let open = decided.values().all(|availability| *availability == Availability::Open);
+        if !well || self.book.store_failed {
+            self.book.troubled = now;
+        }
+        if !well || !open {
+            self.book.unwell = now;
         }
     }
 

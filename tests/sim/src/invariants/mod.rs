@@ -1,7 +1,8 @@
 //! What must hold at every moment. Each function stands below the words of the design that it checks: what leaders decide,
-//! what they say, what machines do. Here is when each is called.
+//! what they say, what machines do, what becomes of units that fail. Here is when each is called.
 
 mod decisions;
+mod failing;
 mod machines;
 mod words;
 
@@ -71,6 +72,7 @@ impl World {
         self.control_plane_is_not_the_workload(cause, &before);
         self.a_new_leader_waits_for_reports(&before);
         self.constraints_hold(cause, &before, &refiled);
+        self.where_it_failed_it_is_left_out(cause, &before);
     }
 
     /// One effect of the leader's, at the moment when it is carried out.
@@ -98,6 +100,10 @@ impl World {
                         book.degraded = book.says_degraded;
                         (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
                         (book.grace, book.graced) = (None, None);
+                        let said = book.hello.take_if(|(said, _)| said == connection);
+                        for unit in said.into_iter().flat_map(|(_, said)| said) {
+                            self.copy_is_seen(number, &unit.name, unit.epoch, &unit.observation);
+                        }
                     }
                     LeaderMessage::Farewell { lease: Some(lease) } => {
                         self.promises_grace(*connection, *lease);
@@ -126,6 +132,7 @@ impl World {
         self.look_for_trouble();
         if self.stats.steps.is_multiple_of(16) || self.healed {
             self.the_deadline_ends_a_drain();
+            self.what_has_failed_is_started_anew();
             let Some(process) = &self.scheduler.process else { return };
             let differences = process.leader.differences();
             if !differences.is_empty() {
@@ -137,7 +144,10 @@ impl World {
     /// One effect of an agent's, at the moment when it is carried out.
     pub(crate) fn judge_agent(&mut self, number: usize, effect: &agent::Effect) {
         match effect {
-            agent::Effect::Start(name) => self.starts_what_it_was_told(number, name),
+            agent::Effect::Start(name) => {
+                self.starts_what_it_was_told(number, name);
+                self.starts_nothing_that_is_done(number, name);
+            }
             agent::Effect::Stop(name) => self.stops_nothing_healthy(number, name),
             agent::Effect::Remove(names) => {
                 names.iter().for_each(|name| self.stops_nothing_healthy(number, name));

@@ -14,7 +14,7 @@ use muster_core::unit::UnitName;
 use crate::book::Expected;
 use crate::intent::Intent;
 use crate::machine::Machine;
-use crate::palette::UNITS;
+use crate::palette::ALL_UNITS;
 use crate::queue::{MILLI, Micros, SECOND, micros};
 use crate::world::World;
 
@@ -131,6 +131,7 @@ impl World {
             }
             if hold.target == Target::Launched {
                 self.what_is_required_is_active_first(hold);
+                self.what_is_done_stays_done(number, hold);
             }
             if hold.target == Target::Loaded && self.was_to_run(number, hold) {
                 let text =
@@ -262,7 +263,8 @@ impl World {
         let heard = machine.pid1_heard.max(machine.agent_since);
         let (most, least) = (now - heard + machine.jumped, now - book.pid1_heard.max(machine.agent_since));
         // Jobs of its own, and a reload that it knows of, explain some of it.
-        let least = if book.reload_explains { 0 } else { least.saturating_sub(UNITS as Micros * JOB_MAX) };
+        let least =
+            if book.reload_explains { 0 } else { least.saturating_sub(ALL_UNITS as Micros * JOB_MAX) };
         let idle = now - book.pid1_impaired.max(machine.agent_since) > 6 * SECOND && machine.jumped == 0;
         let problem = if Duration::from_micros(age) > self.settings.systemd_timeout && most < age / 100 * 98 {
             "it was heard since"
