@@ -63,6 +63,8 @@ pub(crate) struct Book {
     /// are done, durable and since a client last decided on them.
     pub(crate) ended: BTreeSet<(UnitName, Epoch)>,
     pub(crate) done: BTreeSet<UnitName>,
+    /// Whether the present leader has said that it moves nothing since too many machines died.
+    pub(crate) braked: bool,
     /// When a machine, its stream or the store was last seen not to be well.
     pub(crate) troubled: Micros,
     /// The same, or a machine to be closed; but not for that the store has once lost what was decided on it.
@@ -278,6 +280,7 @@ impl Book {
             ended: BTreeSet::new(),
             done: BTreeSet::new(),
             unwell: 0,
+            braked: false,
             troubled: 0,
             idle: None,
         }
@@ -360,6 +363,7 @@ impl World {
         (book.issued, book.durable) = (CommitId(0), CommitId(0));
         (book.took_over, book.office) = (now, self.queue.now());
         book.failures.clear();
+        book.braked = false;
         book.expects = self.store.durable.machines.keys().copied().collect();
         for machine in &mut book.machines {
             machine.heard = None;
@@ -452,11 +456,14 @@ impl World {
                 self.book.expected.insert(*request, expected);
                 Cause::Other
             }
-            Input::Disconnected(_)
-            | Input::TermTaken(_)
-            | Input::Leads(_)
-            | Input::Tick
-            | Input::ReleaseBrake(_) => Cause::Other,
+            Input::ReleaseBrake(_) => {
+                // That the brake is on is told with the commits that are under way.
+                if self.book.braked || self.book.durable < self.book.issued {
+                    self.silent_machines_are_given_up();
+                }
+                Cause::Other
+            }
+            Input::Disconnected(_) | Input::TermTaken(_) | Input::Leads(_) | Input::Tick => Cause::Other,
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Plan {
     pub(crate) entries: Vec<Entry>,
     /// When everything heals.
     pub(crate) heals: Micros,
+    /// Whether agents are told how short their machine is of something.
+    pub(crate) pressure: bool,
     /// The fault that the code itself has.
     #[cfg(feature = "planted-faults")]
     pub(crate) planted: Option<muster_core::planted::Fault>,
@@ -59,9 +61,19 @@ pub(crate) struct Order {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
-    Command { verb: Verb, units: Vec<usize>, content: Option<usize>, replace: bool },
+    Command {
+        verb: Verb,
+        units: Vec<usize>,
+        content: Option<usize>,
+        replace: bool,
+    },
     Query,
-    Machine { machine: usize, availability: Availability },
+    /// Those that the leader doubts to be dead are.
+    ReleaseBrake,
+    Machine {
+        machine: usize,
+        availability: Availability,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +103,8 @@ pub(crate) enum Fault {
     StoreSlow {
         lasts: Micros,
     },
+    /// From now on, of the batches that share a flush the first ones may be durable when the scheduler dies.
+    StoreTears,
     CrashAgent {
         machine: usize,
         after: u32,
@@ -199,6 +213,8 @@ pub(crate) enum Fault {
         machine: usize,
         unit: usize,
     },
+    /// `CLOCK_BOOTTIME` is further than it was, as after a suspend. It never goes back; wall clocks do, and nothing in the cores
+    /// reads one.
     ClockJumps {
         machine: usize,
         by: Micros,
@@ -249,12 +265,17 @@ impl Plan {
         }
         activations(&mut Random::new(seed, "activations"), &mut entries);
         units_that_fail(&mut Random::new(seed, "failing"), machines, &mut entries);
+        releases(&mut Random::new(seed, "releases"), &mut entries);
+        if Random::new(seed, "torn").chance(400) {
+            entries.push(Entry { number: 5000, at: 0, what: What::Fault(Fault::StoreTears) });
+        }
         entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
             machines,
             entries,
             heals: FAULTS_LAST,
+            pressure: true,
             #[cfg(feature = "planted-faults")]
             planted: None,
         }
@@ -294,6 +315,26 @@ fn activations(random: &mut Random, entries: &mut Vec<Entry>) {
         }
     }
     entries.append(&mut activated);
+}
+
+/// In some histories an operator says that machines which were just lost are dead indeed. These are numbered apart, too.
+fn releases(random: &mut Random, entries: &mut Vec<Entry>) {
+    if !random.chance(300) {
+        return;
+    }
+    let mut releases = Vec::new();
+    for entry in &*entries {
+        let lost = matches!(
+            entry.what,
+            What::Fault(Fault::Partition { .. } | Fault::PowerLoss { .. } | Fault::FreezeMachine { .. })
+        );
+        if lost && random.chance(300) {
+            let order = Order { ask: Ask::ReleaseBrake, lost_answers: 0, tries: 20 };
+            let at = entry.at + random.between(3 * SECOND, 15 * SECOND);
+            releases.push(Entry { number: 4000 + releases.len(), at, what: What::Client(order) });
+        }
+    }
+    entries.append(&mut releases);
 }
 
 /// In some histories there are units that fail, everywhere or on one machine, and units that run to their end, beside all
@@ -618,6 +659,7 @@ impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.ask {
             Ask::Query => write!(f, "query")?,
+            Ask::ReleaseBrake => write!(f, "release the brake")?,
             Ask::Machine { machine, availability } => write!(f, "m{machine} {availability:?}")?,
             Ask::Command { verb, units, content, replace } => {
                 write!(f, "{verb:?} {units:?}")?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use muster_core::command::{CopyRole, Query, QueryAnswer, UnitStatus, Verb};
-use muster_core::machine::{Availability, MachineState};
+use muster_core::machine::{Availability, MachineState, Pressure};
 use muster_core::state::{DesiredState, Observation, Phase};
 use muster_core::unit::UnitName;
 
@@ -116,6 +116,9 @@ impl World {
         for status in &cluster.machines {
             if status.availability != Availability::Open || status.leaving {
                 found.push(format!("{} is {:?}", status.id.short(), status.availability));
+            }
+            if (status.pressure == Pressure::default()) == self.plan.pressure {
+                found.push(format!("{} is said to be under {:?}", status.id.short(), status.pressure));
             }
             if status.state != MachineState::Up {
                 found.push(format!("{} is {}", status.id.short(), status.state));

@@ -282,7 +282,8 @@ impl World {
             Effect::AnswerQuery(OURS, answer) => self.answer = Some(answer),
             Effect::AnswerQuery(request, _) => self.answer_query(request),
             Effect::AnswerMachines(request, result) => self.answer_machines(request, &result),
-            Effect::UnitsChanged(_) | Effect::AnswerRelease(..) => {}
+            Effect::AnswerRelease(request, held) => self.answer_release(request, held),
+            Effect::UnitsChanged(_) => {}
             Effect::Event(event) => self.note(|| format!("leader: {event:?}")),
         }
     }

@@ -160,7 +160,7 @@ impl World {
         };
         let scheduler = Scheduler::new(clock());
         let machines: Vec<Machine> =
-            (0..plan.machines).map(|number| Machine::new(seed, number, clock())).collect();
+            (0..plan.machines).map(|number| Machine::new(&plan, number, clock())).collect();
         let palette = Palette::new();
         let mut world = Self {
             settings: Settings::default(),
@@ -302,6 +302,7 @@ impl World {
             Fault::RenewalsLost { .. } => self.renewals_lost(1),
             Fault::StoreFull { .. } => self.store.full += 1,
             Fault::StoreSlow { .. } => self.store.slow += 1,
+            Fault::StoreTears => self.store.tears = Some(Random::new(self.plan.seed, "tears")),
             Fault::CrashAgent { machine, after: 0, down } => self.kill_agent(machine, down),
             Fault::CrashAgent { machine, after, down } => {
                 if let Some(agent) = &mut self.machines[machine].agent {

@@ -65,3 +65,14 @@ fn a_seed_is_replayed_exactly() {
     assert!(first.log.len() > 100, "something happens");
     assert_eq!(first.log, second.log);
 }
+
+/// How short machines are of something is shown, and nothing rests on it.
+#[test]
+fn nothing_is_decided_by_pressure() {
+    for seed in 1..=20 {
+        let plan = Plan::new(seed);
+        let (with, without) = (run(&plan, true), run(&plan.without_pressure(), true));
+        assert_eq!(with.log, without.log, "seed {seed}");
+        assert_eq!(with.violation.map(|violation| violation.text), None, "seed {seed}");
+    }
+}

@@ -229,7 +229,7 @@ impl World {
     }
 
     /// The brake is released: those that are still away count as dead from now on.
-    pub(super) fn silent_machines_are_given_up(&mut self) {
+    pub(crate) fn silent_machines_are_given_up(&mut self) {
         let least = self.settings.heartbeat_interval * 2;
         for number in 0..self.machines.len() {
             let heard = self.book.machines[number].last_heard;

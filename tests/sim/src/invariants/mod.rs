@@ -84,7 +84,11 @@ impl World {
             }
             Effect::AnswerCommand(request, result) => self.is_answered(*request, result),
             Effect::Event(Event::Orphaned { unit, machine }) => self.nothing_is_forgotten(unit, *machine),
-            Effect::Event(Event::BrakeReleased(_)) => self.silent_machines_are_given_up(),
+            Effect::Event(Event::BrakeApplied { .. }) => self.book.braked = true,
+            Effect::Event(Event::BrakeReleased(_)) => {
+                self.book.braked = false;
+                self.silent_machines_are_given_up();
+            }
             Effect::AnswerMachines(request, Ok(())) => self.judge_machines(*request),
             Effect::AnswerQuery(request, answer) => self.judge_query(*request, answer),
             Effect::Send(connection, message) => {
