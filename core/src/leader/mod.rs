@@ -648,9 +648,11 @@ impl Leader {
     fn target(&self, unit: &Unit, id: MachineId, name: &UnitName, epoch: Epoch) -> Option<Target> {
         let has_run_here = || {
             let copy = self.machines.get(&id).and_then(|machine| machine.observed.get(name));
+            // What was only loaded may have been stopped for what something else had started of it.
             copy.is_some_and(|copy| {
-                let loaded = matches!(copy.observation, Observation::Held { phase: Phase::Loaded, .. });
-                copy.epoch == epoch && !loaded
+                let ran = matches!(&copy.observation, Observation::Held { phase, .. }
+                    if !matches!(phase, Phase::Loaded | Phase::Stopping));
+                copy.epoch == epoch && ran
             })
         };
         let wanted = match unit.desired {

@@ -6,7 +6,7 @@ use crate::ids::{CommandId, MachineId};
 use crate::leader::{Arrival, Event, Input};
 use crate::machine::{Availability, Drain};
 use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
-use crate::state::{DesiredState, Failure, Observation, Phase, UnitState};
+use crate::state::{DesiredState, Failure, Observation, Phase, Target, UnitState};
 
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
@@ -332,4 +332,28 @@ fn a_unit_does_not_leave_for_a_machine_where_what_it_is_tied_to_is_not() {
     fails(&mut world, "b.service", "exit-code");
     world.pass(6);
     assert_eq!(world.running("b.service"), [on]);
+}
+
+/// Neither a machine that stops what something else had started of it, nor one that could not hold it, has run it.
+#[test]
+fn what_has_run_to_its_end_is_not_started_where_it_has_not_run() {
+    let loaded = || Some(UnitState { load: "loaded".into(), active: "inactive".into(), sub: String::new() });
+    let said = [
+        Observation::Held { phase: Phase::Stopping, state: loaded() },
+        Observation::Refused("no space left on device".into()),
+    ];
+    for observation in said {
+        let mut world = World::new(2);
+        let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
+        world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
+        let [on] = world.running("job.service")[..] else { panic!("it runs") };
+        seen(&mut world, on, "job.service", Phase::Launched, "inactive");
+        world.cut(on);
+        world.pass(6);
+        let other = if on == M1 { M2 } else { M1 };
+        world.agents.get_mut(&other).unwrap().held.get_mut(&name("job.service")).unwrap().observation =
+            observation;
+        world.connect(other);
+        assert_eq!(world.agents[&other].held[&name("job.service")].target, Target::Loaded);
+    }
 }
