@@ -113,6 +113,10 @@ faults! {
     GivenUpMovesOn,
     /// what failed is not started anew after the store has failed
     RetryForgotten,
+    /// a machine is told everything with each heartbeat
+    HeartbeatTellsAll,
+    /// all machines are told everything when one presents itself
+    HelloTellsAll,
     /// a new leader forgets that a one-shot unit is done
     DoneForgotten,
     /// what ran out of memory goes to any machine

@@ -114,6 +114,9 @@ impl Leader {
         }
         self.take_inventory(id, units);
         self.turn.snapshots.insert(id);
+        if planted::is(Fault::HelloTellsAll) {
+            self.turn.snapshots.extend(self.machines.keys());
+        }
         self.update_openness(id);
         // Also where it was open before: it may have more to give now.
         self.queue.touch(id);
@@ -364,6 +367,9 @@ impl Leader {
             });
         }
         self.extend_lease(id);
+        if planted::is(Fault::HeartbeatTellsAll) {
+            self.turn.snapshots.insert(id);
+        }
         self.say(connection, session, LeaderMessage::HeartbeatAck { number });
     }
 

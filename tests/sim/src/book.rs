@@ -17,6 +17,7 @@ use muster_core::unit::UnitName;
 
 use crate::client::client_of;
 use crate::faults::Ask;
+use crate::fits::tied;
 use crate::intent::Intent;
 use crate::queue::Micros;
 use crate::world::World;
@@ -441,6 +442,7 @@ impl World {
             }
             Input::CommitFailed { .. } => {
                 self.go_back_to_store();
+                self.touches_all();
                 self.book.store_failed = true;
                 let after = self.book.issued;
                 for expected in self.book.expected.values_mut() {
@@ -452,6 +454,9 @@ impl World {
             }
             Input::Machines(request, command) => {
                 let machines = command.machines.clone();
+                for number in machines.iter().filter_map(|id| self.machine_number(*id)).collect::<Vec<_>>() {
+                    self.touches_machine(number);
+                }
                 let expected = Expected::Machines { machines, availability: command.availability };
                 self.book.expected.insert(*request, expected);
                 Cause::Other
@@ -469,6 +474,10 @@ impl World {
 
     fn before_command(&mut self, request: RequestId, command: &Command) -> Cause {
         let ask = self.clients[client_of(command.id)].order.ask.clone();
+        if let Ask::Command { units, .. } = &ask {
+            let named = units.iter().map(|unit| self.palette.names[*unit].clone()).collect();
+            self.work.touched += tied(&self.palette, &self.book.decided, named).len() as u64;
+        }
         let new = !self.book.commands.contains(&command.id);
         let outcome = if new {
             self.book.intent.clone().carry_out(&ask).and_then(|()| self.guard_stays(&ask))
@@ -559,13 +568,13 @@ impl World {
                 let now = self.scheduler.clock.time(self.queue.now());
                 book.graced = Some(now + self.settings.restart_grace + Duration::from_secs(1));
             }
-            FromAgent::SnapshotWanted => {}
+            FromAgent::SnapshotWanted => self.touches_machine(number),
         }
         Cause::Agent
     }
 
     /// The leader has made a step, and this is to come of it: whether it has carried out a command.
-    pub(crate) fn judge_step(&mut self, cause: &Cause, effects: &[Effect]) {
+    pub(crate) fn commands_are_carried_out_once(&mut self, cause: &Cause, effects: &[Effect]) {
         let batches = || {
             effects.iter().filter_map(|effect| match effect {
                 Effect::Persist(_, changes) => Some(changes),

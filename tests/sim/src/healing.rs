@@ -14,7 +14,7 @@ use crate::queue::{Micros, SECOND};
 use crate::systemd::State;
 use crate::world::{Event, World};
 
-/// Within this time after the last fault all must be well: a lease to notice what is away, the longest backoff of agents
+/// Within this time after the last fault all must be well, as `docs/failure.md` says: a lease to notice what is away, the longest backoff of agents
 /// and of reads that replace signals, the longest stop, and the operator, who comes every ten seconds.
 const CONVERGES_WITHIN: Micros = 120 * SECOND;
 /// After this, everything that was on its way has arrived.
@@ -46,7 +46,7 @@ impl World {
             }
             return;
         }
-        let differences = self.differences();
+        let differences = self.everything_converges();
         if differences.is_empty() {
             self.stats.healed_after = crate::faults::seconds(since);
             self.note(|| "==== all is well".to_owned());
@@ -74,7 +74,7 @@ impl World {
         if now != before {
             self.violate("an_idle_cluster_is_silent", format!("{before:?} became {now:?}"));
         }
-        let differences = self.differences();
+        let differences = self.everything_converges();
         if !differences.is_empty() {
             self.violate("everything_converges", format!("and then: {}", differences.join("\n  ")));
         }
@@ -96,7 +96,7 @@ impl World {
 
     /// Invariant 4: Everything converges. When faults end, within a stated bound every launched unit that fits somewhere is active
     /// exactly once, every unit that should be gone is gone.
-    fn differences(&mut self) -> Vec<String> {
+    fn everything_converges(&mut self) -> Vec<String> {
         let mut found = Vec::new();
         for (number, client) in self.clients.iter().enumerate() {
             if !client.done {

@@ -12,6 +12,7 @@ use muster_core::time::Time;
 use muster_core::unit::{Bytes, MilliCpu};
 
 use crate::faults::Plan;
+use crate::invariants::Touches;
 use crate::palette::EXCLUSIVE_STOPS;
 use crate::palette::{CPU, MEMORY, machine_id, role};
 use crate::queue::{Clock, MILLI, Micros, SECOND};
@@ -709,7 +710,7 @@ impl World {
         } else if machine.systemd.guarded {
             self.note(|| format!("m{number}: the guard ends"));
             if ran {
-                self.the_guard_lasts_as_long_as_the_lease(number);
+                self.control_plane_is_not_the_workload(Touches::GuardEnds(number));
             }
             let mut out = Out::default();
             self.machines[number].systemd.guard_ends(&mut out);
@@ -779,6 +780,7 @@ impl World {
             self.queue.after(out.busy, Event::Pid1Free(number, boot));
         }
         let process = machine.agents;
+        self.work.touched += out.signals.len() as u64;
         if let Some(bus) = machine.agent.as_ref().and_then(|agent| agent.bus)
             && !out.signals.is_empty()
         {

@@ -357,3 +357,17 @@ fn what_has_run_to_its_end_is_not_started_where_it_has_not_run() {
         assert_eq!(world.agents[&other].held[&name("job.service")].target, Target::Loaded);
     }
 }
+
+#[test]
+fn a_restart_of_what_is_done_is_recorded_also_where_it_waits_for_a_machine() {
+    let mut world = World::new(1);
+    let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
+    world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
+    seen(&mut world, M1, "job.service", Phase::Launched, "inactive");
+    world.machine_command(Availability::Cordoned, M1).unwrap();
+    world.reboot(M1);
+    world.connect(M1);
+    assert!(world.stored.units[&name("job.service")].placements.is_empty());
+    world.command(Verb::Restart, &[("job.service", None)]).unwrap();
+    assert!(!world.stored.units[&name("job.service")].done);
+}

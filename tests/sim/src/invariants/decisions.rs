@@ -18,9 +18,7 @@ use crate::world::World;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl World {
-    /// Invariant 1: Nothing acknowledged is lost. What a client was told is done survives every crash.
-    ///
-    /// Here: the leader records what the clients' commands add up to, and nothing else.
+    /// The leader records what the clients' commands add up to, and nothing else.
     pub(super) fn intent_is_what_clients_asked_for(
         &mut self,
         cause: &Cause,
@@ -49,8 +47,8 @@ impl World {
         }
     }
 
-    /// Invariant 3: One current copy. Any other unit has at most one current placement.
-    pub(super) fn one_current_copy(&mut self, before: &Before) {
+    /// Any unit but exclusive and global ones has at most one current placement.
+    pub(super) fn each_is_placed_once(&mut self, before: &Before) {
         for name in before.keys() {
             let Some(unit) = self.book.decided.units.get(name) else { continue };
             if unit.placements.len() > 1 && !self.is_global(name) {
@@ -101,14 +99,10 @@ impl World {
         }
     }
 
-    /// Invariant 6: The control plane is not the workload. Crash, restart, upgrade or failover of schedulers and agents never
-    /// stops, restarts or moves a healthy unit on a machine whose lease is valid. / Invariant 8: No storm. The work that a failure
-    /// causes is bounded by what failed.
-    ///
-    /// Here: what the leader decides. Each end of a placement has a reason of its own: a client who named the unit (or
+    /// What the leader decides. Each end of a placement has a reason of its own: a client who named the unit (or
     /// one that it is tied to), a machine that is lost or was rebooted, a machine that has refused this very placement, or on
     /// which it has failed.
-    pub(super) fn control_plane_is_not_the_workload(&mut self, cause: &Cause, before: &Before) {
+    pub(super) fn placements_end_for_a_reason(&mut self, cause: &Cause, before: &Before) {
         let asked_for = match cause {
             Cause::Command { ask: crate::faults::Ask::Command { units, .. }, .. } => {
                 let named = units.iter().map(|unit| self.palette.names[*unit].clone()).collect();
@@ -165,8 +159,7 @@ impl World {
                     && !book.pid1_lost
                     && self.too_many_died(number)
                 {
-                    let text = format!("{name} is moved from m{number} although too many died at once");
-                    return self.violate("the_leader_doubts_itself_first", text);
+                    return self.the_leader_doubts_itself_first(name, number);
                 }
                 let launched = unit.is_some_and(|unit| unit.desired == DesiredState::Launched);
                 let twice = !self.is_global(name) && !self.is_exclusive(name);
@@ -206,8 +199,12 @@ impl World {
 
     /// The leader doubts itself first: when a large share of the machines seems to die at once it moves nothing until it knows
     /// better.
-    ///
-    /// Here: this machine was lost within the last lease, and so many others with it. Those that were granted time to
+    fn the_leader_doubts_itself_first(&mut self, name: &UnitName, number: usize) {
+        let text = format!("{name} is moved from m{number} although too many died at once");
+        self.violate("the_leader_doubts_itself_first", text);
+    }
+
+    /// Whether this machine was lost within the last lease, and so many others with it. Those that were granted time to
     /// restart, and a brake that was held for so long that it is released, are left out.
     pub(super) fn too_many_died(&self, number: usize) -> bool {
         let lease = self.settings.lease_ttl + self.settings.clock_margin;
@@ -346,7 +343,7 @@ impl World {
         }
     }
 
-    /// Invariant 3: Older copies stop: the record that one is to be stopped is forgotten only when it is gone.
+    /// Older copies stop: the record that one is to be stopped is forgotten only when it is gone.
     pub(super) fn what_is_over_is_gone(&mut self, ended: &[(MachineId, UnitName, Epoch)]) {
         for (id, name, epoch) in ended {
             let Some(number) = self.machine_number(*id) else { continue };

@@ -78,24 +78,32 @@ impl World {
     ///
     /// Here: a unit is started anew for nothing but that it failed.
     pub(super) fn a_failed_unit_is_started_anew(&mut self, name: &UnitName, epoch: Epoch) {
-        let Some(failures) = self.book.failures.get(name).filter(|failures| failures.last == Some(epoch))
-        else {
-            return;
-        };
-        let Some(last) = failures.all.last() else { return };
-        let (within, at) = (last.within, last.at);
-        let Reschedule { attempts, delay, .. } = self.reschedule(name);
-        if within > attempts as usize {
-            let text = format!("{name} ({epoch}) is started anew, and failed {within} times: given up");
-            return self.violate("what_is_given_up_stays", text);
+        let failures = self.book.failures.get(name).filter(|failures| failures.last == Some(epoch));
+        if let Some(last) = failures.and_then(|failures| failures.all.last()).copied() {
+            self.what_is_given_up_stays(name, last);
+            self.the_delay_doubles(name, last);
         }
-        let least = Duration::from_secs(delay << (within - 1));
-        let passed = self.ago_at_most(at);
+    }
+
+    /// So many times in so long.
+    fn what_is_given_up_stays(&mut self, name: &UnitName, last: Failed) {
+        if last.within > self.reschedule(name).attempts as usize {
+            let text = format!("{name} is started anew, and failed {} times: it is given up", last.within);
+            self.violate("what_is_given_up_stays", text);
+        }
+    }
+
+    /// After a delay that doubles.
+    fn the_delay_doubles(&mut self, name: &UnitName, last: Failed) {
         // What an old store finds may have failed before that is known here.
-        let knows_better = self.book.restored || self.book.store_failed;
-        if passed < least && !knows_better {
+        if self.book.restored || self.book.store_failed {
+            return;
+        }
+        let least = Duration::from_secs(self.reschedule(name).delay << (last.within - 1).min(20));
+        let passed = self.ago_at_most(last.at);
+        if passed < least {
             let text =
-                format!("{name} ({epoch}) is started anew {passed:?} after failure {within}, not {least:?}");
+                format!("{name} is started anew {passed:?} after failure {}, not {least:?}", last.within);
             self.violate("the_delay_doubles", text);
         }
     }
@@ -132,8 +140,7 @@ impl World {
         }
     }
 
-    /// Elsewhere first: a unit does not go where it failed within the interval as long as another machine takes it. / What was
-    /// killed for want of memory goes to a machine with more memory that is set aside for nobody, if there is one.
+    /// Elsewhere first: a unit does not go where it failed within the interval as long as another machine takes it.
     pub(super) fn where_it_failed_it_is_left_out(&mut self, cause: &Cause, before: &Before) {
         if self.book.restored || self.book.store_failed || matches!(cause, Cause::Command { .. }) {
             return;
@@ -174,15 +181,22 @@ impl World {
             let text = format!("{name} is placed on m{to}, where it failed, and m{other} takes it");
             return self.violate("where_it_failed_it_is_left_out", text);
         }
-        let Some((from, _)) = from.filter(|_| retried) else { return };
-        let last = failures.all.last().filter(|last| last.wants_memory && last.machine == from);
+        if let Some((from, _)) = from.filter(|_| retried) {
+            let last = failures.all.last().filter(|last| last.machine == from);
+            if last.is_some_and(|last| last.wants_memory) {
+                let name = name.clone();
+                self.what_wants_memory_gets_more(&name, from, to, &others);
+            }
+        }
+    }
+
+    /// What was killed for want of memory goes to a machine with more memory that is set aside for nobody, if there is one.
+    fn what_wants_memory_gets_more(&mut self, name: &UnitName, from: usize, to: usize, others: &[usize]) {
         let need = self.options_of(name).map_or(0, |options| options.memory);
-        let free = |number| self.free_memory(number);
-        let enough = moves && free(to) + need > free(from);
-        if last.is_some()
-            && !enough
-            && let Some(roomy) = others.iter().find(|other| free(**other) > free(from))
-        {
+        let there = self.free_memory(from);
+        // It takes its own up already.
+        let enough = from != to && self.free_memory(to) + need > there;
+        if !enough && let Some(roomy) = others.iter().find(|other| self.free_memory(**other) > there) {
             let text = format!("{name} ran out of memory on m{from}, and goes to m{to}; m{roomy} has more");
             self.violate("what_wants_memory_gets_more", text);
         }
