@@ -265,10 +265,8 @@ impl Plan {
         }
         activations(&mut Random::new(seed, "activations"), &mut entries);
         units_that_fail(&mut Random::new(seed, "failing"), machines, &mut entries);
-        releases(&mut Random::new(seed, "releases"), &mut entries);
-        if Random::new(seed, "torn").chance(400) {
-            entries.push(Entry { number: 5000, at: 0, what: What::Fault(Fault::StoreTears) });
-        }
+        releases(&mut Random::new(seed, "releases"), machines, &mut entries);
+        torn_commits(&mut Random::new(seed, "torn"), &mut entries);
         entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
@@ -317,24 +315,60 @@ fn activations(random: &mut Random, entries: &mut Vec<Entry>) {
     entries.append(&mut activated);
 }
 
-/// In some histories an operator says that machines which were just lost are dead indeed. These are numbered apart, too.
-fn releases(random: &mut Random, entries: &mut Vec<Entry>) {
+/// In some histories an operator says that machines which were just lost are dead indeed, and in some of these many are lost
+/// at once. They are numbered apart, too.
+fn releases(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
     if !random.chance(300) {
         return;
     }
-    let mut releases = Vec::new();
-    for entry in &*entries {
+    let mut drawn = Vec::new();
+    if random.chance(500) {
+        let (at, lasts) =
+            (random.between(20 * SECOND, 90 * SECOND), random.between(10 * SECOND, 40 * SECOND));
+        for machine in random.below(2)..machines {
+            let at = at + random.between(0, SECOND);
+            drawn.push((at, What::Fault(Fault::Partition { machine, up: true, down: true, lasts })));
+        }
+    }
+    let lost = entries.iter().map(|entry| (entry.at, entry.what.clone())).chain(drawn.clone());
+    for (at, what) in lost {
         let lost = matches!(
-            entry.what,
+            what,
             What::Fault(Fault::Partition { .. } | Fault::PowerLoss { .. } | Fault::FreezeMachine { .. })
         );
         if lost && random.chance(300) {
             let order = Order { ask: Ask::ReleaseBrake, lost_answers: 0, tries: 20 };
-            let at = entry.at + random.between(3 * SECOND, 15 * SECOND);
-            releases.push(Entry { number: 4000 + releases.len(), at, what: What::Client(order) });
+            drawn.push((at + random.between(3 * SECOND, 15 * SECOND), What::Client(order)));
         }
     }
-    entries.append(&mut releases);
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, what))| Entry { number: 4000 + number, at, what }));
+}
+
+/// In some histories the scheduler dies while many batches wait for a slow disk, and some of them are written. These are
+/// numbered apart, too.
+fn torn_commits(random: &mut Random, entries: &mut Vec<Entry>) {
+    if !random.chance(400) {
+        return;
+    }
+    let mut drawn = vec![(0, What::Fault(Fault::StoreTears))];
+    for _ in 0..random.below(4) {
+        let at = random.between(5 * SECOND, FAULTS_LAST - 10 * SECOND);
+        let crash = at + random.between(SECOND, 5 * SECOND);
+        drawn.push((at, What::Fault(Fault::StoreSlow { lasts: crash - at + SECOND })));
+        for _ in 0..4 + random.below(8) {
+            let verb = *random.pick(&[Verb::Start, Verb::Restart, Verb::Stop, Verb::Unload]);
+            let ask = Ask::Command { verb, units: vec![random.below(UNITS)], content: None, replace: false };
+            let order = Order { ask, lost_answers: 0, tries: 20 };
+            drawn.push((random.between(crash - 600 * MILLI, crash), What::Client(order)));
+        }
+        drawn.push((
+            crash,
+            What::Fault(Fault::CrashScheduler { after: 0, down: random.spread(SECOND / 10, 5 * SECOND) }),
+        ));
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, what))| Entry { number: 5000 + number, at, what }));
 }
 
 /// In some histories there are units that fail, everywhere or on one machine, and units that run to their end, beside all

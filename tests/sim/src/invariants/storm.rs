@@ -8,9 +8,9 @@ use crate::world::{Event, World};
 const EVENTS_A_SECOND: u64 = 20_000;
 /// Of how many copies machines are told, how many records are written and how much agents say, at most, each hundred times
 /// that something happens to a unit; and besides, whatever happens. (Of a start alone PID 1 tells several times.)
-const TOLD: u64 = 70;
-const WRITTEN: u64 = 45;
-const SAID: u64 = 50;
+const TOLD: u64 = 80;
+const WRITTEN: u64 = 70;
+const SAID: u64 = 60;
 const ANYWAY: u64 = 100;
 
 /// What was done in this history, and to how many units something happened that may be a reason for it.
