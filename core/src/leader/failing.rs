@@ -124,13 +124,13 @@ impl Leader {
     }
 
     /// What failed on this machine and was not started anew, since the machine was to be emptied or the store could not take
-    /// it, may be now.
-    pub(super) fn look_at_failures(&mut self, id: MachineId) {
+    /// it, may be now; and what ran to its end there is done, also where the store could not take that.
+    pub(super) fn look_at_copies(&mut self, id: MachineId) {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         let observed = std::mem::take(&mut machine.observed);
         for (name, copy) in &observed {
             if self.units.get(name).and_then(|unit| unit.placements.get(&id)) == Some(&copy.epoch) {
-                self.look_at_failure(name, id, copy.epoch, &copy.observation);
+                self.look_at_current(id, name, copy.epoch, &copy.observation);
             }
         }
         if let Some(machine) = self.machines.get_mut(&id) {

@@ -648,10 +648,16 @@ impl Leader {
     fn target(&self, unit: &Unit, id: MachineId, name: &UnitName, epoch: Epoch) -> Option<Target> {
         let has_run_here = || {
             let copy = self.machines.get(&id).and_then(|machine| machine.observed.get(name));
-            // What was only loaded may have been stopped for what something else had started of it.
+            // What was only loaded may be stopped for what something else had started of it; and an agent that was killed may
+            // not have written down how a start ended.
             copy.is_some_and(|copy| {
-                let ran = matches!(&copy.observation, Observation::Held { phase, .. }
-                    if !matches!(phase, Phase::Loaded | Phase::Stopping));
+                let ran = matches!(
+                    copy.observation,
+                    Observation::Held {
+                        phase: Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_),
+                        ..
+                    }
+                );
                 copy.epoch == epoch && ran
             })
         };

@@ -88,7 +88,7 @@ impl Leader {
         }
         self.update_openness(id);
         self.empty(id);
-        self.look_at_failures(id);
+        self.look_at_copies(id);
     }
 
     /// What was decided of the machine is this.

@@ -215,7 +215,7 @@ impl Leader {
                 }
             }
             if !planted::is(Fault::RetryForgotten) {
-                self.look_at_failures(id);
+                self.look_at_copies(id);
             }
         }
     }
@@ -310,6 +310,12 @@ impl Leader {
             self.unplace_all(name);
         }
         self.set_placement(name, id, copy.epoch);
+        // It was started again since it was done.
+        if let Some(unit) = self.units.get_mut(name)
+            && matches!(copy.observation, Observation::Held { phase: Phase::Starting, .. })
+        {
+            unit.done = false;
+        }
         self.placed_anew(name, id, copy.epoch, PlaceReason::Found);
     }
 
@@ -329,7 +335,13 @@ impl Leader {
     }
 
     /// The machine says this of the unit's current copy there.
-    fn look_at_current(&mut self, id: MachineId, name: &UnitName, epoch: Epoch, observation: &Observation) {
+    pub(super) fn look_at_current(
+        &mut self,
+        id: MachineId,
+        name: &UnitName,
+        epoch: Epoch,
+        observation: &Observation,
+    ) {
         self.look_at_lingering(name, observation);
         self.look_at_failure(name, id, epoch, observation);
         self.look_at_what_was_started(name, id, epoch, observation);

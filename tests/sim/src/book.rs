@@ -462,8 +462,11 @@ impl World {
                 Cause::Other
             }
             Input::ReleaseBrake(_) => {
-                // That the brake is on is told with the commits that are under way.
-                if self.book.braked || self.book.durable < self.book.issued {
+                // That the brake is on is told with the commits that are under way; and a lease that is over may put it on first.
+                let lease = self.settings.lease_ttl;
+                let over = |number| self.heard_ago(number).is_some_and(|ago| ago >= lease);
+                let over = (0..self.machines.len()).any(over);
+                if self.book.braked || over || self.book.durable < self.book.issued {
                     self.silent_machines_are_given_up();
                 }
                 Cause::Other

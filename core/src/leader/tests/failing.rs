@@ -334,12 +334,14 @@ fn a_unit_does_not_leave_for_a_machine_where_what_it_is_tied_to_is_not() {
     assert_eq!(world.running("b.service"), [on]);
 }
 
-/// Neither a machine that stops what something else had started of it, nor one that could not hold it, has run it.
+/// Neither a machine that stops what something else had started of it, nor one that could not hold it, has run it; and one
+/// whose agent was killed before it wrote down how its start ended is not to start it again.
 #[test]
 fn what_has_run_to_its_end_is_not_started_where_it_has_not_run() {
     let loaded = || Some(UnitState { load: "loaded".into(), active: "inactive".into(), sub: String::new() });
     let said = [
         Observation::Held { phase: Phase::Stopping, state: loaded() },
+        Observation::Held { phase: Phase::Starting, state: None },
         Observation::Refused("no space left on device".into()),
     ];
     for observation in said {
@@ -370,4 +372,18 @@ fn a_restart_of_what_is_done_is_recorded_also_where_it_waits_for_a_machine() {
     assert!(world.stored.units[&name("job.service")].placements.is_empty());
     world.command(Verb::Restart, &[("job.service", None)]).unwrap();
     assert!(!world.stored.units[&name("job.service")].done);
+}
+
+#[test]
+fn what_has_run_to_its_end_is_done_also_after_the_store_has_failed() {
+    let mut world = World::new(1);
+    let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
+    world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
+    world.committing = false;
+    seen(&mut world, M1, "job.service", Phase::Launched, "inactive");
+    world.fail_store();
+    // Told that it is wanted as it is, its machine has nothing new to say.
+    world.agents.get_mut(&M1).unwrap().slow = true;
+    world.pass(3);
+    assert!(world.stored.units[&name("job.service")].done);
 }
