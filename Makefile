@@ -60,7 +60,7 @@ bench: cargo host-packages build ## measure; prints a table and writes target/be
 
 sim: ## simulate: SEEDS=1000 FIRST=1, or one SEED=... with its history
 	$(CARGO) run --profile sim --locked -p muster-sim -- \
-	    $(if $(SEED),--seed $(SEED) $(if $(ONLY),--only $(ONLY)),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1))
+	    $(if $(SEED),--seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(HEALS),--heals $(HEALS)),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1))
 
 sim-worth: ## does the simulation find the faults that are planted in the code? FAULT=... for one
 	$(CARGO) run --profile sim --locked -p muster-sim --features planted-faults -- \

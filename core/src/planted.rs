@@ -109,6 +109,24 @@ faults! {
     ExclusiveFromStart,
     /// an exclusive copy that has ended is told to start again as soon as its machine is back
     EndedCopyTakenUp,
+    /// a unit that fails is started anew without an end
+    AttemptsNotCounted,
+    /// a unit that fails is started anew after the same delay each time
+    DelayNotDoubled,
+    /// a unit that was given up is started anew for an earlier failure
+    GivenUpMovesOn,
+    /// what failed is not started anew after the store has failed
+    RetryForgotten,
+    /// a machine is told everything with each heartbeat
+    HeartbeatTellsAll,
+    /// all machines are told everything when one presents itself
+    HelloTellsAll,
+    /// a new leader forgets that a one-shot unit is done
+    DoneForgotten,
+    /// what ran out of memory goes to any machine
+    MemoryNotLookedAt,
+    /// a unit comes back to the machine on which it failed
+    FailedMachineTaken,
     // The agent.
     /// the guard of exclusive units is told to last longer than the lease
     GuardOutlastsLease,

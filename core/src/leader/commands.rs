@@ -304,8 +304,9 @@ impl Leader {
         if self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Loaded) {
             return self.set_desired(name, DesiredState::Launched);
         }
-        if let Some(unit) = self.units.get_mut(name) {
-            unit.done = false;
+        if self.units.get_mut(name).is_some_and(|unit| std::mem::take(&mut unit.done)) {
+            // Also where it is on no machine.
+            self.turn.records.push(name.clone());
         }
         self.troubles.forget(name);
         if !planted::is(Fault::RestartKeepsEpoch) {

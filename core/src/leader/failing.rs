@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Event, Leader, PlaceReason, Unit};
 use crate::ids::{Epoch, MachineId};
+use crate::planted::{self, Fault};
 use crate::state::{DesiredState, Observation, Phase};
 use crate::time::Time;
 use crate::unit::UnitName;
@@ -111,18 +112,38 @@ impl Leader {
         }
         trouble.last = epoch;
         trouble.failures.retain(|failure| awake.since(failure.at) < reschedule.interval);
-        let wants_room = WANTS_MORE_ROOM.contains(&result);
+        let wants_room = WANTS_MORE_ROOM.contains(&result) && !planted::is(Fault::MemoryNotLookedAt);
         trouble.failures.push(OneFailure { at: awake, machine, wants_room });
         let failures = u32::try_from(trouble.failures.len()).unwrap_or(u32::MAX);
-        if failures > reschedule.attempts {
+        if failures > reschedule.attempts && !planted::is(Fault::AttemptsNotCounted) {
             return self.give_up(name, machine, reason);
         }
-        let doubled = reschedule.delay.saturating_mul(1 << (failures - 1).min(20)).min(LONGEST_DELAY);
+        let times = if planted::is(Fault::DelayNotDoubled) { 1 } else { 1 << (failures - 1).min(20) };
+        let doubled = reschedule.delay.saturating_mul(times).min(LONGEST_DELAY);
         self.troubles.set_retry(name, Some(awake + doubled));
+    }
+
+    /// What failed on this machine and was not started anew, since the machine was to be emptied or the store could not take
+    /// it, may be now; and what ran to its end there is done, also where the store could not take that.
+    pub(super) fn look_at_copies(&mut self, id: MachineId) {
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        let observed = std::mem::take(&mut machine.observed);
+        for (name, copy) in &observed {
+            if self.units.get(name).and_then(|unit| unit.placements.get(&id)) == Some(&copy.epoch) {
+                self.look_at_current(id, name, copy.epoch, &copy.observation);
+            }
+            self.look_at_dependents(name);
+        }
+        if let Some(machine) = self.machines.get_mut(&id) {
+            machine.observed = observed;
+        }
     }
 
     /// The machines on which the unit has failed within its interval.
     fn failed_on(&self, name: &UnitName, unit: &Unit) -> BTreeSet<MachineId> {
+        if planted::is(Fault::FailedMachineTaken) {
+            return BTreeSet::new();
+        }
         let since = self.awake() - unit.options.reschedule.interval;
         let failures = self.troubles.by_unit.get(name).into_iter().flat_map(|trouble| &trouble.failures);
         failures.filter(|failure| failure.at >= since).map(|failure| failure.machine).collect()
@@ -144,6 +165,10 @@ impl Leader {
             if everywhere && machines.len() > 1 { " (every machine that takes it)" } else { "" },
         );
         trouble.given_up = Some(reason.clone());
+        // It may have been placed anew for another reason before its time came.
+        if !planted::is(Fault::GivenUpMovesOn) {
+            self.troubles.set_retry(name, None);
+        }
         self.event(Event::GivenUp { unit: name.clone(), machine, reason: reason.into() });
     }
 
@@ -171,8 +196,7 @@ impl Leader {
         }
         let failed_on = self.failed_on(name, unit);
         // Units that MachineOf= ties together stay together.
-        let elsewhere =
-            if self.has_live_ties(name, unit) { None } else { self.places_besides(name, &failed_on) };
+        let elsewhere = if self.is_bound(name, unit) { None } else { self.places_besides(name, &failed_on) };
         let reason = PlaceReason::Failed(trouble.failures.len());
         match elsewhere {
             Some(machine) => {
@@ -184,10 +208,11 @@ impl Leader {
         }
     }
 
-    /// Whether units are placed that must be where this one is.
-    fn has_live_ties(&self, name: &UnitName, unit: &Unit) -> bool {
+    /// Whether it must be where others are, or others that are placed must be where it is.
+    fn is_bound(&self, name: &UnitName, unit: &Unit) -> bool {
         let placed = |other: &UnitName| self.units.get(other).is_some_and(|unit| !unit.placements.is_empty());
-        unit.options.machine_of.iter().any(placed)
+        // Also where these are gone, and an old store has found it without them.
+        !unit.options.machine_of.is_empty()
             || self.followers.get(name).is_some_and(|followers| followers.iter().any(placed))
     }
 

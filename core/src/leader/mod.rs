@@ -464,6 +464,7 @@ impl Leader {
             self.orders = self.orders.max(stored.order);
             let (hash, description, options) = read(&name, &content);
             let StoredUnit { desired, order, placements, done } = stored;
+            let done = done && !planted::is(Fault::DoneForgotten);
             let why = PlaceReason::default();
             let unit = Unit { content, hash, description, options, desired, order, done, why, placements };
             self.index(&name, &unit);
@@ -664,9 +665,17 @@ impl Leader {
     fn target(&self, unit: &Unit, id: MachineId, name: &UnitName, epoch: Epoch) -> Option<Target> {
         let has_run_here = || {
             let copy = self.machines.get(&id).and_then(|machine| machine.observed.get(name));
+            // What was only loaded may be stopped for what something else had started of it; and an agent that was killed may
+            // not have written down how a start ended.
             copy.is_some_and(|copy| {
-                let loaded = matches!(copy.observation, Observation::Held { phase: Phase::Loaded, .. });
-                copy.epoch == epoch && !loaded
+                let ran = matches!(
+                    copy.observation,
+                    Observation::Held {
+                        phase: Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_),
+                        ..
+                    }
+                );
+                copy.epoch == epoch && ran
             })
         };
         let wanted = match unit.desired {

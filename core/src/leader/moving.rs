@@ -113,6 +113,7 @@ impl Leader {
         }
         self.update_openness(id);
         self.empty(id);
+        self.look_at_copies(id);
     }
 
     /// What was decided of the machine is this.

@@ -132,6 +132,9 @@ impl Leader {
         }
         self.take_inventory(id, units);
         self.turn.snapshots.insert(id);
+        if planted::is(Fault::HelloTellsAll) {
+            self.turn.snapshots.extend(self.machines.keys());
+        }
         self.update_openness(id);
         // Also where it was open before: it may have more to give now.
         self.queue.touch(id);
@@ -227,19 +230,9 @@ impl Leader {
                     machine.observed.insert(name, copy);
                 }
             }
-        }
-        // What followed from it may have been lost as well, and no machine says it again.
-        let copies = self.machines.iter().flat_map(|(id, machine)| {
-            machine
-                .observed
-                .iter()
-                .map(|(name, copy)| (*id, name.clone(), copy.epoch, copy.observation.clone()))
-        });
-        for (id, name, epoch, observation) in copies.collect::<Vec<_>>() {
-            if self.units.get(&name).is_some_and(|unit| unit.placements.get(&id) == Some(&epoch)) {
-                self.look_at_current(id, &name, epoch, &observation);
+            if !planted::is(Fault::RetryForgotten) {
+                self.look_at_copies(id);
             }
-            self.look_at_dependents(&name);
         }
     }
 
@@ -333,6 +326,12 @@ impl Leader {
             self.unplace_all(name);
         }
         self.set_placement(name, id, copy.epoch);
+        // It was started again since it was done.
+        if let Some(unit) = self.units.get_mut(name)
+            && matches!(copy.observation, Observation::Held { phase: Phase::Starting, .. })
+        {
+            unit.done = false;
+        }
         self.placed_anew(name, id, copy.epoch, PlaceReason::Found);
     }
 
@@ -352,7 +351,13 @@ impl Leader {
     }
 
     /// The machine says this of the unit's current copy there.
-    fn look_at_current(&mut self, id: MachineId, name: &UnitName, epoch: Epoch, observation: &Observation) {
+    pub(super) fn look_at_current(
+        &mut self,
+        id: MachineId,
+        name: &UnitName,
+        epoch: Epoch,
+        observation: &Observation,
+    ) {
         self.look_at_lingering(name, observation);
         self.look_at_failure(name, id, epoch, observation);
         self.look_at_what_was_started(name, id, epoch, observation);
@@ -396,6 +401,9 @@ impl Leader {
             });
         }
         self.extend_lease(id);
+        if planted::is(Fault::HeartbeatTellsAll) {
+            self.turn.snapshots.insert(id);
+        }
         self.say(connection, session, LeaderMessage::HeartbeatAck { number });
     }
 

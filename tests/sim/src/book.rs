@@ -10,13 +10,14 @@ use muster_core::command::{Command, CommandResult, Verb};
 use muster_core::ids::{CommandId, CommitId, Epoch, MachineId, Revision, SessionNumber, Term};
 use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId, Retired, StoredUnit};
 use muster_core::machine::{Availability, MachineRecord};
-use muster_core::message::{FromAgent, Goodbye, LeaderMessage, ReportedChange, ToAgent};
+use muster_core::message::{FromAgent, Goodbye, HeldUnit, LeaderMessage, ReportedChange, ToAgent};
 use muster_core::state::{Observation, Phase, Target};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
 use crate::client::client_of;
 use crate::faults::Ask;
+use crate::fits::tied;
 use crate::intent::Intent;
 use crate::queue::Micros;
 use crate::world::World;
@@ -57,8 +58,18 @@ pub(crate) struct Book {
     pub(crate) told_to_start: BTreeSet<(UnitName, Epoch)>,
     /// Of placements of units that require another: which placement that had when they were decided.
     pub(crate) required: BTreeMap<(UnitName, Epoch, UnitName), Epoch>,
+    /// What the present leader was told of units that failed, since a client last decided on them.
+    pub(crate) failures: BTreeMap<UnitName, Failures>,
+    /// The copies of one-shot units that a machine has ever said to the leader to have run to their end, and the units that
+    /// are done, durable and since a client last decided on them.
+    pub(crate) ended: BTreeSet<(UnitName, Epoch)>,
+    pub(crate) done: BTreeSet<UnitName>,
+    /// Whether the present leader has said that it moves nothing since too many machines died.
+    pub(crate) braked: bool,
     /// When a machine, its stream or the store was last seen not to be well.
     pub(crate) troubled: Micros,
+    /// The same, or a machine to be closed; but not for that the store has once lost what was decided on it.
+    pub(crate) unwell: Micros,
     /// When the world was found to be well, what had been done until then.
     pub(crate) idle: Option<Done>,
 }
@@ -174,6 +185,26 @@ pub(crate) struct MachineBook {
     pub(crate) over: BTreeMap<UnitName, Epoch>,
     /// What it said in this session that it holds.
     pub(crate) says: BTreeMap<UnitName, Epoch>,
+    /// What a Hello said that the leader has not answered yet.
+    pub(crate) hello: Option<(ConnectionId, Vec<HeldUnit>)>,
+}
+
+/// What is known of a unit that failed.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    pub(crate) all: Vec<Failed>,
+    /// The copy that failed last, if it has not been active since.
+    pub(crate) last: Option<Epoch>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failed {
+    /// By the leader's clock, and how long it had been stopped until then.
+    pub(crate) at: (Time, Micros),
+    pub(crate) machine: usize,
+    /// The how manieth within the unit's interval it is, at least.
+    pub(crate) within: usize,
+    pub(crate) wants_memory: bool,
 }
 
 /// A copy that was to run on until it is active elsewhere.
@@ -217,7 +248,7 @@ impl Decided {
     }
 }
 
-fn has_failed(observation: &Observation) -> bool {
+pub(crate) fn has_failed(observation: &Observation) -> bool {
     matches!(
         observation,
         Observation::Refused(_) | Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. }
@@ -253,14 +284,24 @@ impl Book {
             said_active: BTreeSet::new(),
             told_to_start: BTreeSet::new(),
             required: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            done: BTreeSet::new(),
+            unwell: 0,
+            braked: false,
             troubled: 0,
             idle: None,
         }
     }
 }
 
+/// Whether a copy was started and has ended by itself, well.
+pub(crate) fn has_run_to_its_end(observation: &Observation) -> bool {
+    matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "inactive")
+}
+
 /// Whether a copy was started and is active.
-fn is_active(observation: &Observation) -> bool {
+pub(crate) fn is_active(observation: &Observation) -> bool {
     matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "active")
 }
 
@@ -276,6 +317,10 @@ impl World {
             Change::PutUnit(name, unit) => {
                 for (machine, epoch) in &unit.placements {
                     book.placed.insert((name.clone(), *machine, *epoch));
+                }
+                // A later command may be on its way.
+                if unit.done && book.decided.units.get(name).is_some_and(|unit| unit.done) {
+                    book.done.insert(name.clone());
                 }
             }
             Change::PutAvailability(machine, availability) => {
@@ -304,6 +349,7 @@ impl World {
         book.durable_intent = intent;
         book.durable_commands = commands;
         book.last_epoch.clear();
+        book.ended.clear();
         for machine in &mut book.machines {
             machine.over.clear();
             // What was granted since, nobody knows.
@@ -324,6 +370,8 @@ impl World {
         book.expected.clear();
         (book.issued, book.durable) = (CommitId(0), CommitId(0));
         (book.took_over, book.office) = (now, self.queue.now());
+        book.failures.clear();
+        book.braked = false;
         book.expects = self.store.durable.machines.keys().copied().collect();
         for machine in &mut book.machines {
             machine.heard = None;
@@ -334,6 +382,7 @@ impl World {
             machine.stale.clear();
             machine.says.clear();
             machine.says_active.clear();
+            machine.hello = None;
             (machine.welcomed, machine.last_heard, machine.degraded) = (None, None, false);
         }
     }
@@ -351,6 +400,7 @@ impl World {
         // The files of units that are known no more are gone, and with them what they asked for, although copies of them
         // may be left.
         book.decided.files = files;
+        book.done = stored.units.iter().filter(|(_, unit)| unit.done).map(|(name, _)| name.clone()).collect();
         book.intent = book.durable_intent.clone();
         book.commands = book.durable_commands.clone();
         book.durable = book.issued;
@@ -379,6 +429,7 @@ impl World {
             last_heard: was.last_heard,
             degraded: was.degraded,
             says: was.says,
+            hello: was.hello,
             says_active: was.says_active,
             drained: was.drained,
             moved: was.moved,
@@ -405,6 +456,7 @@ impl World {
             }
             Input::CommitFailed { .. } => {
                 self.go_back_to_store();
+                self.touches_all();
                 self.book.store_failed = true;
                 let after = self.book.issued;
                 for expected in self.book.expected.values_mut() {
@@ -416,6 +468,9 @@ impl World {
             }
             Input::Machines(request, command) => {
                 let machines = command.machines.clone();
+                for number in machines.iter().filter_map(|id| self.machine_number(*id)).collect::<Vec<_>>() {
+                    self.touches_machine(number);
+                }
                 if let Availability::Draining(drain) = command.availability {
                     self.drain_begins(&machines, Duration::from_millis(drain.timeout_ms));
                 }
@@ -423,12 +478,21 @@ impl World {
                 self.book.expected.insert(*request, expected);
                 Cause::Other
             }
+            Input::ReleaseBrake(_) => {
+                // That the brake is on is told with the commits that are under way; and a lease that is over may put it on first.
+                let lease = self.settings.lease_ttl;
+                let over = |number| self.heard_ago(number).is_some_and(|ago| ago >= lease);
+                let over = (0..self.machines.len()).any(over);
+                if self.book.braked || over || self.book.durable < self.book.issued {
+                    self.silent_machines_are_given_up();
+                }
+                Cause::Other
+            }
             Input::Disconnected(_)
             | Input::TermTaken(_)
             | Input::Knocked(..)
             | Input::Leads(_)
-            | Input::Tick
-            | Input::ReleaseBrake(_) => Cause::Other,
+            | Input::Tick => Cause::Other,
         }
     }
 
@@ -447,6 +511,10 @@ impl World {
 
     fn before_command(&mut self, request: RequestId, command: &Command) -> Cause {
         let ask = self.clients[client_of(command.id)].order.ask.clone();
+        if let Ask::Command { units, .. } = &ask {
+            let named = units.iter().map(|unit| self.palette.names[*unit].clone()).collect();
+            self.work.touched += tied(&self.palette, &self.book.decided, named).len() as u64;
+        }
         let new = !self.book.commands.contains(&command.id);
         let outcome = if new {
             self.book.intent.clone().carry_out(&ask).and_then(|()| self.guard_stays(&ask))
@@ -492,6 +560,7 @@ impl World {
                 if book.rebooted {
                     book.moved.clear();
                 }
+                book.hello = Some((connection, hello.units.clone()));
                 book.says_degraded = hello.pid1_age > self.settings.lease_ttl;
             }
             FromAgent::Heartbeat { pid1_age, .. } => {
@@ -503,7 +572,10 @@ impl World {
                 }
             }
             FromAgent::Report(reports) => {
+                let known =
+                    book.heard.is_some() && book.welcomed.is_some_and(|(welcomed, _)| welcomed == connection);
                 for report in reports {
+                    let book = &mut self.book.machines[number];
                     match &report.change {
                         ReportedChange::Stale(_) => {
                             book.stale.insert((report.name.clone(), report.epoch));
@@ -520,6 +592,9 @@ impl World {
                             } else {
                                 book.says_active.remove(&copy);
                             }
+                            if known {
+                                self.copy_is_seen(number, &report.name, report.epoch, observation);
+                            }
                         }
                         ReportedChange::Gone => {}
                     }
@@ -530,13 +605,13 @@ impl World {
                 let now = self.scheduler.clock.time(self.queue.now());
                 book.graced = Some(now + self.settings.restart_grace + Duration::from_secs(1));
             }
-            FromAgent::SnapshotWanted => {}
+            FromAgent::SnapshotWanted => self.touches_machine(number),
         }
         Cause::Agent
     }
 
     /// The leader has made a step, and this is to come of it: whether it has carried out a command.
-    pub(crate) fn judge_step(&mut self, cause: &Cause, effects: &[Effect]) {
+    pub(crate) fn commands_are_carried_out_once(&mut self, cause: &Cause, effects: &[Effect]) {
         let batches = || {
             effects.iter().filter_map(|effect| match effect {
                 Effect::Persist(_, changes) => Some(changes),
@@ -552,6 +627,7 @@ impl World {
         if let Cause::Command { request, id, ask, new: true } = cause {
             if results().any(|result| result == *id) {
                 self.book.commands.insert(*id);
+                self.is_decided_anew(ask);
                 if let Err(why) = self.book.intent.carry_out(ask) {
                     // Of what it does not know, the leader can destroy what is left after a restore.
                     if !self.book.restored {
@@ -573,6 +649,16 @@ impl World {
                 "nothing_acknowledged_is_lost",
                 format!("command {} is carried out again", id.bits()),
             );
+        }
+    }
+
+    /// A client has decided on these units: what was before does not count any more.
+    fn is_decided_anew(&mut self, ask: &Ask) {
+        let Ask::Command { verb, units, replace, .. } = ask else { return };
+        for unit in units.iter().filter(|_| *verb != Verb::Submit || *replace) {
+            let name = &self.palette.names[*unit];
+            self.book.failures.remove(name);
+            self.book.done.remove(name);
         }
     }
 

@@ -73,6 +73,7 @@ impl World {
                 let machines = vec![self.machines[*machine].id];
                 Input::Machines(request, MachineCommand { machines, availability: *availability })
             }
+            (None, Ask::ReleaseBrake) => Input::ReleaseBrake(request),
             (None, _) => Input::Query(request, Query::Units { names: None, content: true, reasons: true }),
         };
         self.tell_leader(input);
@@ -115,6 +116,13 @@ impl World {
         if let Some(number) = self.asked.remove(&request) {
             let retry = matches!(result, Err(MachineCommandError::Store(_)));
             self.client_is_answered(number, request, retry);
+        }
+    }
+
+    pub(crate) fn answer_release(&mut self, request: RequestId, held: bool) {
+        if let Some(number) = self.asked.remove(&request) {
+            self.note(|| format!("client {number}: the brake was {}held", if held { "" } else { "not " }));
+            self.client_is_answered(number, request, false);
         }
     }
 

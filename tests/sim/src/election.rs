@@ -3,6 +3,7 @@
 
 use muster_core::leader::{Effect, Input};
 
+use crate::invariants::Done;
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
 use crate::scheduler::Process;
@@ -211,7 +212,6 @@ impl World {
         }
     }
 
-    /// Invariant 5: Old leaders are harmless. Nothing is written or done in a term that has been overtaken.
     fn deposed_does(&mut self, incarnation: u64, effect: Effect) {
         match effect {
             Effect::Persist(..) | Effect::TakeTerm { .. } => {
@@ -226,10 +226,7 @@ impl World {
             | Effect::AnswerCommand(..)
             | Effect::AnswerQuery(..)
             | Effect::AnswerMachines(..)
-            | Effect::AnswerRelease(..) => {
-                let text = format!("a leader that was deposed says {effect:?}");
-                self.violate("old_leaders_are_harmless", text);
-            }
+            | Effect::AnswerRelease(..) => self.old_leaders_are_harmless(&Done::Deposed(&effect)),
         }
     }
 

@@ -8,7 +8,9 @@ use muster_core::command::Verb;
 use muster_core::machine::{Availability, Drain};
 
 use crate::election::Election;
-use crate::palette::{EXCLUSIVE, PLAIN, Palette, UNITS, WAITED_FOR, WAITING, WAITING_END};
+use crate::palette::{
+    ALL_UNITS, EXCLUSIVE, FAILING, FAILING_END, PLAIN, Palette, UNITS, WAITED_FOR, WAITING, WAITING_END,
+};
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
 use crate::systemd::Behaviour;
@@ -26,6 +28,8 @@ pub struct Plan {
     pub(crate) entries: Vec<Entry>,
     /// When everything heals.
     pub(crate) heals: Micros,
+    /// Whether agents are told how short their machine is of something.
+    pub(crate) pressure: bool,
     /// The fault that the code itself has.
     #[cfg(feature = "planted-faults")]
     pub(crate) planted: Option<muster_core::planted::Fault>,
@@ -57,9 +61,19 @@ pub(crate) struct Order {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
-    Command { verb: Verb, units: Vec<usize>, content: Option<usize>, replace: bool },
+    Command {
+        verb: Verb,
+        units: Vec<usize>,
+        content: Option<usize>,
+        replace: bool,
+    },
     Query,
-    Machine { machine: usize, availability: Availability },
+    /// Those that the leader doubts to be dead are.
+    ReleaseBrake,
+    Machine {
+        machine: usize,
+        availability: Availability,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -89,6 +103,8 @@ pub(crate) enum Fault {
     StoreSlow {
         lasts: Micros,
     },
+    /// From now on, of the batches that share a flush the first ones may be durable when the scheduler dies.
+    StoreTears,
     CrashAgent {
         machine: usize,
         after: u32,
@@ -181,6 +197,13 @@ pub(crate) enum Fault {
         behaviour: Behaviour,
         lasts: Micros,
     },
+    /// The same on one machine alone.
+    BehavesHere {
+        machine: usize,
+        unit: usize,
+        behaviour: Behaviour,
+        lasts: Micros,
+    },
     UnitExits {
         machine: usize,
         unit: usize,
@@ -190,6 +213,8 @@ pub(crate) enum Fault {
         machine: usize,
         unit: usize,
     },
+    /// `CLOCK_BOOTTIME` is further than it was, as after a suspend. It never goes back; wall clocks do, and nothing in the cores
+    /// reads one.
     ClockJumps {
         machine: usize,
         by: Micros,
@@ -214,7 +239,8 @@ impl Fault {
             | Self::Pid1Hangs { lasts, .. }
             | Self::BusFlaky { lasts, .. }
             | Self::SignalsLost { lasts, .. }
-            | Self::UnitBehaves { lasts, .. } => Some(*lasts),
+            | Self::UnitBehaves { lasts, .. }
+            | Self::BehavesHere { lasts, .. } => Some(*lasts),
             _ => None,
         }
     }
@@ -238,12 +264,16 @@ impl Plan {
             elections(&mut Random::new(seed, "elections"), &mut entries);
         }
         activations(&mut Random::new(seed, "activations"), &mut entries);
+        units_that_fail(&mut Random::new(seed, "failing"), machines, &mut entries);
+        releases(&mut Random::new(seed, "releases"), machines, &mut entries);
+        torn_commits(&mut Random::new(seed, "torn"), &mut entries);
         entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
             machines,
             entries,
             heals: FAULTS_LAST,
+            pressure: true,
             #[cfg(feature = "planted-faults")]
             planted: None,
         }
@@ -283,6 +313,118 @@ fn activations(random: &mut Random, entries: &mut Vec<Entry>) {
         }
     }
     entries.append(&mut activated);
+}
+
+/// In some histories an operator says that machines which were just lost are dead indeed, and in some of these many are lost
+/// at once. They are numbered apart, too.
+fn releases(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(300) {
+        return;
+    }
+    let mut drawn = Vec::new();
+    if random.chance(500) {
+        let (at, lasts) =
+            (random.between(20 * SECOND, 90 * SECOND), random.between(10 * SECOND, 40 * SECOND));
+        for machine in random.below(2)..machines {
+            let at = at + random.between(0, SECOND);
+            drawn.push((at, What::Fault(Fault::Partition { machine, up: true, down: true, lasts })));
+        }
+    }
+    let lost = entries.iter().map(|entry| (entry.at, entry.what.clone())).chain(drawn.clone());
+    for (at, what) in lost {
+        let lost = matches!(
+            what,
+            What::Fault(Fault::Partition { .. } | Fault::PowerLoss { .. } | Fault::FreezeMachine { .. })
+        );
+        if lost && random.chance(300) {
+            let order = Order { ask: Ask::ReleaseBrake, lost_answers: 0, tries: 20 };
+            drawn.push((at + random.between(3 * SECOND, 15 * SECOND), What::Client(order)));
+        }
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, what))| Entry { number: 4000 + number, at, what }));
+}
+
+/// In some histories the scheduler dies while many batches wait for a slow disk, and some of them are written. These are
+/// numbered apart, too.
+fn torn_commits(random: &mut Random, entries: &mut Vec<Entry>) {
+    if !random.chance(400) {
+        return;
+    }
+    let mut drawn = vec![(0, What::Fault(Fault::StoreTears))];
+    for _ in 0..random.below(4) {
+        let at = random.between(5 * SECOND, FAULTS_LAST - 10 * SECOND);
+        let crash = at + random.between(SECOND, 5 * SECOND);
+        drawn.push((at, What::Fault(Fault::StoreSlow { lasts: crash - at + SECOND })));
+        for _ in 0..4 + random.below(8) {
+            let verb = *random.pick(&[Verb::Start, Verb::Restart, Verb::Stop, Verb::Unload]);
+            let ask = Ask::Command { verb, units: vec![random.below(UNITS)], content: None, replace: false };
+            let order = Order { ask, lost_answers: 0, tries: 20 };
+            drawn.push((random.between(crash - 600 * MILLI, crash), What::Client(order)));
+        }
+        drawn.push((
+            crash,
+            What::Fault(Fault::CrashScheduler { after: 0, down: random.spread(SECOND / 10, 5 * SECOND) }),
+        ));
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, what))| Entry { number: 5000 + number, at, what }));
+}
+
+/// In some histories there are units that fail, everywhere or on one machine, and units that run to their end, beside all
+/// the others. These are numbered apart, too.
+fn units_that_fail(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(400) {
+        return;
+    }
+    let behaviours = [
+        Behaviour::Fails,
+        Behaviour::FailsLater,
+        Behaviour::FailsLater,
+        Behaviour::OutOfMemory,
+        Behaviour::OutOfMemory,
+        Behaviour::OutOfResources,
+    ];
+    let verbs =
+        [Verb::Start, Verb::Start, Verb::Restart, Verb::Restart, Verb::Stop, Verb::Unload, Verb::Destroy];
+    let mut drawn = Vec::new();
+    for unit in UNITS..ALL_UNITS {
+        let content = |random: &mut Random| Some(FAILING + random.below(FAILING_END - FAILING));
+        let start =
+            Ask::Command { verb: Verb::Start, units: vec![unit], content: content(random), replace: false };
+        let at = random.between(SECOND, 30 * SECOND);
+        drawn.push((at, What::Client(Order { ask: start, lost_answers: 0, tries: 20 })));
+        for _ in 0..random.below(4) {
+            let at = random.between(10 * SECOND, FAULTS_LAST - SECOND);
+            let content = if random.chance(300) { content(random) } else { None };
+            let ask = Ask::Command { verb: *random.pick(&verbs), units: vec![unit], content, replace: true };
+            drawn.push((at, What::Client(Order { ask, lost_answers: 0, tries: 20 })));
+        }
+        for _ in 0..random.below(3) {
+            let at = random.between(0, 60 * SECOND);
+            let (behaviour, lasts) = (*random.pick(&behaviours), random.between(5 * SECOND, 110 * SECOND));
+            let fault = if random.chance(400) {
+                Fault::UnitBehaves { unit, behaviour, lasts }
+            } else {
+                Fault::BehavesHere { machine: random.below(machines), unit, behaviour, lasts }
+            };
+            drawn.push((at, What::Fault(fault)));
+        }
+    }
+    // And what these units live through.
+    for _ in 0..random.below(5) {
+        let at = random.between(20 * SECOND, FAULTS_LAST - SECOND);
+        let (machine, down) = (random.below(machines), random.spread(SECOND, 20 * SECOND));
+        let fault = match random.below(4) {
+            0 => Fault::CrashScheduler { after: 0, down: down / 10 },
+            1 => Fault::StoreFull { lasts: down / 5 },
+            2 => Fault::PowerLoss { machine, down },
+            _ => Fault::Partition { machine, up: true, down: true, lasts: down },
+        };
+        drawn.push((at, What::Fault(fault)));
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, what))| Entry { number: 3000 + number, at, what }));
 }
 
 /// In some histories units wait for others or for their machine. These are drawn apart, so that the other histories are
@@ -551,6 +693,7 @@ impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.ask {
             Ask::Query => write!(f, "query")?,
+            Ask::ReleaseBrake => write!(f, "release the brake")?,
             Ask::Machine { machine, availability } => write!(f, "m{machine} {availability:?}")?,
             Ask::Command { verb, units, content, replace } => {
                 write!(f, "{verb:?} {units:?}")?;

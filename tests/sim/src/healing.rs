@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use muster_core::command::{CopyRole, Query, QueryAnswer, UnitStatus, Verb};
-use muster_core::machine::{Availability, MachineState};
+use muster_core::machine::{Availability, MachineState, Pressure};
 use muster_core::state::{DesiredState, Observation, Phase};
 use muster_core::unit::UnitName;
 
@@ -14,7 +14,7 @@ use crate::queue::{Micros, SECOND};
 use crate::systemd::State;
 use crate::world::{Event, World};
 
-/// Within this time after the last fault all must be well: a lease to notice what is away, the longest backoff of agents
+/// Within this time after the last fault all must be well, as `docs/failure.md` says: a lease to notice what is away, the longest backoff of agents
 /// and of reads that replace signals, the longest stop, and the operator, who comes every ten seconds.
 const CONVERGES_WITHIN: Micros = 120 * SECOND;
 /// After this, everything that was on its way has arrived.
@@ -46,7 +46,7 @@ impl World {
             }
             return;
         }
-        let differences = self.differences();
+        let differences = self.everything_converges();
         if differences.is_empty() {
             self.stats.healed_after = crate::faults::seconds(since);
             self.note(|| "==== all is well".to_owned());
@@ -74,7 +74,7 @@ impl World {
         if now != before {
             self.violate("an_idle_cluster_is_silent", format!("{before:?} became {now:?}"));
         }
-        let differences = self.differences();
+        let differences = self.everything_converges();
         if !differences.is_empty() {
             self.violate("everything_converges", format!("and then: {}", differences.join("\n  ")));
         }
@@ -96,7 +96,7 @@ impl World {
 
     /// Invariant 4: Everything converges. When faults end, within a stated bound every launched unit that fits somewhere is active
     /// exactly once, every unit that should be gone is gone.
-    fn differences(&mut self) -> Vec<String> {
+    fn everything_converges(&mut self) -> Vec<String> {
         let mut found = Vec::new();
         for (number, client) in self.clients.iter().enumerate() {
             if !client.done {
@@ -116,6 +116,9 @@ impl World {
         for status in &cluster.machines {
             if status.availability != Availability::Open || status.leaving {
                 found.push(format!("{} is {:?}", status.id.short(), status.availability));
+            }
+            if (status.pressure == Pressure::default()) == self.plan.pressure {
+                found.push(format!("{} is said to be under {:?}", status.id.short(), status.pressure));
             }
             if status.state != MachineState::Up {
                 found.push(format!("{} is {}", status.id.short(), status.state));
@@ -154,6 +157,7 @@ impl World {
             DesiredState::Loaded => {
                 seen.all(|seen| matches!(seen, Some(Observation::Held { phase: Phase::Loaded, .. })))
             }
+            DesiredState::Launched if status.done => true,
             DesiredState::Launched => seen.all(|seen| match seen {
                 Some(Observation::Held { phase: Phase::Launched, state: Some(state) }) => {
                     state.active == "active"
@@ -230,6 +234,8 @@ impl World {
                 }
             }
         }
+        let options = |text| self.palette.number(text).map(|file| &self.palette.contents[file].options);
+        let file_of = |name: &UnitName| self.store.durable.files.get(name).and_then(|text| options(text));
         for (name, unit) in &self.store.durable.units {
             for (id, epoch) in &unit.placements {
                 let Some(number) = self.machine_number(*id) else { continue };
@@ -243,11 +249,19 @@ impl World {
                 if !there {
                     found.push(format!("m{number} does not have {name} as {epoch}"));
                 }
+                let oneshot = file_of(name).is_some_and(|options| options.oneshot);
+                if unit.desired == DesiredState::Launched && oneshot && !unit.done {
+                    found.push(format!("{name} is not known to have run to its end"));
+                }
                 let foreign = machine.systemd.units.get(name).is_some_and(|unit| unit.foreign);
                 if unit.desired == DesiredState::Loaded && machine.systemd.is_running(name) && !foreign {
                     found.push(format!("{name} should only be loaded on m{number}, and runs"));
                 }
+                if unit.done && machine.systemd.is_running(name) && !foreign {
+                    found.push(format!("{name} has run to its end, and runs on m{number}"));
+                }
                 let waits = !machine.systemd.is_running(name) && self.may_wait(name);
+                let waits = waits || unit.done;
                 if unit.desired == DesiredState::Launched && active != Some(State::Running) && !waits {
                     found.push(format!("{name} should be active on m{number} and is {active:?}"));
                 }
@@ -349,7 +363,7 @@ fn remedy(status: &UnitStatus) -> Option<Verb> {
         Observation::Refused(_)
         | Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. } => true,
         Observation::Held { phase: Phase::Launched, state: Some(state) } => {
-            matches!(&*state.active, "inactive" | "failed")
+            matches!(&*state.active, "inactive" | "failed") && !status.done
         }
         Observation::Held { .. } => false,
     });

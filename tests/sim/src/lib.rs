@@ -37,7 +37,9 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use faults::FAULTS_LAST;
 pub use faults::Plan;
+use queue::MILLI;
 pub use shrink::shrink;
 pub use world::{Stats, Violation};
 
@@ -57,13 +59,18 @@ pub fn run(plan: &Plan, log: bool) -> Outcome {
     #[cfg(feature = "planted-faults")]
     muster_core::planted::plant(plan.planted);
     let mut world = world::World::new(plan.clone(), log);
+    nothing_panics(&mut world);
+    Outcome { violation: world.violation, stats: world.stats, log: world.log.unwrap_or_default() }
+}
+
+/// Lets everything happen: bad input is a value, never a panic.
+fn nothing_panics(world: &mut world::World) {
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
     if let Err(panic) = outcome {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         world.violate("nothing_panics", text.unwrap_or_default());
     }
-    Outcome { violation: world.violation, stats: world.stats, log: world.log.unwrap_or_default() }
 }
 
 impl Plan {
@@ -72,6 +79,13 @@ impl Plan {
     #[must_use]
     pub fn with_planted(mut self, fault: muster_core::planted::Fault) -> Self {
         self.planted = Some(fault);
+        self
+    }
+
+    /// The same history, in which no machine knows how short it is of anything.
+    #[must_use]
+    pub fn without_pressure(mut self) -> Self {
+        self.pressure = false;
         self
     }
 
@@ -89,5 +103,31 @@ impl Plan {
     #[must_use]
     pub fn with_only(&self, numbers: &[usize]) -> Self {
         self.only(numbers, self.heals)
+    }
+
+    /// The same history, in which everything heals after so many milliseconds.
+    #[must_use]
+    pub fn healing_after(mut self, heals: u64) -> Self {
+        self.heals = heals * MILLI;
+        self
+    }
+
+    /// What has this very history replayed, each option with its value; `none` where it has no entries.
+    pub fn options(&self) -> Vec<(&'static str, String)> {
+        let numbers: Vec<String> = self.numbers().iter().map(ToString::to_string).collect();
+        let only = if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
+        let mut options = vec![("seed", self.seed.to_string()), ("only", only)];
+        if self.heals != FAULTS_LAST {
+            options.push(("heals", (self.heals / MILLI).to_string()));
+        }
+        options
+    }
+
+    /// The command that replays this very history.
+    pub fn command(&self) -> String {
+        let options = self.options().into_iter();
+        options.fold("make sim".to_owned(), |text, (name, value)| {
+            format!("{text} {}={value}", name.to_uppercase())
+        })
     }
 }

@@ -6,11 +6,13 @@ use muster_core::agent::{
     Agent, CallError, Effect, Held, Identity, Input, Ledger, Membership, Verb, Written,
 };
 use muster_core::ids::{AgentKey, BootId, MachineId};
-use muster_core::machine::Capacity;
+use muster_core::machine::{Capacity, Pressure};
 use muster_core::message::{FromAgent, Goodbye};
 use muster_core::time::Time;
 use muster_core::unit::{Bytes, MilliCpu};
 
+use crate::faults::Plan;
+use crate::invariants::Touches;
 use crate::palette::EXCLUSIVE_STOPS;
 use crate::palette::{CPU, MEMORY, machine_id, role};
 use crate::queue::{Clock, MILLI, Micros, SECOND};
@@ -69,6 +71,8 @@ pub(crate) struct Machine {
     /// The first moment at which the next signal can arrive.
     signalled: Micros,
     random: Random,
+    /// How short it is of something, where that is known at all. Apart, since nothing that is decided rests on it.
+    pressure: Option<Random>,
 }
 
 #[derive(Debug)]
@@ -113,8 +117,8 @@ impl AgentProcess {
 }
 
 impl Machine {
-    pub(crate) fn new(seed: u64, number: usize, clock: Clock) -> Self {
-        let dice = |purpose: &str| Random::new(seed, &format!("{purpose} {number}"));
+    pub(crate) fn new(plan: &Plan, number: usize, clock: Clock) -> Self {
+        let dice = |purpose: &str| Random::new(plan.seed, &format!("{purpose} {number}"));
         Self {
             id: machine_id(number),
             number,
@@ -144,7 +148,17 @@ impl Machine {
             old_leader_next: false,
             signalled: 0,
             random: dice("machine"),
+            pressure: plan.pressure.then(|| dice("pressure")),
         }
+    }
+
+    /// How short it is of something now.
+    fn pressure(&mut self) -> Option<Pressure> {
+        let random = self.pressure.as_mut()?;
+        let mut share = || u32::try_from(random.below(10_001)).ok();
+        let (cpu, memory, io) = (share(), share(), share());
+        // The kernel may not know of all of it.
+        Some(Pressure { cpu, memory: memory.filter(|_| random.chance(800)), io })
     }
 
     /// The agent's process, if it is still that one.
@@ -379,6 +393,9 @@ impl World {
         self.agent_hears(number, &inputs);
         self.note_inputs(number, &inputs);
         let old = self.are_of_old_sessions(number, &inputs);
+        if let Some(pressure) = self.machines[number].pressure().filter(|_| !old) {
+            inputs.insert(0, Input::Pressure(pressure));
+        }
         let Some(agent) = self.machines[number].agent_if(process) else { return };
         let due = agent.agent.next_timer().is_some_and(|at| at <= time);
         let before = (old && !due).then(|| agent.remembers());
@@ -704,7 +721,7 @@ impl World {
         } else if machine.systemd.guarded {
             self.note(|| format!("m{number}: the guard ends"));
             if ran {
-                self.the_guard_lasts_as_long_as_the_lease(number);
+                self.control_plane_is_not_the_workload(Touches::GuardEnds(number));
             }
             let mut out = Out::default();
             self.machines[number].systemd.guard_ends(&mut out);
@@ -774,6 +791,7 @@ impl World {
             self.queue.after(out.busy, Event::Pid1Free(number, boot));
         }
         let process = machine.agents;
+        self.work.touched += out.signals.len() as u64;
         if let Some(bus) = machine.agent.as_ref().and_then(|agent| agent.bus)
             && !out.signals.is_empty()
         {

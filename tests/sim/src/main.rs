@@ -32,9 +32,12 @@ struct Cli {
     /// Replay this seed, and print its history
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// Of that seed's history only the entries with these numbers
-    #[arg(long, value_name = "NUMBER", requires = "seed", value_delimiter = ',')]
-    only: Option<Vec<usize>>,
+    /// Of that seed's history only the entries with these numbers, or none of them
+    #[arg(long, value_name = "NUMBER,...|none", requires = "seed", value_parser = only)]
+    only: Option<Only>,
+    /// Everything heals after this time already
+    #[arg(long, value_name = "MILLISECONDS", requires = "seed")]
+    heals: Option<u64>,
     /// Look for the faults that are planted in the code, for each in so many seeds, and print what found it
     #[cfg(feature = "planted-faults")]
     #[arg(long, conflicts_with_all = ["seed", "keep_going"])]
@@ -46,6 +49,19 @@ struct Cli {
     /// Print only what was planned and what was wrong, not all that happened
     #[arg(long, requires = "seed")]
     brief: bool,
+}
+
+/// The numbers of entries.
+#[derive(Clone, Debug)]
+struct Only(Vec<usize>);
+
+fn only(text: &str) -> Result<Only, String> {
+    if text == "none" {
+        return Ok(Only(Vec::new()));
+    }
+    let number =
+        |number: &str| number.parse().map_err(|_| format!("{number:?} is not the number of an entry"));
+    text.split(',').map(number).collect::<Result<_, _>>().map(Only)
 }
 
 /// A seed that failed.
@@ -73,15 +89,24 @@ fn main() -> ExitCode {
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn replay(cli: &Cli, seed: u64) -> bool {
+/// The history that is to be replayed.
+fn planned(cli: &Cli, seed: u64) -> Plan {
     let mut plan = Plan::new(seed);
     #[cfg(feature = "planted-faults")]
     if let Some(fault) = cli.planted {
         plan = plan.with_planted(fault);
     }
-    if let Some(numbers) = &cli.only {
+    if let Some(Only(numbers)) = &cli.only {
         plan = plan.with_only(numbers);
     }
+    match cli.heals {
+        Some(heals) => plan.healing_after(heals),
+        None => plan,
+    }
+}
+
+fn replay(cli: &Cli, seed: u64) -> bool {
+    let plan = planned(cli, seed);
     let outcome = run(&plan, true);
     if cli.brief {
         plan.lines().iter().for_each(|line| println!("{line}"));
@@ -116,6 +141,7 @@ fn many(cli: &Cli) -> bool {
     }
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let began = Instant::now();
+    let mut died = 0;
     let (mut simulated, mut steps, mut run_seeds, mut slowest, mut alone) = (0.0, 0, 0, 0.0_f64, 0.0);
     thread::scope(|scope| {
         let work = || {
@@ -149,13 +175,15 @@ fn many(cli: &Cli) -> bool {
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for worker in workers {
-            if let Ok((seconds, more, count, slow, busy)) = worker.join() {
-                simulated += seconds;
-                steps += more;
-                run_seeds += count;
-                slowest = slowest.max(slow);
-                alone += busy;
-            }
+            let Ok((seconds, more, count, slow, busy)) = worker.join() else {
+                died += 1;
+                continue;
+            };
+            simulated += seconds;
+            steps += more;
+            run_seeds += count;
+            slowest = slowest.max(slow);
+            alone += busy;
         }
     });
     progress.finish_and_clear();
@@ -171,7 +199,11 @@ fn many(cli: &Cli) -> bool {
     if let Some(failure) = failures.first() {
         print_shortest(failure);
     }
-    failures.is_empty()
+    // What was to be run by it was not.
+    if died > 0 {
+        println!("{died} of {threads} threads panicked outside of the simulation");
+    }
+    failures.is_empty() && died == 0
 }
 
 /// The shortest history found that fails like this seed.
@@ -182,6 +214,29 @@ fn print_shortest(failure: &Failure) {
     println!("\nThe shortest history found that does:");
     plan.lines().iter().for_each(|line| println!("{line}"));
     tell(&outcome);
-    let numbers: Vec<String> = plan.numbers().iter().map(ToString::to_string).collect();
-    println!("Replay it with --seed {} --only {}", failure.seed, numbers.join(","));
+    println!("Replay it with: {}", plan.command());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shortened in all ways that there are.
+    #[test]
+    fn a_history_is_replayed_by_the_options_that_are_printed() {
+        let whole = Plan::new(7);
+        let some = whole.with_only(&whole.numbers()[..5]);
+        let short = some.clone().healing_after(20_123);
+        let empty = short.with_only(&[]);
+        for plan in [whole, some, short, empty] {
+            let options = plan.options().into_iter().flat_map(|(name, value)| [format!("--{name}"), value]);
+            let cli = Cli::parse_from(std::iter::once("muster-sim".to_owned()).chain(options));
+            let replayed = planned(&cli, cli.seed.unwrap());
+            assert_eq!(run(&replayed, true).log, run(&plan, true).log, "{}", plan.command());
+        }
+        assert_eq!(
+            Plan::new(7).with_only(&[1, 3]).healing_after(20_123).command(),
+            "make sim SEED=7 ONLY=1,3 HEALS=20123"
+        );
+    }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use muster_core::ids::MachineId;
 use muster_core::unit::{ContentHash, UnitName};
 
-/// How many units there are.
+/// How many units there are; and with those that fail or run to their end, which are drawn apart and come last.
 pub(crate) const UNITS: usize = 30;
+pub(crate) const ALL_UNITS: usize = UNITS + 6;
 
 /// What each machine can give.
 pub(crate) const CPU: u64 = 4_000;
@@ -31,6 +32,24 @@ pub(crate) struct Options {
     pub(crate) after: Option<usize>,
     /// Whether it stays with its machine through a reboot.
     pub(crate) keep: bool,
+    /// What is done when it fails, if not the usual.
+    pub(crate) reschedule: Option<Reschedule>,
+    /// Whether it runs to its end.
+    pub(crate) oneshot: bool,
+}
+
+/// How often a unit that fails is started anew within how many seconds, and after how many at first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reschedule {
+    pub(crate) attempts: u32,
+    pub(crate) delay: u64,
+    pub(crate) interval: u64,
+}
+
+impl Options {
+    pub(crate) fn reschedule(&self) -> Reschedule {
+        self.reschedule.unwrap_or(Reschedule { attempts: 3, delay: 5, interval: 600 })
+    }
 }
 
 /// A unit file.
@@ -52,14 +71,17 @@ pub(crate) struct Palette {
 pub(crate) const EXCLUSIVE_STOPS: [u64; 2] = [2, 10];
 
 /// How many kinds of files there are: see [`options`].
-const KINDS: usize = 20;
+const KINDS: usize = 28;
 /// Files that differ in nothing that the leader cares about.
 const VARIANTS: usize = 3;
 /// The first of the files that are exclusive, and the first after them.
 pub(crate) const EXCLUSIVE: usize = 14 * VARIANTS;
-/// The first of the files that wait for other units or for their machine, and are drawn apart; they come last.
+/// The first of the files that wait for other units or for their machine, and are drawn apart.
 pub(crate) const WAITING: usize = 16 * VARIANTS;
-pub(crate) const WAITING_END: usize = KINDS * VARIANTS;
+pub(crate) const WAITING_END: usize = 20 * VARIANTS;
+/// The first of the files of units that fail or run to their end. They are drawn apart, too.
+pub(crate) const FAILING: usize = WAITING_END;
+pub(crate) const FAILING_END: usize = KINDS * VARIANTS;
 /// The units for which they wait. These wait for none themselves.
 pub(crate) const WAITED_FOR: [usize; 2] = [1, 2];
 /// How many of the files ask for nothing; they come first.
@@ -68,7 +90,7 @@ pub(crate) const PLAIN: usize = 4 * VARIANTS;
 fn options(kind: usize) -> Options {
     let none = Options::default();
     match kind {
-        0..=3 => none,
+        0..=3 | 20 => none,
         4 => Options { conflicts: &["u01.*"], ..none },
         5 => Options { conflicts: &["u0?.service", "u2*"], ..none },
         6 => Options { machine_of: &[0], ..none },
@@ -84,13 +106,26 @@ fn options(kind: usize) -> Options {
         16 => Options { requires: &[1], ..none },
         17 => Options { after: Some(2), ..none },
         18 => Options { keep: true, ..none },
-        _ => Options { exclusive: Some(2), requires: &[2], after: Some(1), ..none },
+        19 => Options { exclusive: Some(2), requires: &[2], after: Some(1), ..none },
+        21 => Options { reschedule: Some(reschedule(2, 2, 60)), memory: 100 << 20, ..none },
+        22 => Options { reschedule: Some(reschedule(5, 1, 30)), ..none },
+        23 => Options { reschedule: Some(reschedule(0, 5, 600)), ..none },
+        24 => Options { oneshot: true, ..none },
+        25 => Options { oneshot: true, reschedule: Some(reschedule(3, 1, 60)), ..none },
+        26 => Options { exclusive: Some(2), reschedule: Some(reschedule(2, 2, 600)), ..none },
+        _ => Options { memory: 400 << 20, ..none },
     }
+}
+
+fn reschedule(attempts: u32, delay: u64, interval: u64) -> Reschedule {
+    Reschedule { attempts, delay, interval }
 }
 
 fn text(kind: usize, variant: usize, options: &Options) -> String {
     use std::fmt::Write as _;
-    let mut text = format!("[Service]\nExecStart=/bin/sleep {kind}{variant}000\n[X-Fleet]\n");
+    let kind_of_service = if options.oneshot { "Type=oneshot\n" } else { "" };
+    let mut text =
+        format!("[Service]\n{kind_of_service}ExecStart=/bin/sleep {kind}{variant}000\n[X-Fleet]\n");
     // Writing to a String cannot fail.
     for pattern in options.conflicts {
         let _ = writeln!(text, "Conflicts={pattern}");
@@ -126,6 +161,12 @@ fn text(kind: usize, variant: usize, options: &Options) -> String {
     if options.keep {
         text.push_str("OnReboot=keep\n");
     }
+    if let Some(Reschedule { attempts, delay, interval }) = options.reschedule {
+        let _ = writeln!(
+            text,
+            "RescheduleAttempts={attempts}\nRescheduleDelay={delay}\nRescheduleInterval={interval}"
+        );
+    }
     if kind == 3 || kind == 12 {
         text.push_str("Priority=10\n");
     }
@@ -148,7 +189,7 @@ pub(crate) fn role(number: usize) -> &'static str {
 
 impl Palette {
     pub(crate) fn new() -> Self {
-        let names = (0..UNITS).filter_map(|number| UnitName::parse(&unit_name(number)).ok()).collect();
+        let names = (0..ALL_UNITS).filter_map(|number| UnitName::parse(&unit_name(number)).ok()).collect();
         let content = |number: usize| {
             let (kind, variant) = (number / VARIANTS, number % VARIANTS);
             let options = options(kind);

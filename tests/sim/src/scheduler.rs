@@ -6,6 +6,7 @@ use muster_core::command::Query;
 use muster_core::ids::Term;
 use muster_core::leader::{Effect, Input, Leader, RequestId};
 
+use crate::invariants::Acknowledged;
 use crate::queue::{Clock, MILLI, Micros, micros};
 use crate::world::{Event, World};
 
@@ -248,7 +249,7 @@ impl World {
             self.book.office = self.queue.now();
         }
         let effects = process.leader.step(now, input);
-        self.judge_step(&cause, &effects);
+        self.nothing_acknowledged_is_lost(&Acknowledged::Step(&cause, &effects));
         for effect in effects {
             let Some(process) = &mut self.scheduler.process else { return };
             match &mut process.dies {
@@ -282,7 +283,8 @@ impl World {
             Effect::AnswerQuery(OURS, answer) => self.answer = Some(answer),
             Effect::AnswerQuery(request, _) => self.answer_query(request),
             Effect::AnswerMachines(request, result) => self.answer_machines(request, &result),
-            Effect::UnitsChanged(_) | Effect::AnswerRelease(..) | Effect::Knock(..) => {}
+            Effect::AnswerRelease(request, released) => self.answer_release(request, released.is_some()),
+            Effect::UnitsChanged(_) | Effect::Knock(..) => {}
             Effect::Event(event) => self.note(|| format!("leader: {event:?}")),
         }
     }

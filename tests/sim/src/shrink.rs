@@ -1,7 +1,7 @@
 //! Makes a failing history short: entry by entry is taken out of its plan while the same invariant is still violated.
 
 use crate::faults::Plan;
-use crate::queue::SECOND;
+use crate::queue::{MILLI, SECOND};
 use crate::{Outcome, run};
 
 /// How many shorter histories are tried at most.
@@ -40,8 +40,10 @@ pub fn shrink(plan: &Plan, invariant: &str) -> (Plan, Outcome) {
     // It may end as soon as its last fault has begun.
     let last = best.0.entries.last().map_or(0, |entry| entry.at);
     for wait in [SECOND, 5 * SECOND, 20 * SECOND] {
-        if last + wait < plan.heals
-            && let Some(found) = fails(&kept, last + wait)
+        // In whole milliseconds, so that it can be said how to replay it.
+        let heals = (last + wait).next_multiple_of(MILLI);
+        if heals < plan.heals
+            && let Some(found) = fails(&kept, heals)
         {
             best = found;
             break;

@@ -33,6 +33,8 @@ pub(crate) struct Store {
     pub(crate) slow: u32,
     /// What the next commit is written to has lost it, or not: nobody can say. For how long the scheduler is down then.
     pub(crate) lost: Option<Micros>,
+    /// How much is written of what shares a flush with others when the scheduler dies, where that is not all or nothing.
+    pub(crate) tears: Option<Random>,
     backup: Option<Backup>,
     /// Whether it may be older than what was decided, and until when that may matter once a scheduler has started on it.
     pub(crate) doubted: Option<Micros>,
@@ -59,6 +61,7 @@ impl Store {
             full: 0,
             slow: 0,
             lost: None,
+            tears: None,
             backup: None,
             doubted: None,
             random,
@@ -177,20 +180,24 @@ impl World {
         input
     }
 
-    /// The process died: what the disk was busy with is written or not; what waited is lost.
+    /// The process died: what the disk was busy with is written or not, or some of it; what waited is lost.
     pub(crate) fn store_dies(&mut self) {
         let working = std::mem::take(&mut self.store.working);
         self.store.queue.clear();
         self.store.failed = false;
         let full = self.store.full > 0 && matches!(working.first(), Some(Job::Commit(..)));
         if !full && !working.is_empty() {
-            let written = self.store.random.chance(500);
-            self.note(|| {
-                format!("store: what it was busy with is {}", if written { "durable" } else { "lost" })
-            });
-            if written {
-                self.write_to_disk(working);
+            let mut working = working;
+            let mut written = if self.store.random.chance(500) { working.len() } else { 0 };
+            // Each batch by itself is written as a whole, and in order.
+            if let Some(tears) = &mut self.store.tears {
+                written = tears.below(working.len() + 1);
             }
+            self.note(|| {
+                format!("store: of what it was busy with {written} of {} are durable", working.len())
+            });
+            working.truncate(written);
+            self.write_to_disk(working);
         }
     }
 

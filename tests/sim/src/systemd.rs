@@ -21,6 +21,8 @@ pub(crate) struct Version {
     pub(crate) hash: ContentHash,
     /// Whether it is bound to the guard, and how long it may take to stop when that ends.
     pub(crate) exclusive: Option<Duration>,
+    /// Whether it runs to its end.
+    pub(crate) oneshot: bool,
 }
 
 /// The unit files on a machine. They are gone after a reboot.
@@ -57,8 +59,35 @@ pub(crate) enum Behaviour {
     Unstoppable,
     /// It fails soon after each start, and systemd restarts it.
     Crashes,
+    /// It fails soon after each start, and systemd gives it up.
+    FailsLater,
+    /// The same, since the kernel kills it for want of memory.
+    OutOfMemory,
+    /// Starts fail, since the machine has too little of something.
+    OutOfResources,
     /// Something else, as its socket would, starts it whenever it has been stopped.
     Activated,
+}
+
+impl Behaviour {
+    /// What systemd says of the failure that comes of it (`systemd.exec(5)`).
+    fn result(self) -> &'static str {
+        match self {
+            Self::OutOfMemory => "oom-kill",
+            Self::OutOfResources => "resources",
+            Self::Hangs | Self::Unstoppable => "timeout",
+            _ => "exit-code",
+        }
+    }
+
+    /// Whether a start fails at once.
+    fn fails(self, oneshot: bool) -> bool {
+        match self {
+            Self::Fails | Self::Hangs | Self::OutOfResources => true,
+            Self::FailsLater | Self::OutOfMemory => oneshot,
+            _ => false,
+        }
+    }
 }
 
 /// A unit that PID 1 has loaded.
@@ -78,6 +107,8 @@ pub(crate) struct Loaded {
     pub(crate) foreign: bool,
     /// Whether its processes were killed, and PID 1 has not seen that yet.
     killed: bool,
+    /// Why it failed last.
+    result: &'static str,
 }
 
 /// What PID 1 does later by itself.
@@ -154,6 +185,13 @@ impl Systemd {
         self.units.get(name)?.runs
     }
 
+    /// The unit does not behave like this any more.
+    pub(crate) fn behaves_again(&mut self, name: &UnitName, behaviour: Behaviour) {
+        if self.behaviours.get(name) == Some(&behaviour) {
+            self.behaviours.remove(name);
+        }
+    }
+
     /// Everything ends as it should from now on.
     pub(crate) fn heal(&mut self, out: &mut Out) {
         self.behaviours.clear();
@@ -177,6 +215,7 @@ impl Systemd {
                 restarts: 0,
                 foreign: false,
                 killed: false,
+                result: "success",
             };
             self.units.insert(name.clone(), unit);
         }
@@ -192,8 +231,12 @@ impl Systemd {
     }
 
     fn set(&mut self, name: &UnitName, active: State, out: &mut Out) {
+        let behaviour = self.behaviours.get(name);
         let Some(unit) = self.units.get_mut(name) else { return };
         unit.active = active;
+        if active == State::Failed {
+            unit.result = behaviour.map_or("exit-code", |behaviour| behaviour.result());
+        }
         match active {
             // A start that fails or is taken back leaves nothing behind; a restart runs what is loaded then.
             State::Inactive | State::Failed => unit.runs = None,
@@ -263,6 +306,9 @@ impl Systemd {
             (Verb::Start, ..) if !self.may_run(name) => (None, MILLI),
             (Verb::Start, _, Some(Behaviour::SlowStart)) => (Some(State::Activating), slow),
             (Verb::Start, _, Some(Behaviour::Hangs)) => (Some(State::Activating), 45 * SECOND),
+            (Verb::Start, ..) if self.is_oneshot(name) => {
+                (Some(State::Activating), self.random.spread(MILLI, 8 * SECOND))
+            }
             (Verb::Start, ..) => (Some(State::Activating), quick),
             (Verb::Stop, _, Some(Behaviour::SlowStop)) => (Some(State::Deactivating), slow),
             (Verb::Stop, _, Some(Behaviour::Unstoppable)) => (Some(State::Deactivating), 45 * SECOND),
@@ -301,7 +347,12 @@ impl Systemd {
             Later::Crashes(name, count) => {
                 let runs = |unit: &Loaded| unit.restarts == count && unit.active == State::Running;
                 if self.units.get(&name).is_some_and(runs) {
-                    self.exit(&name, true, out);
+                    match self.behaviours.get(&name) {
+                        Some(Behaviour::FailsLater | Behaviour::OutOfMemory) => {
+                            self.is_killed(&name, false, out);
+                        }
+                        _ => self.exit(&name, true, out),
+                    }
                 }
             }
         }
@@ -335,14 +386,18 @@ impl Systemd {
                 self.set(name, if was == State::Failed { was } else { State::Inactive }, out);
                 "dependency"
             }
-            (Verb::Start, _, Some(Behaviour::Fails)) => {
+            // The job itself has no time limit: where the start hangs the unit fails, and with it the job.
+            (Verb::Start, _, Some(behaviour)) if behaviour.fails(self.is_oneshot(name)) => {
                 self.set(name, State::Failed, out);
                 "failed"
             }
-            (Verb::Start, _, Some(Behaviour::Hangs)) => {
-                // The job itself has no time limit: the unit fails, and with it the job.
-                self.set(name, State::Failed, out);
-                "failed"
+            (Verb::Start, ..) if self.is_oneshot(name) => {
+                if was != State::Activating {
+                    self.set(name, State::Activating, out);
+                }
+                self.set(name, State::Inactive, out);
+                self.exited.insert(name.clone());
+                "done"
             }
             (Verb::Start, ..) => {
                 if was != State::Activating {
@@ -384,6 +439,10 @@ impl Systemd {
     fn exclusive(&self, name: &UnitName) -> Option<Duration> {
         let unit = self.units.get(name)?;
         unit.runs.or(unit.content)?.exclusive
+    }
+
+    fn is_oneshot(&self, name: &UnitName) -> bool {
+        self.units.get(name).and_then(|unit| unit.content).is_some_and(|version| version.oneshot)
     }
 
     fn may_run(&self, name: &UnitName) -> bool {
@@ -476,7 +535,8 @@ impl Systemd {
     }
 
     fn crash_later(&mut self, name: &UnitName, out: &mut Out) {
-        if self.behaviours.get(name) == Some(&Behaviour::Crashes)
+        let crashes = [Behaviour::Crashes, Behaviour::FailsLater, Behaviour::OutOfMemory];
+        if self.behaviours.get(name).is_some_and(|behaviour| crashes.contains(behaviour))
             && let Some(unit) = self.units.get(name)
         {
             let wait = self.random.between(300 * MILLI, 3 * SECOND);
@@ -581,10 +641,11 @@ impl Systemd {
                 self.collect(name);
                 Some(Input::Checked(name.clone(), Some(Checked { outdated, active })))
             }
-            Effect::Explain(name) => Some(Input::Explained(
-                name.clone(),
-                Some(Failure { result: "exit-code".to_owned(), reason: "exit-code, status 1".to_owned() }),
-            )),
+            Effect::Explain(name) => {
+                let result = self.units.get(name).map_or("success", |unit| unit.result);
+                let reason = format!("{result}, status 1");
+                Some(Input::Explained(name.clone(), Some(Failure { result: result.to_owned(), reason })))
+            }
             Effect::Read(names) => Some(Input::Read(
                 names.iter().map(|name| (name.clone(), Some(self.seen(files, name)))).collect(),
             )),
@@ -631,7 +692,11 @@ pub(crate) fn write(files: &mut Files, systemd: &Systemd, now: Micros, write: &W
     if write.content.is_none() && files.get(&write.name).is_none_or(|file| file.version.hash != write.hash) {
         return Written::Failed("it does not have the content that the scheduler expects there".to_owned());
     }
-    let version = Version { epoch: write.epoch, hash: write.hash, exclusive: write.exclusive };
+    let oneshot = match &write.content {
+        Some(text) => text.contains("Type=oneshot"),
+        None => files.get(&write.name).is_some_and(|file| file.version.oneshot),
+    };
+    let version = Version { epoch: write.epoch, hash: write.hash, exclusive: write.exclusive, oneshot };
     files.insert(write.name.clone(), File { version, written: now });
     Written::Done { known: known || !write.fresh }
 }

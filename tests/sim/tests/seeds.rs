@@ -1,5 +1,6 @@
 //! Some seeds of the simulation, and those that once found something.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -8,14 +9,12 @@ use muster_sim::{Plan, run};
 /// What was found to be wrong with this history, if anything.
 fn wrong(plan: &Plan) -> Option<String> {
     let violation = run(plan, false).violation?;
-    let numbers: Vec<String> = plan.numbers().iter().map(ToString::to_string).collect();
     Some(format!(
-        "seed {} violates {}: {}\n(make sim SEED={} ONLY={})",
+        "seed {} violates {}: {}\n({})",
         plan.seed,
         violation.invariant,
         violation.text,
-        plan.seed,
-        numbers.join(",")
+        plan.command()
     ))
 }
 
@@ -64,4 +63,36 @@ fn a_seed_is_replayed_exactly() {
     let (first, second) = (run(&plan, true), run(&plan, true));
     assert!(first.log.len() > 100, "something happens");
     assert_eq!(first.log, second.log);
+}
+
+/// How short machines are of something is shown, and nothing rests on it.
+#[test]
+fn nothing_is_decided_by_pressure() {
+    for seed in 1..=20 {
+        let plan = Plan::new(seed);
+        let (with, without) = (run(&plan, true), run(&plan.without_pressure(), true));
+        assert_eq!(with.log, without.log, "seed {seed}");
+        assert_eq!(with.violation.map(|violation| violation.text), None, "seed {seed}");
+    }
+}
+
+/// What is found to be wrong is called after the function that finds it, so that a reader finds that.
+#[test]
+fn violations_are_called_after_functions() {
+    let mut text = String::new();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+    for folder in [source.to_owned(), format!("{source}/invariants")] {
+        for file in std::fs::read_dir(folder).expect("the folder is there") {
+            let path = file.expect("an entry").path();
+            if path.is_file() {
+                text += &std::fs::read_to_string(path).expect("a file of text");
+            }
+        }
+    }
+    let calls = text.split(".violate(").skip(1);
+    let names: BTreeSet<&str> = calls.filter_map(|call| call.trim_start().split('"').nth(1)).collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        assert!(text.contains(&format!("fn {name}(")), "no function is called {name}");
+    }
 }

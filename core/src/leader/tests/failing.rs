@@ -2,10 +2,11 @@
 
 use super::world::{World, machine, name};
 use crate::command::Verb;
-use crate::ids::MachineId;
+use crate::ids::{CommandId, MachineId};
 use crate::leader::{Arrival, Event, Input};
+use crate::machine::{Availability, Drain};
 use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
-use crate::state::{Failure, Observation, Phase, UnitState};
+use crate::state::{DesiredState, Failure, Observation, Phase, Target, UnitState};
 
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
@@ -271,14 +272,133 @@ fn a_start_anew_that_the_store_could_not_take_is_made_again() {
 }
 
 #[test]
-fn what_has_run_to_its_end_while_the_store_was_full_is_done() {
+fn what_is_given_up_is_not_started_anew_for_an_earlier_failure() {
+    let mut world = World::new(3);
+    world.start("bad.service", "[X-Muster]\nRescheduleAttempts=1\nRescheduleDelay=10\n");
+    let first = fails(&mut world, "bad.service", "exit-code");
+    // It is moved for another reason before its time has come, and its start fails.
+    world.agents.values_mut().for_each(|agent| agent.activates = false);
+    let drain = Availability::Draining(Drain { timeout_ms: 1000, max_parallel: 0 });
+    world.machine_command(drain, first).unwrap();
+    let second = fails(&mut world, "bad.service", "exit-code");
+    assert!(trouble(&mut world, "bad.service").starts_with("given up"));
+    world.pass(30);
+    assert_eq!(world.running("bad.service"), [second]);
+}
+
+#[test]
+fn what_failed_on_a_machine_that_was_to_be_emptied_is_started_anew_when_that_one_stays() {
+    let mut world = World::new(1);
+    world.start("a.service", "");
+    let epoch = |world: &World| world.agents[&M1].held[&name("a.service")].epoch;
+    let drain = Availability::Draining(Drain { timeout_ms: 1000, max_parallel: 0 });
+    world.machine_command(drain, M1).unwrap();
+    fails(&mut world, "a.service", "exit-code");
+    let before = epoch(&world);
+    world.pass(20);
+    assert_eq!(epoch(&world), before, "it is to go elsewhere, and there is no such place");
+    world.machine_command(Availability::Open, M1).unwrap();
+    world.pass(6);
+    assert!(epoch(&world) > before, "it was started anew");
+}
+
+/// Neither what was decided of it nor what a client asked for came to anything.
+#[test]
+fn what_failed_is_started_anew_after_the_store_has_failed() {
+    for asked in [false, true] {
+        let mut world = World::new(1);
+        world.start("a.service", "");
+        let epoch = |world: &World| world.agents[&M1].held[&name("a.service")].epoch;
+        fails(&mut world, "a.service", "exit-code");
+        let before = epoch(&world);
+        world.committing = false;
+        if asked {
+            let id = CommandId::new(world.id().into());
+            world.command_as(id, Verb::Start, &[("a.service", None)], false);
+        } else {
+            world.pass(6);
+        }
+        world.fail_store();
+        assert_eq!(epoch(&world), before);
+        world.pass(12);
+        assert!(epoch(&world) > before, "it was started anew");
+    }
+}
+
+/// What it is tied to is gone, and an old store has found it without that.
+#[test]
+fn a_unit_does_not_leave_for_a_machine_where_what_it_is_tied_to_is_not() {
+    let mut world = World::new(2);
+    world.start("a.service", "");
+    world.start("b.service", "[X-Fleet]\nMachineOf=a.service\n");
+    let [on] = world.running("b.service")[..] else { panic!("it runs") };
+    let backup = world.stored.clone();
+    world.command(Verb::Restart, &[("b.service", None)]).unwrap();
+    // The present epoch of it is later than any that the copy of the store knows of; the other unit is unloaded there.
+    world.stored = backup;
+    world.stored.units.get_mut(&name("a.service")).unwrap().placements.clear();
+    world.stored.units.get_mut(&name("a.service")).unwrap().desired = DesiredState::Inactive;
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.pass(1);
+    assert_eq!(world.running("b.service"), [on]);
+    fails(&mut world, "b.service", "exit-code");
+    world.pass(6);
+    assert_eq!(world.running("b.service"), [on]);
+}
+
+/// Neither a machine that stops what something else had started of it, nor one that could not hold it, has run it; and one
+/// whose agent was killed before it wrote down how its start ended is not to start it again.
+#[test]
+fn what_has_run_to_its_end_is_not_started_where_it_has_not_run() {
+    let loaded = || Some(UnitState { load: "loaded".into(), active: "inactive".into(), sub: String::new() });
+    let said = [
+        Observation::Held { phase: Phase::Stopping, state: loaded() },
+        Observation::Held { phase: Phase::Starting, state: None },
+        Observation::Refused("no space left on device".into()),
+    ];
+    for observation in said {
+        let mut world = World::new(2);
+        let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
+        world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
+        let [on] = world.running("job.service")[..] else { panic!("it runs") };
+        seen(&mut world, on, "job.service", Phase::Launched, "inactive");
+        world.cut(on);
+        world.pass(6);
+        let other = if on == M1 { M2 } else { M1 };
+        world.agents.get_mut(&other).unwrap().held.get_mut(&name("job.service")).unwrap().observation =
+            observation;
+        world.connect(other);
+        assert_eq!(world.agents[&other].held[&name("job.service")].target, Target::Loaded);
+    }
+}
+
+#[test]
+fn a_restart_of_what_is_done_is_recorded_also_where_it_waits_for_a_machine() {
+    let mut world = World::new(1);
+    let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
+    world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
+    seen(&mut world, M1, "job.service", Phase::Launched, "inactive");
+    world.machine_command(Availability::Cordoned, M1).unwrap();
+    world.reboot(M1);
+    world.connect(M1);
+    assert!(world.stored.units[&name("job.service")].placements.is_empty());
+    world.command(Verb::Restart, &[("job.service", None)]).unwrap();
+    assert!(!world.stored.units[&name("job.service")].done);
+}
+
+#[test]
+fn what_has_run_to_its_end_is_done_also_after_the_store_has_failed() {
     let mut world = World::new(1);
     let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
     world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
     world.committing = false;
     seen(&mut world, M1, "job.service", Phase::Launched, "inactive");
     world.fail_store();
-    world.pass(2);
+    // Told that it is wanted as it is, its machine has nothing new to say.
+    world.agents.get_mut(&M1).unwrap().slow = true;
+    world.pass(3);
     assert!(world.stored.units[&name("job.service")].done);
 }
 

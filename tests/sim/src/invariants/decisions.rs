@@ -18,9 +18,7 @@ use crate::world::World;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl World {
-    /// Invariant 1: Nothing acknowledged is lost. What a client was told is done survives every crash.
-    ///
-    /// Here: the leader records what the clients' commands add up to, and nothing else.
+    /// The leader records what the clients' commands add up to, and nothing else.
     pub(super) fn intent_is_what_clients_asked_for(
         &mut self,
         cause: &Cause,
@@ -49,8 +47,8 @@ impl World {
         }
     }
 
-    /// Invariant 3: One current copy. Any other unit has at most one current placement.
-    pub(super) fn one_current_copy(&mut self, before: &Before) {
+    /// Any unit but exclusive and global ones has at most one current placement.
+    pub(super) fn each_is_placed_once(&mut self, before: &Before) {
         for name in before.keys() {
             let Some(unit) = self.book.decided.units.get(name) else { continue };
             if unit.placements.len() > 1 && !self.is_global(name) {
@@ -101,14 +99,10 @@ impl World {
         }
     }
 
-    /// Invariant 6: The control plane is not the workload. Crash, restart, upgrade or failover of schedulers and agents never
-    /// stops, restarts or moves a healthy unit on a machine whose lease is valid. / Invariant 8: No storm. The work that a failure
-    /// causes is bounded by what failed.
-    ///
-    /// Here: what the leader decides. Each end of a placement has a reason of its own: a client who named the unit (or
+    /// What the leader decides. Each end of a placement has a reason of its own: a client who named the unit (or
     /// one that it is tied to), a machine that is lost or was rebooted, a machine that has refused this very placement, or on
     /// which it has failed.
-    pub(super) fn control_plane_is_not_the_workload(&mut self, cause: &Cause, before: &Before) {
+    pub(super) fn placements_end_for_a_reason(&mut self, cause: &Cause, before: &Before) {
         let asked_for = match cause {
             Cause::Command { ask: crate::faults::Ask::Command { units, .. }, .. } => {
                 let named = units.iter().map(|unit| self.palette.names[*unit].clone()).collect();
@@ -128,7 +122,7 @@ impl World {
                 }
             }
         }
-        let mut moved = Vec::new();
+        let (mut moved, mut restarted) = (Vec::new(), Vec::new());
         for (name, placements) in before.iter().filter(|(name, _)| !asked_for.contains(*name)) {
             for (machine, epoch) in placements {
                 let Some(number) = self.machine_number(*machine) else { continue };
@@ -165,8 +159,7 @@ impl World {
                     && !book.pid1_lost
                     && self.too_many_died(number)
                 {
-                    let text = format!("{name} is moved from m{number} although too many died at once");
-                    return self.violate("the_leader_doubts_itself_first", text);
+                    return self.the_leader_doubts_itself_first(name, number);
                 }
                 let launched = unit.is_some_and(|unit| unit.desired == DesiredState::Launched);
                 let twice = !self.is_global(name) && !self.is_exclusive(name);
@@ -175,6 +168,9 @@ impl World {
                 }
                 // What an earlier boot had is placed anew, also where it was.
                 let rebooted = !self.lease_holds(number) || book.rebooted;
+                if launched && !(lost || refused || rebooted || overtaken) {
+                    restarted.push((name.clone(), *epoch));
+                }
                 if !(overtaken
                     || failed
                     || (now.is_some() && (refused || rebooted))
@@ -200,12 +196,19 @@ impl World {
             };
             book.moved.insert(name, Moved { epoch, at, since, most });
         }
+        for (name, epoch) in restarted {
+            self.a_failed_unit_is_started_anew(&name, epoch);
+        }
     }
 
     /// The leader doubts itself first: when a large share of the machines seems to die at once it moves nothing until it knows
     /// better.
-    ///
-    /// Here: this machine was lost within the last lease, and so many others with it. Those that were granted time to
+    fn the_leader_doubts_itself_first(&mut self, name: &UnitName, number: usize) {
+        let text = format!("{name} is moved from m{number} although too many died at once");
+        self.violate("the_leader_doubts_itself_first", text);
+    }
+
+    /// Whether this machine was lost within the last lease, and so many others with it. Those that were granted time to
     /// restart, and a brake that was held for so long that it is released, are left out.
     pub(super) fn too_many_died(&self, number: usize) -> bool {
         let lease = self.settings.lease_ttl + self.settings.clock_margin;
@@ -227,7 +230,7 @@ impl World {
     }
 
     /// The brake is released: those that are still away count as dead from now on.
-    pub(super) fn silent_machines_are_given_up(&mut self) {
+    pub(crate) fn silent_machines_are_given_up(&mut self) {
         let least = self.settings.heartbeat_interval * 2;
         for number in 0..self.machines.len() {
             let heard = self.book.machines[number].last_heard;
@@ -237,19 +240,24 @@ impl World {
         }
     }
 
+    /// Whether the machine and its stream are well now.
+    pub(super) fn is_well(&self, number: usize) -> bool {
+        let book = &self.book.machines[number];
+        let open = |connection| self.network.stream(connection).is_some_and(|stream| stream.scheduler_open);
+        let connected = book.welcomed.is_some_and(|(connection, _)| open(connection));
+        connected && !book.leaving && self.heard_ago(number).is_some_and(|ago| ago < Duration::from_secs(3))
+    }
+
     /// Whether the store, a machine or its stream is not well now.
     pub(super) fn look_for_trouble(&mut self) {
-        let well = |number: usize| {
-            let book = &self.book.machines[number];
-            let open =
-                |connection| self.network.stream(connection).is_some_and(|stream| stream.scheduler_open);
-            let connected = book.welcomed.is_some_and(|(connection, _)| open(connection));
-            connected
-                && !book.leaving
-                && self.heard_ago(number).is_some_and(|ago| ago < Duration::from_secs(3))
-        };
-        if self.store.is_troubled() || self.book.store_failed || !(0..self.machines.len()).all(well) {
-            self.book.troubled = self.queue.now();
+        let (now, decided) = (self.queue.now(), &self.book.decided.availability);
+        let well = (0..self.machines.len()).all(|number| self.is_well(number)) && !self.store.is_troubled();
+        let open = decided.values().all(|availability| *availability == Availability::Open);
+        if !well || self.book.store_failed {
+            self.book.troubled = now;
+        }
+        if !well || !open {
+            self.book.unwell = now;
         }
     }
 
@@ -340,7 +348,7 @@ impl World {
         }
     }
 
-    /// Invariant 3: Older copies stop: the record that one is to be stopped is forgotten only when it is gone.
+    /// Older copies stop: the record that one is to be stopped is forgotten only when it is gone.
     pub(super) fn what_is_over_is_gone(&mut self, ended: &[(MachineId, UnitName, Epoch)]) {
         for (id, name, epoch) in ended {
             let Some(number) = self.machine_number(*id) else { continue };

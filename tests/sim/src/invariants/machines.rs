@@ -1,6 +1,6 @@
 //! What agents and PID 1 do.
 
-use muster_core::ids::Epoch;
+use muster_core::ids::{Epoch, Term};
 use muster_core::state::{Observation, Phase};
 use muster_core::unit::UnitName;
 
@@ -35,7 +35,7 @@ impl World {
         }
     }
 
-    /// Invariant 5: Old leaders are harmless. An agent obeys no term older than the newest it has seen, and writes that down before
+    /// An agent obeys no term older than the newest it has seen, and writes that down before
     /// it obeys. / It applies nothing with a lower epoch than it holds or has stopped.
     pub(super) fn writes_what_it_was_told(&mut self, number: usize, name: &UnitName, epoch: Epoch) {
         let machine = &self.machines[number];
@@ -56,6 +56,14 @@ impl World {
         self.violate("old_leaders_are_harmless", text);
     }
 
+    /// An agent goes back to no older term.
+    pub(super) fn terms_never_go_back(&mut self, number: usize, term: Term) {
+        if term < self.machines[number].membership.term {
+            let text = format!("m{number} goes back to term {term}");
+            self.violate("old_leaders_are_harmless", text);
+        }
+    }
+
     /// What the machine starts, it was told to start.
     pub(super) fn starts_what_it_was_told(&mut self, number: usize, name: &UnitName) {
         let machine = &self.machines[number];
@@ -69,9 +77,7 @@ impl World {
         }
     }
 
-    /// Invariant 6: The control plane is not the workload.
-    ///
-    /// Here: what the agent stops. It was told to hold a later placement, or this one loaded only, or to remove it; or
+    /// What the agent stops. It was told to hold a later placement, or this one loaded only, or to remove it; or
     /// what runs is not what the files say.
     pub(super) fn stops_nothing_healthy(&mut self, number: usize, name: &UnitName) {
         let machine = &self.machines[number];
@@ -126,7 +132,7 @@ impl World {
     }
 
     /// PID 1 ends exclusive units when the lease is over, and not before.
-    pub(crate) fn the_guard_lasts_as_long_as_the_lease(&mut self, number: usize) {
+    pub(super) fn the_guard_lasts_as_long_as_the_lease(&mut self, number: usize) {
         let machine = &self.machines[number];
         let time = machine.clock.time(self.queue.now());
         let lease = machine.agent.as_ref().and_then(|agent| agent.agent.lease_end());

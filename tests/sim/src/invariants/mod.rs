@@ -1,8 +1,11 @@
 //! What must hold at every moment. Each function stands below the words of the design that it checks: what leaders decide,
-//! what they say, what machines do. Here is when each is called.
+//! what they say, what machines do, what becomes of units that fail. Here is when each is called.
 
 mod decisions;
+mod eight;
+mod failing;
 mod machines;
+mod storm;
 mod words;
 
 use std::collections::BTreeSet;
@@ -14,6 +17,8 @@ use muster_core::message::{FromAgent, LeaderMessage, Refused, ReportedChange};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
+pub(crate) use self::eight::{Acknowledged, Done, Touches};
+pub(crate) use self::storm::Work;
 use crate::book::Cause;
 use crate::world::World;
 
@@ -64,13 +69,12 @@ impl World {
             }
         }
         self.note_what_is_required(&before);
-        self.intent_is_what_clients_asked_for(cause, &before, &refiled);
-        self.what_is_over_is_gone(&ended);
-        self.one_current_copy(&before);
-        self.epochs_never_repeat(&before);
-        self.control_plane_is_not_the_workload(cause, &before);
+        self.nothing_acknowledged_is_lost(&Acknowledged::Batch(cause, &before, &refiled));
+        self.one_current_copy(&before, &ended);
+        self.control_plane_is_not_the_workload(Touches::Decides(cause, &before));
         self.a_new_leader_waits_for_reports(&before);
         self.constraints_hold(cause, &before, &refiled);
+        self.where_it_failed_it_is_left_out(cause, &before);
     }
 
     /// One effect of the leader's, at the moment when it is carried out.
@@ -78,19 +82,37 @@ impl World {
         match effect {
             Effect::Persist(commit, changes) => {
                 self.book.issued = *commit;
+                self.work.written += changes.len() as u64;
                 self.judge_batch(cause, changes);
             }
-            Effect::AnswerCommand(request, result) => self.is_answered(*request, result),
+            Effect::AnswerCommand(request, result) => {
+                self.nothing_acknowledged_is_lost(&Acknowledged::Command(*request, result));
+            }
+            Effect::Event(Event::MachineLost { machine, .. } | Event::MachineLeaves(machine)) => {
+                if let Some(number) = self.machine_number(*machine) {
+                    self.touches_machine(number);
+                }
+            }
+            Effect::Event(Event::TookOffice { .. }) => self.touches_all(),
             Effect::Event(Event::Orphaned { unit, machine }) => self.nothing_is_forgotten(unit, *machine),
-            Effect::Event(Event::BrakeReleased(_)) => self.silent_machines_are_given_up(),
-            Effect::AnswerMachines(request, Ok(())) => self.judge_machines(*request),
-            Effect::AnswerQuery(request, answer) => self.judge_query(*request, answer),
+            Effect::Event(Event::BrakeApplied { .. }) => self.book.braked = true,
+            Effect::Event(Event::BrakeReleased(_)) => {
+                self.book.braked = false;
+                self.silent_machines_are_given_up();
+            }
+            Effect::AnswerMachines(request, Ok(())) => {
+                self.nothing_acknowledged_is_lost(&Acknowledged::Machines(*request));
+            }
+            Effect::AnswerQuery(request, answer) => {
+                self.nothing_acknowledged_is_lost(&Acknowledged::Query(*request, answer));
+            }
             Effect::Send(connection, message) => {
                 let Some(stream) = self.network.stream(*connection) else { return };
                 let number = stream.machine;
-                self.old_leaders_are_harmless(message.term);
+                self.old_leaders_are_harmless(&Done::Says(message.term));
                 match &message.body {
                     LeaderMessage::Welcome(_) => {
+                        self.touches_machine(number);
                         self.the_session_opened_last_counts(number, *connection);
                         let stalled = self.scheduler.stalled(self.queue.now());
                         let book = &mut self.book.machines[number];
@@ -101,6 +123,10 @@ impl World {
                         }
                         (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
                         (book.grace, book.graced) = (None, None);
+                        let said = book.hello.take_if(|(said, _)| said == connection);
+                        for unit in said.into_iter().flat_map(|(_, said)| said) {
+                            self.copy_is_seen(number, &unit.name, unit.epoch, &unit.observation);
+                        }
                     }
                     LeaderMessage::Farewell { lease: Some(lease) } => {
                         self.promises_grace(*connection, *lease);
@@ -114,7 +140,10 @@ impl World {
                         self.stalls_are_counted_against_nobody(number);
                         self.book.machines[number].heard = None;
                     }
-                    LeaderMessage::Assignments(assignments) => self.write_before_act(number, assignments),
+                    LeaderMessage::Assignments(assignments) => {
+                        self.work.told += (assignments.hold.len() + assignments.remove.len()) as u64 + 1;
+                        self.write_before_act(number, assignments);
+                    }
                     LeaderMessage::Farewell { lease: None }
                     | LeaderMessage::Refused(_)
                     | LeaderMessage::Probe => {}
@@ -129,26 +158,39 @@ impl World {
         self.look_for_trouble();
         if self.stats.steps.is_multiple_of(16) || self.healed {
             self.the_deadline_ends_a_drain();
-            let Some(process) = &self.scheduler.process else { return };
-            let differences = process.leader.differences();
-            if !differences.is_empty() {
-                self.violate("indexes_are_right", differences.join("; "));
-            }
+            self.what_has_failed_is_started_anew();
+            self.indexes_are_right();
+        }
+    }
+
+    /// A slow full scan re-derives everything and compares.
+    fn indexes_are_right(&mut self) {
+        let Some(process) = &self.scheduler.process else { return };
+        let differences = process.leader.differences();
+        if !differences.is_empty() {
+            self.violate("indexes_are_right", differences.join("; "));
         }
     }
 
     /// One effect of an agent's, at the moment when it is carried out.
     pub(crate) fn judge_agent(&mut self, number: usize, effect: &agent::Effect) {
         match effect {
-            agent::Effect::Start(name) => self.starts_what_it_was_told(number, name),
-            agent::Effect::Stop(name) => self.stops_nothing_healthy(number, name),
+            agent::Effect::Start(name) => {
+                self.old_leaders_are_harmless(&Done::Starts(number, name));
+                self.starts_nothing_that_is_done(number, name);
+            }
+            agent::Effect::Stop(name) => {
+                self.control_plane_is_not_the_workload(Touches::Stops(number, name));
+            }
             agent::Effect::Remove(names) => {
-                names.iter().for_each(|name| self.stops_nothing_healthy(number, name));
+                for name in names {
+                    self.control_plane_is_not_the_workload(Touches::Stops(number, name));
+                }
             }
             agent::Effect::Write(writes) => {
-                writes
-                    .iter()
-                    .for_each(|write| self.writes_what_it_was_told(number, &write.name, write.epoch));
+                for write in writes {
+                    self.old_leaders_are_harmless(&Done::Writes(number, &write.name, write.epoch));
+                }
             }
             agent::Effect::Send(FromAgent::Heartbeat { pid1_age, .. }) => {
                 self.pid1_is_as_old_as_that(number, *pid1_age);
@@ -156,31 +198,31 @@ impl World {
             agent::Effect::ArmGuard { .. } => self.book.machines[number].guard_ended = false,
             agent::Effect::PetGuard { .. } => self.book.machines[number].guard_kept = true,
             agent::Effect::DisarmGuard => self.book.machines[number].guard_kept = false,
-            agent::Effect::Event(agent::Event::GuardEnded) => self.guard_ends_with_the_lease(number),
+            agent::Effect::Event(agent::Event::GuardEnded) => {
+                self.control_plane_is_not_the_workload(Touches::GuardSeenToEnd(number));
+            }
             agent::Effect::Reload => {
                 let book = &mut self.book.machines[number];
                 (book.asked_to_reload, book.reload_explains) = (true, true);
             }
             agent::Effect::Send(FromAgent::Hello(hello)) => {
                 let held = hello.units.iter().map(|unit| (&unit.name, &unit.observation));
-                self.what_the_guard_ends_has_not_run_to_its_end(number, held);
+                self.control_plane_is_not_the_workload(Touches::Reports(number, held.collect()));
             }
             agent::Effect::Send(FromAgent::Report(reports)) => {
+                self.work.said += reports.len() as u64;
                 let observed = reports.iter().filter_map(|report| match &report.change {
                     ReportedChange::Observed(observation) => Some((&report.name, observation)),
                     _ => None,
                 });
-                self.what_the_guard_ends_has_not_run_to_its_end(number, observed);
+                self.control_plane_is_not_the_workload(Touches::Reports(number, observed.collect()));
                 for report in reports.iter().filter(|report| report.change == ReportedChange::Gone) {
                     let stopped = self.book.machines[number].stopped.entry(report.name.clone()).or_default();
                     *stopped = report.epoch.max(*stopped);
                 }
             }
-            agent::Effect::SaveMembership(membership)
-                if membership.term < self.machines[number].membership.term =>
-            {
-                let text = format!("m{number} goes back to term {}", membership.term);
-                self.violate("old_leaders_are_harmless", text);
+            agent::Effect::SaveMembership(membership) => {
+                self.old_leaders_are_harmless(&Done::Obeys(number, membership.term));
             }
             _ => {}
         }

@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use muster_core::command::{CommandError, CommandResult, QueryAnswer};
 use muster_core::ids::{CommandId, Epoch, Term};
-use muster_core::leader::{ConnectionId, RequestId};
+use muster_core::leader::{ConnectionId, Effect, RequestId};
 use muster_core::machine::Availability;
 use muster_core::message::{Assignment, Assignments};
 use muster_core::state::{DesiredState, Target};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
+use super::Touches;
 use crate::book::Expected;
 use crate::intent::Intent;
 use crate::machine::Machine;
-use crate::palette::UNITS;
+use crate::palette::ALL_UNITS;
 use crate::queue::{MILLI, Micros, SECOND, micros};
 use crate::world::World;
 
@@ -22,7 +23,7 @@ use crate::world::World;
 const JOB_MAX: Micros = 50 * MILLI;
 
 impl World {
-    /// Invariant 1: Nothing acknowledged is lost. / Write before act: the client's answer leaves after the commit that holds it.
+    /// Write before act: the client's answer leaves after the commit that holds it.
     pub(crate) fn judge_answer(
         &mut self,
         id: CommandId,
@@ -52,7 +53,7 @@ impl World {
         }
     }
 
-    /// Invariant 1: Nothing acknowledged is lost: the same for what is decided of machines.
+    /// The same for what is decided of machines.
     pub(super) fn judge_machines(&mut self, request: RequestId) {
         let Some(Expected::Machines { machines, availability }) = self.book.expected.remove(&request) else {
             return;
@@ -108,14 +109,19 @@ impl World {
         }
     }
 
-    /// Invariant 5: Old leaders are harmless. Nothing is written or done in a term that has been overtaken.
-    pub(super) fn old_leaders_are_harmless(&mut self, term: Term) {
+    /// Nothing is said but in the leader's own term.
+    pub(super) fn is_said_by_the_leader(&mut self, term: Term) {
         // What waited for a commit while this leader took a higher term is said in the one before.
         let own = self.scheduler.process.as_ref().is_some_and(|process| process.terms.contains(&term));
         if !own || term > self.store.term {
             let text = format!("something is said in term {term}, which is not this leader's");
             self.violate("old_leaders_are_harmless", text);
         }
+    }
+
+    /// A leader that was deposed says nothing to anybody.
+    pub(super) fn the_deposed_say_nothing(&mut self, effect: &Effect) {
+        self.violate("old_leaders_are_harmless", format!("a leader that was deposed says {effect:?}"));
     }
 
     /// Write before act: the agent's assignment leaves after the commit that holds it.
@@ -131,11 +137,10 @@ impl World {
             }
             if hold.target == Target::Launched {
                 self.what_is_required_is_active_first(hold);
+                self.what_is_done_stays_done(number, hold);
             }
-            if hold.target == Target::Loaded && self.was_to_run(number, hold) {
-                let text =
-                    format!("m{number} is told only to load {} ({}), which runs", hold.name, hold.epoch);
-                return self.violate("control_plane_is_not_the_workload", text);
+            if hold.target == Target::Loaded {
+                self.control_plane_is_not_the_workload(Touches::Loads(number, hold));
             }
         }
         for removal in &assignments.remove {
@@ -148,6 +153,14 @@ impl World {
                 return self.violate("write_before_act", text);
             }
             self.what_moves_runs_on(number, &removal.name, removal.epoch);
+        }
+    }
+
+    /// What runs, as it should, is not to be loaded only.
+    pub(super) fn what_runs_is_to_run_on(&mut self, number: usize, hold: &Assignment) {
+        if self.was_to_run(number, hold) {
+            let text = format!("m{number} is told only to load {} ({}), which runs", hold.name, hold.epoch);
+            self.violate("control_plane_is_not_the_workload", text);
         }
     }
 
@@ -263,7 +276,8 @@ impl World {
         let heard = machine.pid1_heard.max(machine.agent_since);
         let (most, least) = (now - heard + machine.jumped, now - book.pid1_heard.max(machine.agent_since));
         // Jobs of its own, and a reload that it knows of, explain some of it.
-        let least = if book.reload_explains { 0 } else { least.saturating_sub(UNITS as Micros * JOB_MAX) };
+        let least =
+            if book.reload_explains { 0 } else { least.saturating_sub(ALL_UNITS as Micros * JOB_MAX) };
         let idle = now - book.pid1_impaired.max(machine.agent_since) > 6 * SECOND && machine.jumped == 0;
         let problem = if Duration::from_micros(age) > self.settings.systemd_timeout && most < age / 100 * 98 {
             "it was heard since"
