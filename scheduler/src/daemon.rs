@@ -13,6 +13,7 @@ use muster_proto::MAX_MESSAGE_BYTES;
 use muster_proto::v1::agents_server::AgentsServer;
 use muster_proto::v1::muster_server::MusterServer;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -103,6 +104,7 @@ impl Daemon {
         let lead = Lead {
             leader: core,
             handle: leader.clone(),
+            network: Handle::current(),
             inbox,
             committer,
             sessions: Arc::clone(&sessions),

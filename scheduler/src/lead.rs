@@ -12,6 +12,7 @@ use muster_core::message::FromAgent;
 use muster_core::time::Time;
 use muster_daemon::clock;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::Status;
@@ -165,6 +166,8 @@ pub(crate) fn stopped() -> Status {
 pub(crate) struct Lead {
     pub(crate) leader: Leader,
     pub(crate) handle: LeaderHandle,
+    /// What the network is asked on: the leader's own thread does nothing but lead.
+    pub(crate) network: Handle,
     pub(crate) inbox: Inbox,
     pub(crate) committer: Committer,
     pub(crate) sessions: Arc<Sessions>,
@@ -258,7 +261,9 @@ impl Lead {
             match effect {
                 Effect::Persist(commit, changes) => self.committer.commit(commit, changes),
                 Effect::TakeTerm { above } => self.committer.take_term(above),
-                Effect::Knock(machine, address) => knock(self.handle.clone(), machine, address),
+                Effect::Knock(machine, address) => {
+                    self.network.spawn(knock(self.handle.clone(), machine, address));
+                }
                 Effect::Send(connection, message) => self.sessions.send(connection, message),
                 Effect::Close(connection) => self.sessions.close(connection),
                 // Who asked may have gone since.
@@ -283,15 +288,13 @@ impl Lead {
 }
 
 /// Finds out whether a host answers: it does so too by saying that nobody listens there.
-fn knock(leader: LeaderHandle, machine: MachineId, address: String) {
-    tokio::spawn(async move {
-        let answers = match timeout(KNOCK_WAIT, TcpStream::connect((&*address, DISCARD))).await {
-            Ok(Ok(_)) => true,
-            Ok(Err(error)) => error.kind() == ErrorKind::ConnectionRefused,
-            Err(_) => false,
-        };
-        leader.send(ToLeader::Knocked(machine, answers)).await;
-    });
+async fn knock(leader: LeaderHandle, machine: MachineId, address: String) {
+    let answers = match timeout(KNOCK_WAIT, TcpStream::connect((&*address, DISCARD))).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(error)) => error.kind() == ErrorKind::ConnectionRefused,
+        Err(_) => false,
+    };
+    leader.send(ToLeader::Knocked(machine, answers)).await;
 }
 
 #[cfg(test)]

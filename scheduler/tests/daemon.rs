@@ -165,6 +165,10 @@ impl Agent {
     }
 
     async fn hello(&mut self, machine: u128) {
+        self.hello_from(machine, "198.18.0.7").await;
+    }
+
+    async fn hello_from(&mut self, machine: u128, address: &str) {
         self.say(FromAgent::Hello(Hello {
             cluster: None,
             machine: MachineId::new(machine),
@@ -172,7 +176,7 @@ impl Agent {
             key: AgentKey::new(machine),
             session: SessionNumber(1),
             term: Term(0),
-            address: "198.18.0.7".to_owned(),
+            address: address.to_owned(),
             labels: Labels::from([("rack".to_owned(), "a".to_owned())]),
             capacity: Capacity { cpu: MilliCpu(2000), memory: Bytes(1 << 30) },
             version: "0.1.0".to_owned(),
@@ -383,6 +387,23 @@ async fn heartbeats_pass_by_all_else_and_end_with_their_session() {
     let (to_leader, acks) = Agent::heartbeats(&daemon, agent.key.clone()).await.expect("its key");
     drop((to_leader, acks));
     assert!(agent.hear().await.is_none());
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+#[tokio::test]
+async fn a_silent_machine_whose_host_answers_is_shown_as_such() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let mut client = Client::new(&daemon);
+    // Its address is this machine's.
+    let mut agent = Agent::dial(&daemon).await;
+    agent.hello_from(7, "127.0.0.1").await;
+    let answers = async {
+        while client.machines().await.machines[0].host_answers != Some(true) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, answers).await.expect("it is lost, and its host is asked, in time");
     daemon.shutdown().await.expect("a clean shutdown");
 }
 
