@@ -106,7 +106,11 @@ impl Leader {
 
     fn set_availability(&mut self, id: MachineId, availability: Availability) {
         let was = self.machines.get(&id).map(|machine| machine.availability);
-        self.take_availability(id, availability);
+        // The same command may come again, since its answer was lost: the time of a drain that goes on is no other then.
+        let goes_on = was == Some(availability) && self.drains.get(&id).is_some_and(|drain| !drain.over);
+        if !goes_on {
+            self.take_availability(id, availability);
+        }
         if was != Some(availability) {
             self.turn.changes.push(Change::PutAvailability(id, availability));
             self.event(Event::Availability { machine: id, availability });

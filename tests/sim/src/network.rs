@@ -45,6 +45,29 @@ struct Pipe {
     held_up: usize,
 }
 
+impl Packet {
+    fn is_heartbeat(&self) -> bool {
+        match self {
+            Self::Up(message) => matches!(message, FromAgent::Heartbeat { .. }),
+            Self::Down(message) => matches!(message.body, LeaderMessage::HeartbeatAck { .. }),
+            Self::End => false,
+        }
+    }
+}
+
+impl Pipe {
+    /// The packet that arrives next. Heartbeats have a connection of their own: they and all else overtake each other.
+    fn next(&mut self, random: &mut Random) -> Option<Packet> {
+        let first = self.packets.front()?.is_heartbeat();
+        let packets = self.packets.iter().take_while(|packet| !matches!(packet, Packet::End));
+        let other = packets.enumerate().find(|(_, packet)| packet.is_heartbeat() != first);
+        match other {
+            Some((at, _)) if random.chance(500) => self.packets.remove(at),
+            _ => self.packets.pop_front(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) machine: usize,
@@ -87,6 +110,7 @@ pub(crate) struct Link {
     /// Since when one side does not hear the other's answers.
     silent_since: Option<Micros>,
     random: Random,
+    lanes: Random,
 }
 
 #[derive(Debug)]
@@ -140,6 +164,7 @@ impl Network {
             jumbles: 0,
             silent_since: None,
             random: Random::new(seed, &format!("link {number}")),
+            lanes: Random::new(seed, &format!("heartbeats of link {number}")),
         };
         Self { streams: BTreeMap::new(), last: 0, links: (0..machines).map(link).collect() }
     }
@@ -179,7 +204,7 @@ impl World {
             self.queue.at(stream.agent_reads_until - 1, Event::Packet(connection, way));
             return;
         }
-        let Some(packet) = pipe.packets.pop_front() else { return };
+        let Some(packet) = pipe.next(&mut self.network.links[machine].lanes) else { return };
         match (packet, stream.old_leader) {
             (Packet::Up(message), Some(term)) => self.old_leader_hears(connection, term, message),
             (Packet::Up(message), None) => {

@@ -501,3 +501,14 @@ fn what_a_dead_machine_cannot_stop_is_said_once() {
     let said = world.events.iter().filter(|event| matches!(event, Event::Unplaced { .. }));
     assert_eq!(said.count(), 1);
 }
+
+#[test]
+fn a_drain_that_is_asked_for_again_has_no_more_time() {
+    let mut world = cluster(1);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    world.pass(20);
+    world.machine_command(drain(0), M1).unwrap();
+    world.pass(11);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}

@@ -277,7 +277,14 @@ impl World {
                         !unit.placements.is_empty() && !unit.placements.contains_key(&id)
                     });
                 let soon = Duration::from_secs(4);
-                placed && self.ago(moved.since) > moved.most + soon && self.ago(moved.at) > soon
+                // A later command may have given it more time.
+                let more = match self.book.decided.availability.get(&id) {
+                    Some(Availability::Draining(drain)) => {
+                        self.ago(book.drained) <= Duration::from_millis(drain.timeout_ms) + soon
+                    }
+                    _ => false,
+                };
+                placed && !more && self.ago(moved.since) > moved.most + soon && self.ago(moved.at) > soon
             };
             if let Some((name, moved)) = book.moved.iter().find(over) {
                 let text =

@@ -215,7 +215,7 @@ impl World {
         let open = matches!(decided.availability.get(&id), None | Some(Availability::Open));
         // An older copy of an exclusive unit may be in the way.
         let free = !decided.retired.contains_key(&(id, name.clone()));
-        let well = self.is_well(number) && !book.degraded && !book.pid1_lost;
+        let well = self.is_well(number) && !book.degraded && !book.unproven && !book.pid1_lost;
         well && open && free && misfit(&self.palette, decided, name, number, true).is_none()
     }
 
