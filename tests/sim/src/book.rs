@@ -471,8 +471,8 @@ impl World {
                 for number in machines.iter().filter_map(|id| self.machine_number(*id)).collect::<Vec<_>>() {
                     self.touches_machine(number);
                 }
-                if let Availability::Draining(_) = command.availability {
-                    self.drain_begins(&machines);
+                if let Availability::Draining(drain) = command.availability {
+                    self.drain_begins(&machines, Duration::from_millis(drain.timeout_ms));
                 }
                 let expected = Expected::Machines { machines, availability: command.availability };
                 self.book.expected.insert(*request, expected);
@@ -496,12 +496,18 @@ impl World {
         }
     }
 
-    /// The time of a drain is at most that of the last command.
-    fn drain_begins(&mut self, machines: &[MachineId]) {
+    /// The time of a drain is at most that of the last command, and at least the shortest that any has given.
+    fn drain_begins(&mut self, machines: &[MachineId], most: Duration) {
         let now = self.queue.now();
         let at = (self.scheduler.clock.time(now), self.scheduler.stalled(now));
         for number in machines.iter().filter_map(|id| self.machine_number(*id)).collect::<Vec<_>>() {
-            self.book.machines[number].drained = at;
+            let mut moved = std::mem::take(&mut self.book.machines[number].moved);
+            for moved in moved.values_mut() {
+                if most < moved.most.saturating_sub(self.ago_at_most(moved.since)) {
+                    (moved.since, moved.most) = (at, most);
+                }
+            }
+            (self.book.machines[number].moved, self.book.machines[number].drained) = (moved, at);
         }
     }
 
