@@ -19,6 +19,9 @@ pub(super) const TOLERANCE: Duration = Duration::from_millis(100);
 /// How often stalls are told of at most. One that is due to load comes with many others.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long the store may owe an answer before that is told.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The leader's own time: it stands still while the leader is stalled (its process paused, its loop blocked, its host
 /// suspended), so that no machine's lease ends for that.
 #[derive(Debug)]
@@ -85,6 +88,22 @@ impl Leader {
     pub(super) fn look_at_clock(&mut self) {
         if let Some(stalled) = self.awake.look(self.now, self.office.until) {
             self.event(Event::Stalled(stalled));
+        }
+        self.look_at_store();
+    }
+
+    /// The store has answered: what it owes still it owes since now.
+    pub(super) fn store_answers(&mut self) {
+        self.store_silent = (!self.outbox.is_durable()).then(|| (self.awake(), false));
+    }
+
+    /// All that the leader decides waits for the store, also what it has to tell: that it waits is told at once, and once.
+    pub(super) fn look_at_store(&mut self) {
+        if let Some((since, false)) = self.store_silent
+            && self.awake().since(since) >= STORE_PATIENCE
+        {
+            self.store_silent = Some((since, true));
+            self.outbox.now(Effect::Event(Event::StoreSilent(self.awake().since(since))));
         }
     }
 

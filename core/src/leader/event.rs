@@ -76,6 +76,11 @@ pub enum Event {
         /// What is left there.
         units: Vec<UnitName>,
     },
+    /// These units wait: no machine takes them. Told once, until they were placed.
+    FitNowhere {
+        /// The units.
+        units: Vec<UnitName>,
+    },
     /// A machine shuts down: its units are placed elsewhere.
     MachineLeaves(MachineId),
     /// A machine's agent is restarted: its lease lasts longer.
@@ -114,6 +119,8 @@ pub enum Event {
     BrakeReleased(ReleaseReason),
     /// The store refused what was decided last: it is undone.
     StoreFailed(String),
+    /// The store has not answered for so long: nothing is decided or told meanwhile.
+    StoreSilent(Duration),
     /// A unit was placed.
     Placed {
         /// The unit.
@@ -137,6 +144,17 @@ pub enum Event {
         machine: MachineId,
         /// What it waits for.
         reason: Box<str>,
+    },
+    /// A unit that failed is started anew.
+    Retried {
+        /// The unit.
+        unit: UnitName,
+        /// Where it failed.
+        machine: MachineId,
+        /// After which time.
+        after: Duration,
+        /// How often it has failed, and how often it is started anew at most.
+        attempt: (usize, u32),
     },
     /// A unit that failed is not started anew any more.
     GivenUp {
@@ -303,6 +321,9 @@ impl Event {
             },
             Self::Drained(_) => "machine_drained",
             Self::NotDrained { .. } => "machine_not_drained",
+            Self::FitNowhere { .. } => "unit_waits",
+            Self::Retried { .. } => "unit_retry",
+            Self::StoreSilent(_) => "store_silent",
             Self::MachineLeaves(_) => "machine_leaves",
             Self::AgentRestarts { .. } => "agent_restarts",
             Self::MachineRefused { .. } => "machine_refused",
@@ -331,8 +352,10 @@ impl Event {
         match self {
             Self::Command { units, .. }
             | Self::MachineLost { units, .. }
+            | Self::FitNowhere { units }
             | Self::NotDrained { units, .. } => units,
             Self::Placed { unit, .. }
+            | Self::Retried { unit, .. }
             | Self::Withheld { unit, .. }
             | Self::GivenUp { unit, .. }
             | Self::Done { unit, .. }
@@ -358,6 +381,7 @@ impl Event {
             | Self::Stalled(_)
             | Self::BrakeApplied { .. }
             | Self::BrakeReleased(_)
+            | Self::StoreSilent(_)
             | Self::StoreFailed(_) => &[],
         }
     }
@@ -371,6 +395,7 @@ impl Event {
             | Self::Drained(machine)
             | Self::MachineLeaves(machine)
             | Self::NotDrained { machine, .. }
+            | Self::Retried { machine, .. }
             | Self::MachineUp { machine, .. }
             | Self::MachineLost { machine, .. }
             | Self::Availability { machine, .. }
@@ -394,8 +419,10 @@ impl Event {
             Self::BrakeApplied { machines, .. } => machines.clone(),
             Self::TookOffice { .. }
             | Self::Command { .. }
+            | Self::FitNowhere { .. }
             | Self::Stalled(_)
             | Self::BrakeReleased(_)
+            | Self::StoreSilent(_)
             | Self::StoreFailed(_) => Vec::new(),
         }
     }
@@ -436,12 +463,14 @@ impl Event {
         match self {
             Self::BrakeApplied { .. }
             | Self::StoreFailed(_)
+            | Self::StoreSilent(_)
             | Self::GivenUp { .. }
             | Self::IdInUse { .. } => Severity::Error,
             Self::MachineDegraded(_)
             | Self::MachineLost { .. }
             | Self::HostAnswers(_)
             | Self::NotDrained { .. }
+            | Self::FitNowhere { .. }
             | Self::MachineRefused { .. }
             | Self::Stalled(_)
             | Self::BrakeReleased(_)
@@ -554,6 +583,14 @@ impl fmt::Display for Event {
             Self::Drained(machine) => {
                 write!(f, "machine {} is drained: it says that nothing is left there", machine.short())
             }
+            Self::FitNowhere { units } => {
+                let (wait, them) = if units.len() == 1 { ("waits", "it") } else { ("wait", "them") };
+                write!(
+                    f,
+                    "{} {wait}: no machine takes {them}; `musterctl status UNIT` says why",
+                    Listed(units)
+                )
+            }
             Self::NotDrained { machine, units } => write!(
                 f,
                 "machine {} is not drained, and its time has passed: left there are {}; what other machines take does not \
@@ -601,6 +638,18 @@ impl fmt::Display for Event {
                 )
             }
             Self::BrakeReleased(reason) => write!(f, "units of lost machines are moved again: {reason}"),
+            Self::StoreSilent(silent) => write!(
+                f,
+                "the store has not answered for {} s: clients and machines are told nothing new until it does, and no unit \
+                 is moved; is its disk stuck?",
+                silent.as_secs()
+            ),
+            Self::Retried { unit, machine, after, attempt: (attempt, attempts) } => write!(
+                f,
+                "{unit}, which failed on {}, is started anew in {} s (attempt {attempt} of {attempts})",
+                machine.short(),
+                after.as_secs_f64()
+            ),
             Self::StoreFailed(reason) => {
                 write!(f, "the store failed, and what was not yet written is undone: {reason}")
             }

@@ -121,6 +121,8 @@ impl Leader {
         let times = if planted::is(Fault::DelayNotDoubled) { 1 } else { 1 << (failures - 1).min(20) };
         let doubled = reschedule.delay.saturating_mul(times).min(LONGEST_DELAY);
         self.troubles.set_retry(name, Some(awake + doubled));
+        let attempt = (failures as usize, reschedule.attempts);
+        self.event(Event::Retried { unit: name.clone(), machine, after: doubled, attempt });
     }
 
     /// What failed on this machine and was not started anew, since the machine was to be emptied or the store could not take

@@ -108,6 +108,8 @@ pub struct Leader {
     refusals: BTreeMap<MachineId, (Discriminant<Refused>, Time)>,
     /// When the hosts of lost machines are asked again whether they answer.
     knocks: BTreeMap<MachineId, Time>,
+    /// Since when the store owes an answer, in the leader's own time, and whether that was told of.
+    store_silent: Option<(Time, bool)>,
     office: Office,
     awake: Awake,
     lingering: Lingering,
@@ -246,6 +248,7 @@ impl Leader {
             rivals: Rivals::default(),
             refusals: BTreeMap::new(),
             knocks: BTreeMap::new(),
+            store_silent: None,
             office: Office::default(),
             awake: Awake::new(now),
             lingering: Lingering::default(),
@@ -309,7 +312,10 @@ impl Leader {
             Input::Query(request, query) => self.answer(request, query),
             Input::Agent(connection, message) => self.hear(connection, message),
             Input::Disconnected(connection) => self.disconnected(connection),
-            Input::Committed(upto) => self.outbox.committed(upto),
+            Input::Committed(upto) => {
+                self.outbox.committed(upto);
+                self.store_answers();
+            }
             Input::CommitFailed { reason, durable } => self.roll_back(&reason, *durable),
             Input::TermTaken(term) => self.take_office(term),
             Input::Leads(until) => self.goes_on_leading(until),
@@ -417,6 +423,7 @@ impl Leader {
         }
         if !turn.changes.is_empty() {
             let commit = self.outbox.issue();
+            self.store_silent.get_or_insert((self.awake(), false));
             self.outbox.now(Effect::Persist(commit, turn.changes));
         }
         for effect in turn.effects {
@@ -496,6 +503,7 @@ impl Leader {
     /// The store lost what was not yet durable: goes on from what it holds, and tells who waited.
     fn roll_back(&mut self, reason: &str, durable: Durable) {
         let waited = self.outbox.failed(reason);
+        self.store_answers();
         if !planted::is(Fault::FailedCommitIsKept) {
             self.load(durable);
         }

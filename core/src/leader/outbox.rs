@@ -58,6 +58,11 @@ impl Outbox {
         }
     }
 
+    /// Whether all that was issued is durable.
+    pub(super) fn is_durable(&self) -> bool {
+        self.durable >= self.issued
+    }
+
     /// All that was issued and is not yet durable failed. Clients that wait for a change are told so at once; returned
     /// is what else waited.
     pub(super) fn failed(&mut self, reason: &str) -> Vec<Held> {

@@ -36,6 +36,8 @@ pub(super) struct Queue {
     waiting: BTreeMap<Key, UnitName>,
     /// Those that are to be tried on all machines; among them may be some that wait no more.
     fresh: Vec<Key>,
+    /// Those of them of which was told that they fit nowhere.
+    told: BTreeSet<Key>,
     /// Machines on which those that wait are to be tried.
     touched: BTreeSet<MachineId>,
     /// Global units that are to be tried on all machines.
@@ -60,6 +62,7 @@ impl Queue {
     /// Takes the unit out.
     pub(super) fn remove(&mut self, unit: &Unit) {
         self.waiting.remove(&key(unit));
+        self.told.remove(&key(unit));
         self.fresh_globals.remove(&unit.order);
     }
 
@@ -129,7 +132,9 @@ impl Leader {
         let fresh = sorted(std::mem::take(&mut self.queue.fresh));
         let keys: Vec<Key> =
             if touched.is_empty() { fresh.clone() } else { self.queue.waiting.keys().copied().collect() };
+        let keys = self.what_is_required_first(keys);
         let mut fits_nowhere = BTreeSet::new();
+        let mut waits = Vec::new();
         for key in keys {
             // It may have been placed meanwhile, together with others.
             let Some(name) = self.queue.waiting.get(&key) else { continue };
@@ -142,6 +147,7 @@ impl Leader {
             if alone && !fits_nowhere.is_empty() {
                 let requirement = self.placer.requirement(name).map(|requirement| (is_fresh, requirement));
                 if requirement.is_some_and(|requirement| fits_nowhere.contains(&requirement)) {
+                    waits.push((key, name.clone()));
                     continue;
                 }
             }
@@ -160,6 +166,9 @@ impl Leader {
                 |machine| also(machine) && !group.units.iter().any(|name| self.has_failed_on(name, machine));
             let machine =
                 if self.anything_failed() { best(&untried).or_else(|| best(&also)) } else { best(&also) };
+            if machine.is_none() {
+                waits.push((key, name.clone()));
+            }
             match machine {
                 Some(machine) => {
                     let with = group.tied_to();
@@ -182,6 +191,43 @@ impl Leader {
                 None => {}
             }
         }
+        waits.retain(|(key, _)| !self.queue.told.contains(key));
+        if !waits.is_empty() {
+            let units = waits.iter().map(|(_, name)| name.clone()).collect();
+            self.queue.told.extend(waits.into_iter().map(|(key, _)| key));
+            self.event(Event::FitNowhere { units });
+        }
+    }
+
+    /// In the same order, but what a unit requires, or is started after, goes before it: the room for one of them is no use
+    /// to the one that waits.
+    fn what_is_required_first(&self, keys: Vec<Key>) -> Vec<Key> {
+        if self.dependents.is_empty() {
+            return keys;
+        }
+        let among: BTreeSet<Key> = keys.iter().copied().collect();
+        let mut ordered = Vec::with_capacity(keys.len());
+        let (mut entered, mut left) = (BTreeSet::new(), BTreeSet::new());
+        for key in keys {
+            let mut stack = vec![key];
+            while let Some(&next) = stack.last() {
+                let waiting = self.queue.waiting.get(&next).and_then(|name| self.units.get(name));
+                let required = waiting.into_iter().flat_map(|unit| unit.options.dependencies());
+                let before = required
+                    .filter_map(|name| self.units.get(name).map(self::key))
+                    .filter(|before| among.contains(before) && !entered.contains(before));
+                let before: Vec<Key> = before.collect();
+                if entered.insert(next) && !before.is_empty() {
+                    stack.extend(before);
+                    continue;
+                }
+                stack.pop();
+                if left.insert(next) {
+                    ordered.push(next);
+                }
+            }
+        }
+        ordered
     }
 
     /// Whether the brake, or how many units are on their way already, keeps one of these where it is.

@@ -447,15 +447,15 @@ impl Leader {
                         machine.observed.insert(name.clone(), Copy { epoch, hash, observation });
                     }
                 }
+                if let Some(event) = news.flatten() {
+                    self.event(event);
+                }
                 if let Some(observation) = current {
                     if self.units.get(&name).is_some_and(|unit| unit.options.is_gated()) {
                         self.gates.look_at(&name);
                     }
                     self.look_at_current(id, &name, epoch, &observation);
                     self.look_at_dependents(&name);
-                }
-                if let Some(event) = news.flatten() {
-                    self.event(event);
                 }
             }
         }

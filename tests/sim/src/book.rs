@@ -159,6 +159,8 @@ pub(crate) struct MachineBook {
     pub(crate) says_active: BTreeSet<(UnitName, Epoch)>,
     /// Since when the time of its drain counts, by the leader's clock, and how long the leader had been stopped until then.
     pub(crate) drained: (Time, Micros),
+    /// When the time began that a drain of it has at least, and that time.
+    pub(crate) drains: ((Time, Micros), Duration),
     /// Active copies that were placed elsewhere since the machine is drained or shuts down.
     pub(crate) moved: BTreeMap<UnitName, Moved>,
     /// When its agent last took in a sign of life of its PID 1; and when something last was in the way of one.
@@ -406,10 +408,13 @@ impl World {
         book.durable = book.issued;
         let now = self.queue.now();
         let at = (self.scheduler.clock.time(now), self.scheduler.stalled(now));
-        for machine in &mut book.machines {
+        for (machine, known) in book.machines.iter_mut().zip(&self.machines) {
             machine.moved.clear();
             // A drain has its whole time anew.
             machine.drained = at;
+            if let Some(Availability::Draining(drain)) = book.decided.availability.get(&known.id) {
+                machine.drains = (at, Duration::from_millis(drain.timeout_ms));
+            }
             // It may not have become durable.
             machine.over.clear();
         }
@@ -432,6 +437,7 @@ impl World {
             hello: was.hello,
             says_active: was.says_active,
             drained: was.drained,
+            drains: was.drains,
             moved: was.moved,
             stale: was.stale,
             failed: was.failed,
@@ -501,13 +507,19 @@ impl World {
         let now = self.queue.now();
         let at = (self.scheduler.clock.time(now), self.scheduler.stalled(now));
         for number in machines.iter().filter_map(|id| self.machine_number(*id)).collect::<Vec<_>>() {
-            let mut moved = std::mem::take(&mut self.book.machines[number].moved);
-            for moved in moved.values_mut() {
-                if most < moved.most.saturating_sub(self.ago_at_most(moved.since)) {
-                    (moved.since, moved.most) = (at, most);
-                }
+            let drains = matches!(
+                self.book.decided.availability.get(&self.machines[number].id),
+                Some(Availability::Draining(_))
+            );
+            let (since, before) = self.book.machines[number].drains;
+            let over = self.ago(since) > before + Duration::from_secs(4);
+            let sooner = most < before.saturating_sub(self.ago_at_most(since));
+            let book = &mut self.book.machines[number];
+            book.drained = at;
+            if !drains || over || sooner {
+                book.drains = (at, most);
+                book.moved.values_mut().for_each(|moved| (moved.since, moved.most) = (at, most));
             }
-            (self.book.machines[number].moved, self.book.machines[number].drained) = (moved, at);
         }
     }
 

@@ -113,8 +113,10 @@ fn what_a_machine_says_of_a_unit_is_told_once() {
         told(&mut world),
         [
             "unit_failed: web.service failed on 00000001: exit code 3",
+            "unit_retry: web.service, which failed on 00000001, is started anew in 5 s (attempt 1 of 3)",
             "unit_started: web.service has started on 00000001",
             "start_failed: web.service did not start on 00000001: exit code 3",
+            "unit_retry: web.service, which failed on 00000001, is started anew in 10 s (attempt 2 of 3)",
             "unit_refused: web.service is refused by 00000001: no room",
         ]
     );
@@ -214,4 +216,25 @@ fn a_record_tells_programs_what_its_sentence_says() {
     assert_eq!(record.epoch, Some(world.leader.units.get(&name("web.service")).unwrap().placements[&M2]));
     assert_eq!(record.reason.as_deref(), Some("its machine was lost"));
     assert!(moved.weight() >= size_of::<Event>() + "web.service".len());
+}
+
+#[test]
+fn what_fits_nowhere_and_a_store_that_is_silent_are_told_once() {
+    let mut world = World::new(1);
+    for number in 1..=2 {
+        world.start(&format!("w{number}.service"), "[X-Fleet]\nMachineMetadata=disk=ssd\n");
+    }
+    world.pass(10);
+    let waits = |name: &str| {
+        format!("unit_waits: {name} waits: no machine takes it; `musterctl status UNIT` says why")
+    };
+    let said: Vec<String> =
+        told(&mut world).into_iter().filter(|event| event.starts_with("unit_waits")).collect();
+    assert_eq!(said, [waits("w1.service"), waits("w2.service")]);
+    world.committing = false;
+    world.command_as(CommandId::new(99), Verb::Stop, &[("w1.service", None)], false);
+    world.pass(20);
+    let said = told(&mut world);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("store_silent: the store has not answered for 5 s: "), "{said:?}");
 }

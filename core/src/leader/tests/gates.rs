@@ -437,3 +437,12 @@ fn the_longer_lease_of_an_agent_counts_also_when_it_is_back() {
     world.pass(3);
     assert_eq!(lease(&world), 5);
 }
+
+#[test]
+fn of_two_that_fit_one_at_a_time_the_required_one_goes_first() {
+    let mut world = World::new(0);
+    world.start("db.service", "[X-Muster]\nMemory=700M\n");
+    world.start("web.service", "[X-Muster]\nMemory=700M\nPriority=10\nRequires=db.service\n");
+    world.join(M1, &[]);
+    assert_eq!(world.running("db.service"), [M1]);
+}

@@ -189,9 +189,7 @@ impl World {
             let availability = self.book.decided.availability.get(&self.machines[number].id);
             let book = &mut self.book.machines[number];
             let (since, most) = match availability {
-                Some(Availability::Draining(drain)) => {
-                    (book.drained, Duration::from_millis(drain.timeout_ms))
-                }
+                Some(Availability::Draining(_)) => book.drains,
                 _ => (at, SHUTDOWN_TIMEOUT),
             };
             book.moved.insert(name, Moved { epoch, at, since, most });
