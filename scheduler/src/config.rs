@@ -160,6 +160,14 @@ impl Config {
             );
             return contradiction(&["lease_ttl"], message);
         }
+        if self.restart_grace < lease {
+            let message = format!(
+                "restart_grace is {} and lease_ttl is {}: what an agent that is restarted asks for must be at least what it has",
+                shown(self.restart_grace),
+                shown(lease)
+            );
+            return contradiction(&["restart_grace", "lease_ttl"], message);
+        }
         if systemd <= lease {
             let message = format!(
                 "systemd_timeout is {} and lease_ttl is {}: the time-out must be longer, since a machine whose systemd \
