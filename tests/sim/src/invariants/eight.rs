@@ -59,7 +59,7 @@ pub(crate) enum Touches<'a> {
     GuardSeenToEnd(usize),
     GuardEnds(usize),
     /// A machine says this of the units that it holds.
-    Reports(usize, Vec<(&'a UnitName, &'a Observation)>),
+    Reports(usize, Vec<(&'a UnitName, Epoch, &'a Observation)>),
 }
 
 impl World {

@@ -146,16 +146,17 @@ impl World {
     pub(super) fn what_the_guard_ends_has_not_run_to_its_end<'a>(
         &mut self,
         number: usize,
-        said: impl Iterator<Item = (&'a UnitName, &'a Observation)>,
+        said: impl Iterator<Item = (&'a UnitName, Epoch, &'a Observation)>,
     ) {
         let ended = |observation: &Observation| {
             matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
                 if state.active == "inactive")
         };
-        for (name, _) in said.filter(|(_, observation)| ended(observation)) {
+        for (name, epoch, _) in said.filter(|(_, _, observation)| ended(observation)) {
             let Machine { files, systemd, .. } = &self.machines[number];
             let version = files.get(name).map(|file| file.version);
-            let exclusive = version.filter(|version| version.exclusive.is_some());
+            // Of an earlier copy, whose files are replaced already, the leader knows that it is over.
+            let exclusive = version.filter(|version| version.exclusive.is_some() && version.epoch <= epoch);
             // What the leader wanted stopped may have been so by an agent that had no time to write that down; the leader
             // does not take that copy for the current one any more.
             let stops = &self.book.machines[number].stops;

@@ -206,13 +206,13 @@ impl World {
                 (book.asked_to_reload, book.reload_explains) = (true, true);
             }
             agent::Effect::Send(FromAgent::Hello(hello)) => {
-                let held = hello.units.iter().map(|unit| (&unit.name, &unit.observation));
+                let held = hello.units.iter().map(|unit| (&unit.name, unit.epoch, &unit.observation));
                 self.control_plane_is_not_the_workload(Touches::Reports(number, held.collect()));
             }
             agent::Effect::Send(FromAgent::Report(reports)) => {
                 self.work.said += reports.len() as u64;
                 let observed = reports.iter().filter_map(|report| match &report.change {
-                    ReportedChange::Observed(observation) => Some((&report.name, observation)),
+                    ReportedChange::Observed(observation) => Some((&report.name, report.epoch, observation)),
                     _ => None,
                 });
                 self.control_plane_is_not_the_workload(Touches::Reports(number, observed.collect()));
