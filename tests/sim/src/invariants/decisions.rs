@@ -210,7 +210,11 @@ impl World {
     /// restart, and a brake that was held for so long that it is released, are left out.
     pub(super) fn too_many_died(&self, number: usize) -> bool {
         let lease = self.settings.lease_ttl + self.settings.clock_margin;
-        let silent = |book: &MachineBook| book.last_heard.map(|heard| self.ago(heard));
+        // One that only says Hello is lost all the same.
+        let silent = |book: &MachineBook| {
+            let heard = book.last_heard?;
+            Some(self.ago(book.counts.filter(|_| book.unproven).unwrap_or(heard)))
+        };
         let just_lost = |book: &MachineBook| {
             let window = lease..(lease * 2).saturating_sub(Duration::from_millis(600));
             !book.leaving
