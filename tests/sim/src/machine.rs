@@ -643,6 +643,10 @@ impl World {
         let mut out = Out::default();
         let answer = if let Effect::Write(writes) = &call {
             let mut outcomes = Vec::with_capacity(writes.len());
+            if machine.disk_full > 0 {
+                // Each is refused, and asked for anew.
+                self.work.touched += 2 * writes.len() as u64;
+            }
             for write in writes {
                 let outcome = if machine.disk_full > 0 {
                     Written::Failed("no space left on device".to_owned())
