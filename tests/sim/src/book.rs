@@ -158,8 +158,8 @@ pub(crate) struct MachineBook {
     /// The copies that it said to be active when it last said anything of them.
     pub(crate) says_active: BTreeSet<(UnitName, Epoch)>,
     /// Since when the time of its drain counts, by the leader's clock, and how long the leader had been stopped until then.
-    pub(crate) drained: (Time, Micros),
-    /// When the time began that a drain of it has at least, and that time.
+    pub(crate) drained: ((Time, Micros), Duration),
+    /// The same of the time that it has at least.
     pub(crate) drains: ((Time, Micros), Duration),
     /// Active copies that were placed elsewhere since the machine is drained or shuts down.
     pub(crate) moved: BTreeMap<UnitName, Moved>,
@@ -411,9 +411,9 @@ impl World {
         for (machine, known) in book.machines.iter_mut().zip(&self.machines) {
             machine.moved.clear();
             // A drain has its whole time anew.
-            machine.drained = at;
             if let Some(Availability::Draining(drain)) = book.decided.availability.get(&known.id) {
                 machine.drains = (at, Duration::from_millis(drain.timeout_ms));
+                machine.drained = machine.drains;
             }
             // It may not have become durable.
             machine.over.clear();
@@ -513,9 +513,13 @@ impl World {
             );
             let (since, before) = self.book.machines[number].drains;
             let over = self.ago(since) > before + Duration::from_secs(4);
+            let (last, longest) = self.book.machines[number].drained;
+            let later = most > longest.saturating_sub(self.ago(last));
             let sooner = most < before.saturating_sub(self.ago_at_most(since));
             let book = &mut self.book.machines[number];
-            book.drained = at;
+            if !drains || over || later {
+                book.drained = (at, most);
+            }
             if !drains || over || sooner {
                 book.drains = (at, most);
                 book.moved.values_mut().for_each(|moved| (moved.since, moved.most) = (at, most));

@@ -279,13 +279,9 @@ impl World {
                         !unit.placements.is_empty() && !unit.placements.contains_key(&id)
                     });
                 let soon = Duration::from_secs(4);
-                // A later command may have given it more time.
-                let more = match self.book.decided.availability.get(&id) {
-                    Some(Availability::Draining(drain)) => {
-                        self.ago(book.drained) <= Duration::from_millis(drain.timeout_ms) + soon
-                    }
-                    _ => false,
-                };
+                // Another command may have given it more time.
+                let (last, longest) = book.drained;
+                let more = self.ago(last) <= longest + soon;
                 placed && !more && self.ago(moved.since) > moved.most + soon && self.ago(moved.at) > soon
             };
             if let Some((name, moved)) = book.moved.iter().find(over) {
