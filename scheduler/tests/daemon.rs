@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use muster_core::command::{
-    ClusterStatus, Command, CommandError, CommandResult, Done, UnitArgument, UnitErrorKind, UnitStatus, Verb,
+    ClusterStatus, Command, CommandError, CommandResult, Done, UnitArgument, UnitErrorKind, UnitOutcome,
+    UnitStatus, Verb,
 };
 use muster_core::ids::{AgentKey, BootId, CommandId, MachineId, SessionNumber, Term};
 use muster_core::machine::{Capacity, Labels, MachineState, Pressure};
@@ -62,6 +63,15 @@ impl Client {
         let command = Command { id: CommandId::new(id), verb, units, replace: false };
         let response = self.0.execute(v1::CommandRequest::from(command)).await.expect("an answer");
         CommandResult::try_from(response.into_inner()).expect("a result")
+    }
+
+    /// 2,000 units of 3 kB each; gives their content.
+    async fn execute_many(&mut self, verb: Verb) -> (String, Vec<UnitOutcome>) {
+        let content = format!("{FILE}# {}\n", "x".repeat(3000));
+        let names: Vec<_> = (0..2000).map(|number| format!("unit-{number}.service")).collect();
+        let units: Vec<_> = names.iter().map(|name| (name.as_str(), Some(content.as_str()))).collect();
+        let outcomes = self.execute(1, verb, &units).await.expect("done");
+        (content, outcomes)
     }
 
     async fn units(&mut self, content: bool) -> BTreeMap<UnitName, UnitStatus> {
@@ -252,10 +262,7 @@ async fn many_units_pass_in_one_command_and_one_list() {
     let daemon = start(state.path()).await;
     let mut client = Client::new(&daemon);
     // More than gRPC's usual 4 MiB in both directions.
-    let content = format!("{FILE}# {}\n", "x".repeat(3000));
-    let names: Vec<_> = (0..2000).map(|number| format!("unit-{number}.service")).collect();
-    let units: Vec<_> = names.iter().map(|name| (name.as_str(), Some(content.as_str()))).collect();
-    let outcomes = client.execute(1, Verb::Submit, &units).await.expect("done");
+    let (content, outcomes) = client.execute_many(Verb::Submit).await;
     assert!(outcomes.iter().all(|outcome| outcome.done == Done::Created));
     let listed = client.units(true).await;
     assert_eq!(listed.len(), 2000);
@@ -358,10 +365,7 @@ async fn heartbeats_pass_by_all_else_and_end_with_their_session() {
     let daemon = start(state.path()).await;
     let mut client = Client::new(&daemon);
     // Far more than the agent's end of the stream takes unread.
-    let content = format!("{FILE}# {}\n", "x".repeat(3000));
-    let names: Vec<_> = (0..2000).map(|number| format!("unit-{number}.service")).collect();
-    let units: Vec<_> = names.iter().map(|name| (name.as_str(), Some(content.as_str()))).collect();
-    client.execute(1, Verb::Start, &units).await.expect("done");
+    client.execute_many(Verb::Start).await;
     let mut agent = Agent::dial(&daemon).await;
     agent.hello(7).await;
 
