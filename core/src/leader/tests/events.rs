@@ -137,8 +137,7 @@ fn each_placement_has_its_reason() {
     world.machine_command(Availability::Open, M1).unwrap();
     world.command(Verb::Unload, &[("web.service", None)]).unwrap();
     world.replace(Verb::Start, "ssd.service", &super::service("")).unwrap();
-    let connection = world.agents[&M1].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Shutdown)));
+    world.goodbye(M1, Goodbye::Shutdown);
     let mut told = told(&mut world);
     let about = ["unit_placed", "unit_unplaced", "old_copy_ends"];
     told.retain(|told| about.iter().any(|kind| told.starts_with(kind)));

@@ -228,8 +228,7 @@ fn what_keeps_to_its_machine_waits_for_it_through_a_reboot_and_no_longer() {
     world.start("moves.service", "");
     world.start("keeps.service", "[X-Muster]\nOnReboot=keep\n");
     world.join(M2, &[]);
-    let connection = world.agents[&M1].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Shutdown)));
+    world.goodbye(M1, Goodbye::Shutdown);
     assert_eq!((world.running("moves.service"), world.running("keeps.service")), (vec![M2], vec![M1]));
     assert!(world.agents[&M1].farewell);
     world.reboot(M1);

@@ -96,8 +96,7 @@ fn drained_exclusive_units_stop_here_before_they_start_elsewhere() {
 #[test]
 fn a_machine_that_shuts_down_is_told_farewell_when_its_exclusive_units_have_ended() {
     let mut world = exclusive();
-    let connection = world.agents[&M1].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Shutdown)));
+    world.goodbye(M1, Goodbye::Shutdown);
     assert_eq!(world.running("one.service"), [M2]);
     assert!(world.agents[&M1].farewell);
 }
@@ -105,8 +104,7 @@ fn a_machine_that_shuts_down_is_told_farewell_when_its_exclusive_units_have_ende
 #[test]
 fn a_longer_lease_of_an_agent_that_is_restarted_counts_too() {
     let mut world = exclusive();
-    let connection = world.agents[&M1].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Restart)));
+    world.goodbye(M1, Goodbye::Restart);
     assert!(world.agents[&M1].farewell && world.stored.machines[&M1].restarting);
     world.cut(M1);
     world.pass(29);
@@ -319,8 +317,7 @@ fn what_may_run_is_not_stopped_where_its_gate_was_decided_without_its_agent() {
         "[X-Fleet]\nMachineID=00000001\n[X-Muster]\nExclusive=yes\nRequires=db.service\n",
     );
     world.command(Verb::Stop, &[("db.service", None)]).unwrap();
-    let connection = world.agents[&M1].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Restart)));
+    world.goodbye(M1, Goodbye::Restart);
     world.cut(M1);
     let mut world = world.restarted();
     world.leader.trust_store();
@@ -426,8 +423,7 @@ fn a_lease_that_was_granted_under_other_settings_is_waited_out() {
 #[test]
 fn the_longer_lease_of_an_agent_counts_also_when_it_is_back() {
     let mut world = exclusive();
-    let connection = world.agents[&M1].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Restart)));
+    world.goodbye(M1, Goodbye::Restart);
     world.cut(M1);
     world.connect(M1);
     let lease = |world: &World| world.stored.machines[&M1].lease.as_secs();

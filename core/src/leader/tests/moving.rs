@@ -3,39 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::world::{World, machine, name};
+use super::world::{World, drain, held, machine, name, with_units};
 use crate::command::{Left, MachineCommandError, Verb};
 use crate::ids::MachineId;
 use crate::leader::{Arrival, Event, Input};
-use crate::machine::{Availability, Drain};
+use crate::machine::Availability;
 use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
 use crate::state::{Failure, Observation, Phase, UnitState};
 
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
-
-fn drain(max_parallel: u32) -> Availability {
-    Availability::Draining(Drain { timeout_ms: 30_000, max_parallel })
-}
-
-/// A machine with so many units, and another one that joined later.
-fn cluster(units: u32) -> World {
-    let mut world = World::new(1);
-    for number in 1..=units {
-        world.start(&format!("u{number}.service"), "");
-    }
-    world.join(M2, &[]);
-    world
-}
-
-fn held(world: &World, id: MachineId) -> usize {
-    world.agents[&id].held.len()
-}
-
-fn goodbye(world: &mut World, id: MachineId, goodbye: Goodbye) {
-    let connection = world.agents[&id].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Goodbye(goodbye)));
-}
 
 /// The second machine says this of its copy.
 fn report(world: &mut World, unit: &str, phase: Phase, active: &str) {
@@ -61,7 +38,7 @@ fn slow_to_start(world: &mut World, id: MachineId, slow: bool) {
 
 #[test]
 fn a_cordoned_machine_keeps_what_it_has_and_gets_nothing_new() {
-    let mut world = cluster(2);
+    let mut world = with_units(2);
     world.machine_command(Availability::Cordoned, M2).unwrap();
     world.start("new.service", "");
     assert_eq!((held(&world, M1), held(&world, M2)), (3, 0));
@@ -79,14 +56,14 @@ fn a_cordoned_machine_keeps_what_it_has_and_gets_nothing_new() {
 
 #[test]
 fn a_machine_that_is_not_one_is_refused() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     let error = world.machine_command(Availability::Cordoned, machine(9)).unwrap_err();
     assert_eq!(error, MachineCommandError::NoSuchMachine(machine(9)));
 }
 
 #[test]
 fn drained_units_are_active_elsewhere_before_they_stop_here() {
-    let mut world = cluster(3);
+    let mut world = with_units(3);
     world.start("everywhere.service", "[X-Fleet]\nGlobal=true\n");
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(0), M1).unwrap();
@@ -101,7 +78,7 @@ fn drained_units_are_active_elsewhere_before_they_stop_here() {
 
 #[test]
 fn global_units_are_stopped_last() {
-    let mut world = cluster(0);
+    let mut world = with_units(0);
     world.start("everywhere.service", "[X-Fleet]\nGlobal=true\n");
     world.machine_command(Availability::Cordoned, M2).unwrap();
     world.start("with.service", "[X-Fleet]\nMachineOf=everywhere.service\n");
@@ -113,7 +90,7 @@ fn global_units_are_stopped_last() {
 
 #[test]
 fn so_many_units_move_at_once_as_may() {
-    let mut world = cluster(5);
+    let mut world = with_units(5);
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(2), M1).unwrap();
     assert_eq!((held(&world, M1), held(&world, M2)), (5, 2));
@@ -127,7 +104,7 @@ fn so_many_units_move_at_once_as_may() {
 
 #[test]
 fn a_drain_stops_what_lingers_at_its_end() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(0), M1).unwrap();
     world.pass(29);
@@ -138,7 +115,7 @@ fn a_drain_stops_what_lingers_at_its_end() {
 
 #[test]
 fn an_old_copy_that_is_gone_makes_room_for_the_next() {
-    let mut world = cluster(2);
+    let mut world = with_units(2);
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(1), M1).unwrap();
     assert_eq!((held(&world, M1), held(&world, M2)), (2, 1));
@@ -153,7 +130,7 @@ fn an_old_copy_that_is_gone_makes_room_for_the_next() {
 
 #[test]
 fn one_deadline_ends_the_whole_drain() {
-    let mut world = cluster(3);
+    let mut world = with_units(3);
     world.start("here.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(1), M1).unwrap();
@@ -180,7 +157,7 @@ fn one_deadline_ends_the_whole_drain() {
 
 #[test]
 fn the_time_of_a_drain_begins_with_the_command_and_with_the_leader() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(0), M1).unwrap();
     world.pass(29);
@@ -196,17 +173,17 @@ fn the_time_of_a_drain_begins_with_the_command_and_with_the_leader() {
 
 #[test]
 fn the_deadline_of_a_drain_stops_nothing_that_would_run_nowhere() {
-    let mut world = cluster(2);
+    let mut world = with_units(2);
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(1), M1).unwrap();
-    goodbye(&mut world, M2, Goodbye::Shutdown);
+    world.goodbye(M2, Goodbye::Shutdown);
     world.pass(40);
     assert_eq!(held(&world, M1), 2);
 }
 
 #[test]
 fn exclusive_units_on_their_way_are_counted() {
-    let mut world = cluster(0);
+    let mut world = with_units(0);
     for number in 1..=3 {
         let options = "[X-Muster]\nExclusive=yes\n";
         let pinned = format!("{options}MachineID={M1}\n");
@@ -235,7 +212,7 @@ fn left(world: &mut World) -> Vec<String> {
 
 #[test]
 fn what_is_left_on_a_machine_is_told_with_why() {
-    let mut world = cluster(2);
+    let mut world = with_units(2);
     world.start("all.service", "[X-Fleet]\nGlobal=true\n");
     world.start("here.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
     assert_eq!(world.machines_with(Vec::new()).machines[0].left, []);
@@ -270,7 +247,7 @@ fn what_is_left_on_a_machine_is_told_with_why() {
 
 #[test]
 fn what_is_left_of_exclusive_units_and_after_the_deadline() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     let options = "[X-Muster]\nExclusive=yes\n";
     world.start("x.service", &format!("{options}MachineID={M1}\n"));
     world.replace(Verb::Start, "x.service", &super::service(options)).unwrap();
@@ -285,7 +262,7 @@ fn what_is_left_of_exclusive_units_and_after_the_deadline() {
 
 #[test]
 fn of_much_that_is_left_the_first_is_told() {
-    let mut world = cluster(0);
+    let mut world = with_units(0);
     for number in 10..40 {
         world.start(&format!("u{number}.service"), &format!("[X-Fleet]\nMachineID={M1}\n"));
     }
@@ -308,7 +285,7 @@ fn of_much_that_is_left_the_first_is_told() {
 
 #[test]
 fn a_machine_is_drained_when_it_says_so() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     let drained = |world: &mut World| {
         let drained = world.events.iter().filter(|event| **event == Event::Drained(M1)).count();
         world.events.clear();
@@ -334,7 +311,7 @@ fn a_machine_is_drained_when_it_says_so() {
 
 #[test]
 fn an_orphan_keeps_a_machine_from_being_drained() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     // A store that has no record of what the machine runs.
     world.stored.units.remove(&name("u1.service"));
     let mut world = world.restarted();
@@ -352,7 +329,7 @@ fn an_orphan_keeps_a_machine_from_being_drained() {
 
 #[test]
 fn what_fits_nowhere_else_stays_on_a_drained_machine() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     world.start("here.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
     world.machine_command(drain(0), M1).unwrap();
     assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
@@ -366,7 +343,7 @@ fn what_fits_nowhere_else_stays_on_a_drained_machine() {
 #[test]
 fn a_unit_that_is_destroyed_while_it_moves_is_gone_everywhere() {
     for verb in [Verb::Destroy, Verb::Unload] {
-        let mut world = cluster(1);
+        let mut world = with_units(1);
         slow_to_start(&mut world, M2, true);
         world.machine_command(drain(0), M1).unwrap();
         assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
@@ -377,7 +354,7 @@ fn a_unit_that_is_destroyed_while_it_moves_is_gone_everywhere() {
 
 #[test]
 fn a_machine_lost_while_its_unit_moves_to_it_gives_it_to_others() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(0), M1).unwrap();
     world.join(machine(3), &[]);
@@ -392,9 +369,9 @@ fn a_machine_lost_while_its_unit_moves_to_it_gives_it_to_others() {
 
 #[test]
 fn a_machine_that_shuts_down_is_told_when_its_units_are_active_elsewhere() {
-    let mut world = cluster(2);
+    let mut world = with_units(2);
     slow_to_start(&mut world, M2, true);
-    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
     assert_eq!((held(&world, M1), held(&world, M2)), (2, 2));
     assert!(!world.agents[&M1].farewell);
     slow_to_start(&mut world, M2, false);
@@ -412,9 +389,9 @@ fn a_machine_that_shuts_down_is_told_when_its_units_are_active_elsewhere() {
 
 #[test]
 fn a_machine_that_does_not_shut_down_after_all_takes_units_again() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow_to_start(&mut world, M2, true);
-    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
     world.start("new.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
     assert_eq!(held(&world, M1), 1, "it gets nothing new");
     world.connect(M1);
@@ -428,9 +405,9 @@ fn a_machine_that_does_not_shut_down_after_all_takes_units_again() {
 
 #[test]
 fn what_a_shutdown_that_came_to_nothing_left_behind_ends() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow_to_start(&mut world, M2, true);
-    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
     world.connect(M1);
     world.pass(59);
     assert_eq!(held(&world, M1), 1);
@@ -442,7 +419,7 @@ fn what_a_shutdown_that_came_to_nothing_left_behind_ends() {
 fn a_machine_whose_units_fit_nowhere_else_need_not_wait() {
     let mut world = World::new(1);
     world.start("u.service", "");
-    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
     assert!(world.agents[&M1].farewell);
     assert_eq!(world.running("u.service"), [M1]);
     world.reboot(M1);
@@ -452,8 +429,8 @@ fn a_machine_whose_units_fit_nowhere_else_need_not_wait() {
 
 #[test]
 fn an_agent_that_is_restarted_has_a_longer_lease() {
-    let mut world = cluster(1);
-    goodbye(&mut world, M1, Goodbye::Restart);
+    let mut world = with_units(1);
+    world.goodbye(M1, Goodbye::Restart);
     assert!(world.agents[&M1].farewell);
     world.cut(M1);
     world.pass(29);
@@ -467,7 +444,7 @@ fn an_agent_that_is_restarted_has_a_longer_lease() {
 
 #[test]
 fn a_drain_is_a_decision_and_waits_for_its_commit() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     world.committing = false;
     world.step(Input::Machines(
         crate::leader::RequestId(7000),
@@ -502,7 +479,7 @@ fn what_a_dead_machine_cannot_stop_is_said_once() {
 
 #[test]
 fn a_drain_that_is_asked_for_again_has_no_more_time() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow_to_start(&mut world, M2, true);
     world.machine_command(drain(0), M1).unwrap();
     world.pass(20);

@@ -1,35 +1,17 @@
 //! Moves that are overtaken by something else: restarts, failures, other moves. Each of these was a bug once.
 
-use super::world::{World, machine, name};
+use super::world::{World, drain, held, machine, name, with_units};
 use crate::command::Verb;
 use crate::ids::MachineId;
 use crate::ids::Term;
 use crate::leader::{Event, Input, Leader, RequestId, Settings};
-use crate::machine::{Availability, Drain};
+use crate::machine::Availability;
 use crate::message::{FromAgent, Goodbye};
 
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
 const M3: MachineId = machine(3);
 
-fn drain(max_parallel: u32) -> Availability {
-    Availability::Draining(Drain { timeout_ms: 30_000, max_parallel })
-}
-fn cluster(units: u32) -> World {
-    let mut world = World::new(1);
-    for number in 1..=units {
-        world.start(&format!("u{number}.service"), "");
-    }
-    world.join(M2, &[]);
-    world
-}
-fn held(world: &World, id: MachineId) -> usize {
-    world.agents[&id].held.len()
-}
-fn goodbye(world: &mut World, id: MachineId, goodbye: Goodbye) {
-    let connection = world.agents[&id].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Goodbye(goodbye)));
-}
 fn slow(world: &mut World, id: MachineId) {
     world.agents.get_mut(&id).unwrap().activates = false;
 }
@@ -39,7 +21,7 @@ fn braked(world: &World) -> bool {
 
 #[test]
 fn leader_restart_keeps_old_copy() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow(&mut world, M2);
     world.machine_command(drain(0), M1).unwrap();
     assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
@@ -52,7 +34,7 @@ fn leader_restart_keeps_old_copy() {
 
 #[test]
 fn store_failure_keeps_old_copy() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow(&mut world, M2);
     world.machine_command(drain(0), M1).unwrap();
     world.committing = false;
@@ -68,7 +50,7 @@ fn store_failure_keeps_old_copy() {
 
 #[test]
 fn active_in_hello() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow(&mut world, M2);
     world.machine_command(drain(0), M1).unwrap();
     world.cut(M2);
@@ -80,7 +62,7 @@ fn active_in_hello() {
 
 #[test]
 fn after_the_end_of_a_drain() {
-    let mut world = cluster(3);
+    let mut world = with_units(3);
     slow(&mut world, M2);
     world.machine_command(drain(1), M1).unwrap();
     assert_eq!((held(&world, M1), held(&world, M2)), (3, 1));
@@ -90,7 +72,7 @@ fn after_the_end_of_a_drain() {
 
 #[test]
 fn dead_draining_machine() {
-    let mut world = cluster(5);
+    let mut world = with_units(5);
     world.join(M3, &[]);
     slow(&mut world, M2);
     slow(&mut world, M3);
@@ -102,8 +84,8 @@ fn dead_draining_machine() {
 
 #[test]
 fn heartbeat_after_restart_goodbye() {
-    let mut world = cluster(1);
-    goodbye(&mut world, M1, Goodbye::Restart);
+    let mut world = with_units(1);
+    world.goodbye(M1, Goodbye::Restart);
     world.pass(1);
     world.cut(M1);
     world.pass(20);
@@ -137,7 +119,7 @@ fn operator_release_is_final() {
 
 #[test]
 fn drain_end_with_new_home_dead() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow(&mut world, M2);
     world.machine_command(drain(0), M1).unwrap();
     world.cut(M2);
@@ -165,13 +147,13 @@ fn cordoned_machine_is_seen() {
 
 #[test]
 fn reconnect_while_shutting_down() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow(&mut world, M2);
-    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
     world.cut(M1);
     world.connect(M1);
     // The agent says it in every session.
-    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
     world.agents.get_mut(&M1).unwrap().activates = true;
     world.machine_command(Availability::Cordoned, M2).unwrap();
     world.start("new.service", "");
@@ -183,7 +165,7 @@ fn reconnect_while_shutting_down() {
 
 #[test]
 fn uncordon_while_moving() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow(&mut world, M2);
     world.machine_command(drain(0), M1).unwrap();
     world.machine_command(Availability::Open, M1).unwrap();
@@ -203,7 +185,7 @@ fn goodbye_under_the_brake() {
     assert!(braked(&world));
     let home = machine(4);
     let unit = world.agents[&home].held.keys().next().unwrap().clone();
-    goodbye(&mut world, home, Goodbye::Shutdown);
+    world.goodbye(home, Goodbye::Shutdown);
     assert!(
         !world.leader.units.get(&unit).unwrap().placements.contains_key(&home),
         "not moved before it stops"
@@ -213,10 +195,10 @@ fn goodbye_under_the_brake() {
 #[test]
 fn shutdown_then_restart_goodbye() {
     // SIGTERM of the agent follows at every shutdown; the leader that was restarted in between knows only that one.
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     world.machine_command(Availability::Cordoned, M2).unwrap();
-    goodbye(&mut world, M1, Goodbye::Shutdown);
-    goodbye(&mut world, M1, Goodbye::Restart);
+    world.goodbye(M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Restart);
     world.reboot(M1);
     world.pass(10);
     assert_eq!(world.machines().machines[0].state, crate::machine::MachineState::Unreachable);
@@ -224,7 +206,7 @@ fn shutdown_then_restart_goodbye() {
 
 #[test]
 fn stale_lingering_after_coming_home() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow(&mut world, M2);
     world.machine_command(drain(0), M1).unwrap();
     slow(&mut world, M1);
@@ -239,10 +221,10 @@ fn stale_lingering_after_coming_home() {
 
 #[test]
 fn all_shut_down() {
-    let mut world = cluster(2);
+    let mut world = with_units(2);
     slow(&mut world, M2);
-    goodbye(&mut world, M1, Goodbye::Shutdown);
-    goodbye(&mut world, M2, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
+    world.goodbye(M2, Goodbye::Shutdown);
     assert!(world.agents[&M2].farewell);
     world.pass(30);
     assert!(world.agents[&M1].farewell, "waits for what never comes");
@@ -250,13 +232,13 @@ fn all_shut_down() {
 
 #[test]
 fn farewell_survives_store_failure() {
-    let mut world = cluster(0);
+    let mut world = with_units(0);
     world.committing = false;
     world.step(Input::Machines(
         RequestId(7000),
         crate::command::MachineCommand { availability: Availability::Cordoned, machines: vec![M2] },
     ));
-    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
     world.fail_store();
     world.committing = true;
     world.pass(5);
@@ -269,7 +251,7 @@ fn clean_shutdown_is_no_suspect() {
     for n in 1..=6 {
         world.start(&format!("u{n}.service"), "");
     }
-    goodbye(&mut world, M3, Goodbye::Shutdown);
+    world.goodbye(M3, Goodbye::Shutdown);
     world.reboot(M3);
     world.cut(M2);
     world.pass(8);
@@ -280,7 +262,7 @@ fn clean_shutdown_is_no_suspect() {
 fn oneshot_that_has_ended() {
     use crate::message::{ReportedChange, UnitReport};
     use crate::state::{Observation, Phase, UnitState};
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     let ended = |world: &mut World, id: MachineId| {
         let agent = &world.agents[&id];
         let (epoch, connection) = (agent.held[&name("u1.service")].epoch, agent.connection.unwrap());
@@ -294,7 +276,7 @@ fn oneshot_that_has_ended() {
     };
     slow(&mut world, M2);
     ended(&mut world, M1);
-    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
     ended(&mut world, M2);
     world.pass(30);
     assert!(world.agents[&M1].farewell, "the shutdown waits for a unit that has ended on both");
@@ -302,15 +284,15 @@ fn oneshot_that_has_ended() {
 
 #[test]
 fn a_restart_of_the_leader_during_a_shutdown_keeps_the_old_copy() {
-    let mut world = cluster(1);
+    let mut world = with_units(1);
     slow(&mut world, M2);
-    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
     assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
     let mut world = world.restarted();
     world.agents.get_mut(&M1).unwrap().leaving = true;
     world.connect(M1);
     world.connect(M2);
-    goodbye(&mut world, M1, Goodbye::Shutdown);
+    world.goodbye(M1, Goodbye::Shutdown);
     world.pass(1);
     assert_eq!(held(&world, M1), 1, "old copy stopped, new one not active");
 }

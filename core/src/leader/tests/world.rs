@@ -10,10 +10,10 @@ use crate::command::{
 };
 use crate::ids::{AgentKey, BootId, ClusterId, CommandId, CommitId, Epoch, MachineId, SessionNumber, Term};
 use crate::leader::{Change, ConnectionId, Durable, Effect, Event, Input, Leader, RequestId, Settings};
-use crate::machine::{Availability, Capacity, Labels, Pressure};
+use crate::machine::{Availability, Capacity, Drain, Labels, Pressure};
 use crate::message::{
-    Assignment, FromAgent, HeldUnit, Hello, LeaderMessage, Refused, Removal, ReportedChange, ToAgent,
-    UnitReport,
+    Assignment, FromAgent, Goodbye, HeldUnit, Hello, LeaderMessage, Refused, Removal, ReportedChange,
+    ToAgent, UnitReport,
 };
 use crate::state::{Observation, Phase, Target, UnitState};
 use crate::time::Time;
@@ -79,6 +79,26 @@ pub(super) fn name(text: &str) -> UnitName {
 
 pub(super) const fn machine(number: u128) -> MachineId {
     MachineId::new(number << 96)
+}
+
+/// A drain of 30 s.
+pub(super) fn drain(max_parallel: u32) -> Availability {
+    Availability::Draining(Drain { timeout_ms: 30_000, max_parallel })
+}
+
+/// A machine with so many units, and another one that joined later.
+pub(super) fn with_units(units: u32) -> World {
+    let mut world = World::new(1);
+    for number in 1..=units {
+        world.start(&format!("u{number}.service"), "");
+    }
+    world.join(machine(2), &[]);
+    world
+}
+
+/// How many units the machine holds.
+pub(super) fn held(world: &World, id: MachineId) -> usize {
+    world.agents[&id].held.len()
 }
 
 pub(super) fn service(options: &str) -> String {
@@ -188,6 +208,12 @@ impl World {
             units: agent.held.values().cloned().collect(),
         };
         self.step(Input::Agent(connection, FromAgent::Hello(hello)));
+    }
+
+    /// The machine says goodbye.
+    pub(super) fn goodbye(&mut self, id: MachineId, goodbye: Goodbye) {
+        let connection = self.agents[&id].connection.unwrap();
+        self.step(Input::Agent(connection, FromAgent::Goodbye(goodbye)));
     }
 
     /// The machine loses its power, and all that it held.
