@@ -206,7 +206,6 @@ impl Unit {
             (_, Some(_)) if self.removed => self.once_gone(Action::Confirm),
             (_, Some(_)) if self.ending => self.once_gone(Action::Ended),
             (None, Some(_)) => Action::Nothing,
-            (None, None) if self.tried.is_some() => Action::Nothing,
             (None | Some(Want::Remove(_)), None) => Action::Forget,
             // A copy of a later epoch than the removal names never gets here.
             (Some(Want::Remove(_)), Some(_)) => self.once_gone(Action::Remove),

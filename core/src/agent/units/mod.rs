@@ -478,11 +478,12 @@ impl Units {
 
     fn advance(&mut self, name: UnitName) {
         let Some(unit) = self.units.get_mut(&name) else { return };
-        if let (Some(Want::Remove(_)), Doing::Nothing, Some(tried), None) =
+        if let (None | Some(Want::Remove(_)), Doing::Nothing, Some(tried), None) =
             (&unit.want, &unit.doing, unit.tried, &unit.held)
         {
-            // What is there of it must go, and could have been started.
+            // What is there of it must go, and could have been started; or nobody has a record of it, and is to hear of it.
             unit.held = Some(tried.held());
+            self.changed.insert(name.clone());
             self.unsaved = Unsaved::NowNeeded;
         }
         let action = unit.next();
