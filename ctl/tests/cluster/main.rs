@@ -418,7 +418,7 @@ fn what_happened_is_told_and_explained() {
     assert_eq!(kinds(&["never-known"]), [""; 0]);
     assert_eq!(kinds(&[])[0], "leader_took_office");
     let run = cluster.ctl(&["events", "-o", "json", "-n1", "apart@2"]);
-    assert!(run.stdout.contains("\"kind\":\"client_start\"") && run.stdout.lines().count() == 1, "{run:?}");
+    assert!(run.stdout.contains("\"kind\":\"unit_waits\"") && run.stdout.lines().count() == 1, "{run:?}");
 
     let run = cluster.ctl(&["explain", "apart@1", "apart@2"]);
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
