@@ -305,9 +305,11 @@ impl World {
                 assert!(*epoch >= held, "{name} was stopped for an older epoch");
             }
             Some(Err(epoch)) => assert!(*epoch >= held, "{name} was stopped for an older removal"),
-            // A removal that was begun, and whose files are gone, is carried to its end.
+            // A removal that was begun, and whose files are gone, is carried to its end; and files that were never known to be
+            // there, and that nobody knows of, are removed.
             None => assert!(
-                !self.files.contains_key(name) && self.stops.iter().any(|(stopped, _)| stopped == name),
+                !self.files.contains_key(name) && self.stops.iter().any(|(stopped, _)| stopped == name)
+                    || self.loaded.get(name).is_none_or(|unit| unit.runs.is_none()),
                 "{name} was stopped, which nobody asked for"
             ),
         }

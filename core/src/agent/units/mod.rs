@@ -481,9 +481,9 @@ impl Units {
         if let (None | Some(Want::Remove(_)), Doing::Nothing, Some(tried), None) =
             (&unit.want, &unit.doing, unit.tried, &unit.held)
         {
-            // What is there of it must go, and could have been started; or nobody has a record of it, and is to hear of it.
+            // What is there of it must go, also where nobody has a record of it, and could have been started.
             unit.held = Some(tried.held());
-            self.changed.insert(name.clone());
+            unit.want.get_or_insert(Want::Remove(tried.epoch));
             self.unsaved = Unsaved::NowNeeded;
         }
         let action = unit.next();
