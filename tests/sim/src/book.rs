@@ -522,8 +522,15 @@ impl World {
             }
             if !drains || over || sooner {
                 book.drains = (at, most);
-                book.moved.values_mut().for_each(|moved| (moved.since, moved.most) = (at, most));
             }
+            // What moves already has no more time than it had.
+            let mut moved = std::mem::take(&mut book.moved);
+            for moved in moved.values_mut() {
+                if most < moved.most.saturating_sub(self.ago_at_most(moved.since)) {
+                    (moved.since, moved.most) = (at, most);
+                }
+            }
+            self.book.machines[number].moved = moved;
         }
     }
 
