@@ -210,17 +210,17 @@ impl World {
     /// restart, and a brake that was held for so long that it is released, are left out.
     pub(super) fn too_many_died(&self, number: usize) -> bool {
         let lease = self.settings.lease_ttl + self.settings.clock_margin;
-        // One that only says Hello is lost all the same.
-        let silent = |book: &MachineBook| {
-            let heard = book.last_heard?;
-            Some(self.ago(book.counts.filter(|_| book.unproven).unwrap_or(heard)))
-        };
+        let silent = |book: &MachineBook| book.last_heard.map(|heard| self.ago(heard));
+        // One that only says Hello is lost all the same, and earlier than when it says nothing any more.
+        let proven =
+            |book: &MachineBook| book.counts.filter(|_| book.unproven).map(|counts| self.ago(counts));
         let just_lost = |book: &MachineBook| {
             let window = lease..(lease * 2).saturating_sub(Duration::from_millis(600));
             !book.leaving
                 && !book.pid1_lost
                 && book.graced.is_none()
                 && silent(book).is_some_and(|ago| window.contains(&ago))
+                && proven(book).is_none_or(|ago| window.contains(&ago))
         };
         let books = &self.book.machines;
         let held_for_long = self.settings.brake_hold.saturating_sub(lease);
