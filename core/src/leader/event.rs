@@ -145,6 +145,15 @@ pub enum Event {
         /// What it waits for.
         reason: Box<str>,
     },
+    /// A unit that was started is not active any more: it has ended by itself, or somebody at the machine has stopped it.
+    Inactive {
+        /// The unit.
+        unit: UnitName,
+        /// Where.
+        machine: MachineId,
+        /// Which placement.
+        epoch: Epoch,
+    },
     /// A unit that failed is started anew.
     Retried {
         /// The unit.
@@ -271,6 +280,15 @@ impl Event {
         before: Option<&Observation>,
         now: &Observation,
     ) -> Option<Self> {
+        let active = |observation: &Observation| match observation {
+            Observation::Held { phase: Phase::Launched, state: Some(state) } => {
+                Some(state.active != "inactive")
+            }
+            _ => None,
+        };
+        if before.and_then(active) == Some(true) && active(now) == Some(false) {
+            return Some(Self::Inactive { unit: unit.clone(), machine, epoch });
+        }
         let is_old = before.is_some_and(|before| match (before, now) {
             (Observation::Held { phase: before, .. }, Observation::Held { phase: now, .. }) => before == now,
             _ => before == now,
@@ -322,6 +340,7 @@ impl Event {
             Self::Drained(_) => "machine_drained",
             Self::NotDrained { .. } => "machine_not_drained",
             Self::FitNowhere { .. } => "unit_waits",
+            Self::Inactive { .. } => "unit_inactive",
             Self::Retried { .. } => "unit_retry",
             Self::StoreSilent(_) => "store_silent",
             Self::MachineLeaves(_) => "machine_leaves",
@@ -355,6 +374,7 @@ impl Event {
             | Self::FitNowhere { units }
             | Self::NotDrained { units, .. } => units,
             Self::Placed { unit, .. }
+            | Self::Inactive { unit, .. }
             | Self::Retried { unit, .. }
             | Self::Withheld { unit, .. }
             | Self::GivenUp { unit, .. }
@@ -395,6 +415,7 @@ impl Event {
             | Self::Drained(machine)
             | Self::MachineLeaves(machine)
             | Self::NotDrained { machine, .. }
+            | Self::Inactive { machine, .. }
             | Self::Retried { machine, .. }
             | Self::MachineUp { machine, .. }
             | Self::MachineLost { machine, .. }
@@ -431,6 +452,7 @@ impl Event {
     pub fn epoch(&self) -> Option<Epoch> {
         match self {
             Self::Placed { epoch, .. }
+            | Self::Inactive { epoch, .. }
             | Self::Gone { epoch, .. }
             | Self::Started { epoch, .. }
             | Self::StartFailed { epoch, .. }
@@ -643,6 +665,12 @@ impl fmt::Display for Event {
                 "the store has not answered for {} s: clients and machines are told nothing new until it does, and no unit \
                  is moved; is its disk stuck?",
                 silent.as_secs()
+            ),
+            Self::Inactive { unit, machine, .. } => write!(
+                f,
+                "{unit} is not active any more on {}: it has ended by itself, or was stopped there by hand; `musterctl \
+                 restart {unit}` starts it",
+                machine.short()
             ),
             Self::Retried { unit, machine, after, attempt: (attempt, attempts) } => write!(
                 f,

@@ -447,7 +447,10 @@ impl Leader {
                         machine.observed.insert(name.clone(), Copy { epoch, hash, observation });
                     }
                 }
-                if let Some(event) = news.flatten() {
+                // Of one that is to end, its end is told as such.
+                let ends = self.units.get(&name).is_some_and(|unit| unit.options.ends);
+                let news = news.flatten();
+                if let Some(event) = news.filter(|event| !(ends && matches!(event, Event::Inactive { .. }))) {
                     self.event(event);
                 }
                 if let Some(observation) = current {

@@ -237,3 +237,17 @@ fn what_fits_nowhere_and_a_store_that_is_silent_are_told_once() {
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].starts_with("store_silent: the store has not answered for 5 s: "), "{said:?}");
 }
+
+#[test]
+fn what_somebody_has_stopped_at_its_machine_is_told() {
+    let mut world = World::new(1);
+    world.start("web.service", "");
+    told(&mut world);
+    report(&mut world, M1, "web.service", held(Phase::Launched, "deactivating"));
+    for _ in 0..2 {
+        report(&mut world, M1, "web.service", held(Phase::Launched, "inactive"));
+    }
+    let said = "unit_inactive: web.service is not active any more on 00000001: it has ended by itself, or was stopped there by \
+                hand; `musterctl restart web.service` starts it";
+    assert_eq!(told(&mut world), [said]);
+}
