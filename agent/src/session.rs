@@ -1,5 +1,6 @@
 //! The streams to a leader, over gRPC: one for heartbeats, and one for all else.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use muster_proto::v1::{AgentMessage, LeaderMessage};
 use muster_proto::{ConvertError, SESSION_KEY, ToAgentParts, split_from_agent};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Request, Streaming};
@@ -22,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the connection is tried, and how long the answer may take: what is cut off is noticed before the lease
 /// is long over.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// How long the rest of a session is waited for whose heartbeats have ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How many messages may wait to be sent. There are two or three a second, so a leader for which more wait reads
 /// none.
 const QUEUE_MAX: usize = 256;
@@ -163,10 +167,14 @@ async fn run(
     info!(%scheduler, "connected");
     // The leader says nothing before it has read a Hello.
     inputs.send(Input::Connected(connection)).await.map_err(|_| StreamError::Ending)?;
-    // They end together.
+    // They end together. What was said on the session before, why it ends for one, is heard all the same.
+    let mut session = pin!(hear(session.into_inner(), inputs));
     tokio::select! {
-        ended = hear(acks.into_inner(), inputs) => ended,
-        ended = hear(session.into_inner(), inputs) => ended,
+        ended = &mut session => ended,
+        ended = hear(acks.into_inner(), inputs) => match timeout(LAST_WORDS, session).await {
+            Ok(session_ended) => session_ended.and(ended),
+            Err(_) => ended,
+        },
     }
 }
 

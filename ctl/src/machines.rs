@@ -15,6 +15,8 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Machines, listed, machine_name};
 use crate::style::harmless;
 
+/// How long the scheduler may take to do what is due at the deadline of a drain, and to tell of it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often is asked what is left on machines that are drained.
 const REFRESH: Duration = Duration::from_millis(500);
 /// How often at most it is said what holds up a drain to a reader that sees no progress bar.
@@ -81,7 +83,7 @@ async fn wait(
     spinner: &ProgressBar,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let until = Instant::now() + timeout;
+    let until = Instant::now() + timeout + LAST_WORDS;
     let mut ticks = interval(REFRESH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut said, mut say) = (Vec::new(), Instant::now() + SAY_EVERY);
