@@ -512,8 +512,8 @@ impl World {
                 Some(Availability::Draining(_))
             );
             let (since, before) = self.book.machines[number].drains;
-            let over = self.ago(since) > before + Duration::from_secs(4);
             let (last, longest) = self.book.machines[number].drained;
+            let over = self.ago(last) > longest + Duration::from_secs(4);
             let later = most > longest.saturating_sub(self.ago(last));
             let sooner = most < before.saturating_sub(self.ago_at_most(since));
             let book = &mut self.book.machines[number];
