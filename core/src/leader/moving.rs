@@ -218,10 +218,10 @@ impl Leader {
     }
 
     pub(super) fn find_lingering_on(&mut self, id: MachineId) {
-        let left = self.machines.get(&id).filter(|machine| {
+        let left = self.machines.get(&id).is_some_and(|machine| {
             machine.state != MachineState::Unreachable && (machine.leaving || self.drains.contains_key(&id))
         });
-        if left.is_none() {
+        if !left {
             return;
         }
         let ends = self.lingers_until(id);

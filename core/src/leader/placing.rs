@@ -147,7 +147,7 @@ impl Leader {
             if alone && !fits_nowhere.is_empty() {
                 let requirement = self.placer.requirement(name).map(|requirement| (is_fresh, requirement));
                 if requirement.is_some_and(|requirement| fits_nowhere.contains(&requirement)) {
-                    waits.push((key, name.clone()));
+                    waits.push(key);
                     continue;
                 }
             }
@@ -167,7 +167,7 @@ impl Leader {
             let machine =
                 if self.anything_failed() { best(&untried).or_else(|| best(&also)) } else { best(&also) };
             if machine.is_none() {
-                waits.push((key, name.clone()));
+                waits.push(key);
             }
             match machine {
                 Some(machine) => {
@@ -191,10 +191,10 @@ impl Leader {
                 None => {}
             }
         }
-        waits.retain(|(key, _)| !self.queue.told.contains(key));
+        waits.retain(|key| !self.queue.told.contains(key));
         if !waits.is_empty() {
-            let units = waits.iter().map(|(_, name)| name.clone()).collect();
-            self.queue.told.extend(waits.into_iter().map(|(key, _)| key));
+            let units = waits.iter().filter_map(|key| self.queue.waiting.get(key).cloned()).collect();
+            self.queue.told.extend(waits);
             self.event(Event::FitNowhere { units });
         }
     }

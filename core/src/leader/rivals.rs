@@ -161,7 +161,7 @@ impl Leader {
     /// one id, of which the first is only not heard. Its lease is proof, whoever is who.
     fn exclusive_units_may_run(&self, hello: &Hello) -> bool {
         let Some(machine) = self.machines.get(&hello.machine) else { return false };
-        let is_known = machine.record.key == hello.key || self.is_at_its_address(&hello.machine, hello);
+        let is_known = machine.record.key == hello.key || self.is_at_address_of(machine, hello);
         // One that has said that it shuts down was to come back.
         if is_known || machine.leaving {
             return false;
@@ -175,16 +175,13 @@ impl Leader {
         longest.is_some_and(|stop| self.awake() < machine.lease_until + self.settings.exclusive_end(stop))
     }
 
-    /// Whether the Hello comes from the address of the machine that is known by this id, and only it can have that.
-    fn is_at_its_address(&self, id: &MachineId, hello: &Hello) -> bool {
-        let shared = || {
-            let local = hello.address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-            let has = |(other, machine): (&MachineId, &Machine)| {
-                other != id && machine.record.address == hello.address
-            };
-            local || self.machines.iter().any(has)
+    /// Whether the Hello comes from the address of the machine that is known by its id, and only that one can have it.
+    fn is_at_address_of(&self, machine: &Machine, hello: &Hello) -> bool {
+        let is_local = || hello.address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        let has = |(other, machine): (&MachineId, &Machine)| {
+            *other != hello.machine && machine.record.address == hello.address
         };
-        self.machines.get(id).is_some_and(|machine| machine.record.address == hello.address) && !shared()
+        machine.record.address == hello.address && !is_local() && !self.machines.iter().any(has)
     }
 
     /// Accepts the Hellos for which there was no sign of life on the old stream.

@@ -508,10 +508,7 @@ impl Leader {
     fn await_heartbeat(&mut self, id: MachineId, anew: bool) {
         let deadline = self.awake() + self.lease();
         let Some(machine) = self.machines.get_mut(&id) else { return };
-        machine.last_heard = Some(self.now);
-        machine.lost = None;
-        machine.host_answers = None;
-        machine.undoubted = false;
+        machine.is_heard(self.now);
         if anew || machine.deadline.is_none() || planted::is(Fault::HelloIsALease) {
             self.set_deadline(id, deadline);
         }
@@ -539,9 +536,7 @@ impl Leader {
         }
         // An agent that is restarted was granted more.
         let deadline = machine.deadline.map_or(deadline, |granted| granted.max(deadline));
-        machine.last_heard = Some(self.now);
-        machine.lost = None;
-        machine.undoubted = false;
+        machine.is_heard(self.now);
         self.set_deadline(id, deadline);
     }
 
@@ -633,5 +628,15 @@ impl Leader {
                 self.placed_anew(&name, id, epoch, PlaceReason::Stale);
             }
         }
+    }
+}
+
+impl Machine {
+    /// Something was heard of it: it is not lost, whatever was thought of it.
+    fn is_heard(&mut self, now: Time) {
+        self.last_heard = Some(now);
+        self.lost = None;
+        self.host_answers = None;
+        self.undoubted = false;
     }
 }
