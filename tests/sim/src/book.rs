@@ -427,6 +427,7 @@ impl World {
         *book = MachineBook {
             heard: was.heard,
             counts: was.counts,
+            unproven: was.unproven,
             graced: was.graced,
             leaving: was.leaving,
             pid1_lost: was.pid1_lost,
