@@ -27,6 +27,10 @@ const SHUTDOWN_WAITS: Micros = 20 * SECOND;
 /// How long a machine that stood still may take to stop what should have been stopped before.
 pub(crate) const EXCEPTED: Micros = 20 * SECOND;
 
+/// How long the agent takes at most to see that what the guard was for has not ended, and to kill it: its clock may be
+/// behind.
+const FENCING: Micros = 200 * MILLI;
+
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) id: MachineId,
@@ -721,6 +725,8 @@ impl World {
             let dead = machine.random.chance(500);
             for stop in EXCLUSIVE_STOPS {
                 self.queue.after(stop * SECOND, Event::Fences(number, boot, stop, dead));
+                // Where the agent was to do it, it may have died of a sudden.
+                self.queue.after(stop * SECOND + FENCING, Event::Fences(number, boot, stop, dead));
             }
         } else if machine.systemd.guarded {
             self.note(|| format!("m{number}: the guard ends"));
