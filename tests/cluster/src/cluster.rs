@@ -222,6 +222,7 @@ impl Cluster {
             let _ = writeln!(hosts, "{} {}", machine.address(), machine.name());
         }
         template.write("/etc/hosts", hosts.as_bytes())?;
+        template.write_program("/usr/lib/muster-cluster/beat", include_str!("scripts/beat"))?;
         if self.state.daemons {
             daemons::install(&template)?;
         }

@@ -27,6 +27,7 @@ mod supervisor;
 mod template;
 pub mod vm;
 mod wait;
+mod witness;
 
 pub use builder::Builder;
 pub use cluster::{Cluster, Down};
@@ -34,6 +35,7 @@ pub use daemons::{BIN_DIR_VARIABLE, bin_dir, project_root, target_dir};
 pub use machine::{BOOT_DEADLINE, EXEC_DEADLINE, Machine, Power};
 pub use process::Output;
 pub use state::{Backend, Role};
+pub use witness::Beat;
 
 /// Says on standard error what the harness is doing.
 pub(crate) fn say(text: &str) {

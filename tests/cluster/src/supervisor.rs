@@ -21,6 +21,9 @@ const GONE_DEADLINE: Duration = Duration::from_secs(30);
 /// The host's own address in the cluster's network.
 pub(crate) const GATEWAY: &str = "198.18.0.1";
 
+/// Where the supervisor has what the machines' units tell the [witness](crate::Cluster::witness).
+pub(crate) const WITNESS: &str = "/run/witness";
+
 /// The supervisor of a cluster, as it is written down.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Supervisor {

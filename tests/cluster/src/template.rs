@@ -4,7 +4,7 @@
 //! is masked: what is taken away is that anything pulls them in (`*.wants`, `*.requires`, generators, `/etc/systemd`).
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -134,6 +134,12 @@ impl Template {
     pub(crate) fn write(&self, path: &str, bytes: &[u8]) -> Result<()> {
         let path = self.parent_of(path)?;
         fs::write(&path, bytes).with_context(|| path.display().to_string())
+    }
+
+    /// Writes a program that every machine has.
+    pub(crate) fn write_program(&self, path: &str, text: &str) -> Result<()> {
+        self.write(path, text.as_bytes())?;
+        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).context(path.to_owned())
     }
 
     /// Copies a file of the host, with its mode, to where every machine has it.

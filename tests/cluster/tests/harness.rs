@@ -197,6 +197,55 @@ fn single_processes_stop_and_go_on() {
     assert!(m1.stop_process(4_000_000).is_err());
 }
 
+/// How often the unit `name` on this machine has told the witness that it runs.
+fn beats(cluster: &Cluster, name: &str, machine: &Machine<'_>) -> Result<usize> {
+    let witness = cluster.witness()?;
+    Ok(witness.iter().filter(|beat| beat.name == name && beat.machine == machine.name()).count())
+}
+
+#[test]
+fn the_witness_knows_what_runs() {
+    let cluster = bare(2).up().unwrap();
+    assert_eq!(cluster.witness().unwrap(), []);
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    let start = |machine: &Machine<'_>, name: &str| {
+        let beat = ["/usr/lib/muster-cluster/beat", name];
+        let command = ["systemd-run", "--setenv=MUSTER_EPOCH=1.7", "--unit", name];
+        machine.exec(&[&command[..], &beat[..]].concat()).unwrap().ok().unwrap();
+    };
+    start(&m1, "one");
+    start(&m2, "one");
+    start(&m2, "two");
+    let wait_more = |name: &str, machine: &Machine<'_>| {
+        let before = beats(&cluster, name, machine).unwrap();
+        cluster
+            .wait_for("more beats", LIMIT, || {
+                Ok((beats(&cluster, name, machine)? >= before + 5).then_some(()))
+            })
+            .unwrap();
+    };
+    wait_more("one", &m1);
+    wait_more("one", &m2);
+    wait_more("two", &m2);
+    m2.kill().unwrap();
+    let dead = ["one", "two"].map(|name| beats(&cluster, name, &m2).unwrap());
+    wait_more("one", &m1);
+    assert_eq!(["one", "two"].map(|name| beats(&cluster, name, &m2).unwrap()), dead, "it is off");
+    m2.boot().unwrap();
+    start(&m2, "two");
+    wait_more("two", &m2);
+    // An orderly reboot has it there, too.
+    m2.reboot().unwrap();
+    start(&m2, "two");
+    wait_more("two", &m2);
+
+    let witness = cluster.witness().unwrap();
+    assert!(witness.iter().all(|beat| beat.epoch == "1.7"), "{witness:?}");
+    assert!(witness.is_sorted_by_key(|beat| beat.at), "{witness:?}");
+    m1.exec(&["sh", "-c", "echo by hand >>/run/muster-witness"]).unwrap().ok().unwrap();
+    assert!(cluster.witness().unwrap_err().to_string().contains("by hand"));
+}
+
 #[test]
 fn a_command_that_does_not_end_is_ended() {
     let cluster = bare(1).up().unwrap();

@@ -95,6 +95,59 @@ fn commands_come_through() {
         .unwrap();
 }
 
+/// How often the unit `name` on this machine has told the witness that it runs.
+fn beats(cluster: &Cluster, name: &str, machine: &Machine<'_>) -> Result<usize> {
+    let witness = cluster.witness()?;
+    Ok(witness.iter().filter(|beat| beat.name == name && beat.machine == machine.name()).count())
+}
+
+/// Waits until that unit has told it five times more.
+fn wait_more_beats(cluster: &Cluster, name: &str, machine: &Machine<'_>) {
+    let before = beats(cluster, name, machine).unwrap();
+    cluster
+        .wait_for("more beats", LIMIT, || Ok((beats(cluster, name, machine)? >= before + 5).then_some(())))
+        .unwrap();
+}
+
+fn start_beat(machine: &Machine<'_>, name: &str) {
+    let beat = ["/usr/lib/muster-cluster/beat", name];
+    answer(machine, &[&["systemd-run", "--unit", name], &beat[..]].concat()).unwrap();
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn the_witness_knows_what_runs() {
+    let cluster = bare(2).up().unwrap();
+    assert_eq!(cluster.witness().unwrap(), []);
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    // They share the port with each other.
+    for (machine, name) in [(&m1, "one"), (&m2, "one"), (&m2, "two")] {
+        start_beat(machine, name);
+    }
+    for (machine, name) in [(&m1, "one"), (&m2, "one"), (&m2, "two")] {
+        wait_more_beats(&cluster, name, machine);
+    }
+    m1.kill().unwrap();
+    let dead = beats(&cluster, "one", &m1).unwrap();
+    wait_more_beats(&cluster, "one", &m2);
+    assert_eq!(beats(&cluster, "one", &m1).unwrap(), dead, "it is off");
+    // Who finds the port in use goes on when it is free again.
+    let hog = "until exec 9>/run/muster-witness; do :; done; : >/run/taken; exec sleep infinity";
+    answer(&m2, &["systemd-run", "--unit=hog", "bash", "-c", hog]).unwrap();
+    cluster
+        .wait_for("the port is in use", LIMIT, || Ok(m2.exec(&["ls", "/run/taken"])?.success().then_some(())))
+        .unwrap();
+    answer(&m2, &["systemctl", "stop", "hog"]).unwrap();
+    wait_more_beats(&cluster, "one", &m2);
+    wait_more_beats(&cluster, "two", &m2);
+    m2.reboot().unwrap();
+    start_beat(&m2, "two");
+    wait_more_beats(&cluster, "two", &m2);
+    let witness = cluster.witness().unwrap();
+    assert!(witness.is_sorted_by_key(|beat| beat.at), "{witness:?}");
+    assert!(witness.iter().all(|beat| beat.epoch == "-"), "{witness:?}");
+}
+
 #[test]
 #[ignore = "run by make vm-tests"]
 fn a_power_cut_loses_what_was_not_written() {

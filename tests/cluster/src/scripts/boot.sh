@@ -46,6 +46,7 @@ setsid bash -c '
             echo 0 >"$2/machine/cgroup.procs"
             exec systemd-nspawn --quiet --directory="$1/root" --machine="$3" --boot --settings=no \
                 --register=no --keep-unit --network-namespace-path="$1/net" \
+                --bind=/run/witness:/run/muster-witness \
                 --resolv-conf=off --timezone=off --link-journal=no
         '\'' nspawn "$home" "$cgroup" "$machine" || status=$?
         [ "$status" = 133 ] || break

@@ -11,6 +11,7 @@ shift 2
 
 mount -t tmpfs -o mode=0755 "$id" /run
 mkdir /run/machines
+: >/run/witness
 ip link set lo up
 
 make_cgroup() {

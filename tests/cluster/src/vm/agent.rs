@@ -5,8 +5,9 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,13 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::lines;
+use super::{AGENT_PORT, WITNESS_PORT, lines};
+use crate::machine::EXEC_DEADLINE;
+use crate::wait::{self, Poll};
+
+/// Where the machine's units find the witness.
+const WITNESS: &str = "/run/muster-witness";
+const NEW_WITNESS: &str = "/run/muster-witness.new";
 
 /// A command that runs.
 struct Running {
@@ -38,7 +45,10 @@ impl Port {
 
 /// Serves the host until the port is closed, which it never is.
 pub(crate) fn run() -> Result<()> {
-    let path = port()?;
+    let path = port(AGENT_PORT)?;
+    // Nobody else gives names to devices here. Renamed over what an early unit may have written there.
+    symlink(port(WITNESS_PORT)?, NEW_WITNESS).context(NEW_WITNESS)?;
+    fs::rename(NEW_WITNESS, WITNESS).context(WITNESS)?;
     let file =
         File::options().read(true).write(true).open(&path).with_context(|| path.display().to_string())?;
     let lines = BufReader::new(file.try_clone()?).lines();
@@ -72,11 +82,19 @@ pub(crate) fn run() -> Result<()> {
     bail!("{} was closed", path.display())
 }
 
-/// The only port that the machine has; its number depends on what else is plugged in.
-fn port() -> Result<PathBuf> {
-    let directory = "/sys/class/virtio-ports";
-    let first = fs::read_dir(directory).context(directory)?.next().context("there is no virtio port")??;
-    Ok(PathBuf::from("/dev").join(first.file_name()))
+/// The device of the serial port that has this name; its number depends on what else is plugged in.
+fn port(name: &str) -> Result<PathBuf> {
+    const DIRECTORY: &str = "/sys/class/virtio-ports";
+    // The host tells the names a moment after the ports.
+    wait::until(&format!("the serial port {name}"), EXEC_DEADLINE, || {
+        for entry in fs::read_dir(DIRECTORY).context(DIRECTORY)? {
+            let entry = entry?;
+            if fs::read_to_string(entry.path().join("name")).is_ok_and(|text| text.trim() == name) {
+                return Ok(Poll::Ready(Path::new("/dev").join(entry.file_name())));
+            }
+        }
+        Ok(Poll::Pending("no port has it".to_owned()))
+    })
 }
 
 fn start(id: &str, arguments: &[u8], port: &Port, commands: &Commands) -> Result<()> {

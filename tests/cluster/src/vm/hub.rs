@@ -2,7 +2,7 @@
 //! network, and it passes commands on to the agents in them.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,7 +14,8 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use super::switch::Switch;
-use super::{AGENT_SOCKET, EXEC_SOCKET, HOST, MACHINES, NET_SOCKET, UP, lines};
+use super::{AGENT_SOCKET, EXEC_SOCKET, HOST, MACHINES, NET_SOCKET, UP, WITNESS_SOCKET, lines};
+use crate::supervisor::WITNESS;
 
 /// Serves these machines for ever; says `ready` on standard output when all can be plugged in.
 pub(crate) fn run(machines: &[String]) -> Result<()> {
@@ -32,6 +33,13 @@ pub(crate) fn run(machines: &[String]) -> Result<()> {
     for name in machines {
         let guest = Arc::new(Guest::new(Path::new(MACHINES).join(name)));
         let (agents, clients) = (listen(name, AGENT_SOCKET)?, listen(name, EXEC_SOCKET)?);
+        let witnesses = listen(name, WITNESS_SOCKET)?;
+        let file = File::options().append(true).open(WITNESS).context(WITNESS)?;
+        thread::spawn(move || {
+            for stream in witnesses.incoming().flatten() {
+                write_down(stream, &file);
+            }
+        });
         let for_agents = guest.clone();
         thread::spawn(move || {
             for stream in agents.incoming().flatten() {
@@ -49,6 +57,27 @@ pub(crate) fn run(machines: &[String]) -> Result<()> {
     loop {
         thread::park();
     }
+}
+
+/// Adds what a machine's units tell the witness, as long as the machine has power. The host's time takes the place of the
+/// machine's own, of which nobody knows what has become.
+fn write_down(stream: UnixStream, mut file: &File) {
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    // A line that is not whole is one that a power cut has cut off.
+    while reader.read_until(b'\n', &mut line).is_ok() && line.ends_with(b"\n") {
+        let text = String::from_utf8_lossy(&line);
+        if let (Some((said, _)), Some(now)) = (text.rsplit_once(' '), uptime()) {
+            // At once, for others write there, too.
+            let _ = file.write_all(format!("{said} {now}\n").as_bytes());
+        }
+        line.clear();
+    }
+}
+
+/// Since the host's boot, in hundredths of a second.
+fn uptime() -> Option<String> {
+    Some(fs::read_to_string("/proc/uptime").ok()?.split_once(' ')?.0.replace('.', ""))
 }
 
 fn listen(machine: &str, socket: &str) -> Result<UnixListener> {

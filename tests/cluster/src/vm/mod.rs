@@ -36,6 +36,7 @@ const HOST: &str = "host";
 const NET_SOCKET: &str = "net.sock";
 const AGENT_SOCKET: &str = "agent.sock";
 const EXEC_SOCKET: &str = "exec.sock";
+const WITNESS_SOCKET: &str = "witness.sock";
 /// … a file that is there while its agent works, …
 const UP: &str = "up";
 /// … one that is there while its cable is cut, …
@@ -45,6 +46,10 @@ const LOST: &str = "lost";
 /// … what its disk is made of, and its disk.
 const OWN: &str = "own";
 const DISK: &str = "own.ext4";
+
+/// The names of a machine's serial ports: for the agent's commands, and for what its units tell the witness.
+const AGENT_PORT: &str = "agent";
+const WITNESS_PORT: &str = "witness";
 
 /// The unit of the agent that every machine has.
 const AGENT: &str = "\
@@ -198,8 +203,11 @@ fn power_on(machine: &Machine<'_>) -> Result<Command> {
         &format!("stream,id=net,server=off,addr.type=unix,addr.path={}", path(NET_SOCKET)),
     ]);
     command.args(["-device", &format!("virtio-net-pci,netdev=net,id=nic,romfile=,mac={mac}")]);
-    command.args(["-chardev", &format!("socket,id=agent,path={},server=off", path(AGENT_SOCKET))]);
-    command.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent"]);
+    command.args(["-device", "virtio-serial-pci"]);
+    for (port, socket) in [(AGENT_PORT, AGENT_SOCKET), (WITNESS_PORT, WITNESS_SOCKET)] {
+        command.args(["-chardev", &format!("socket,id={port},path={},server=off", path(socket))]);
+        command.args(["-device", &format!("virtserialport,chardev={port},name={port}")]);
+    }
     command.args(["-serial", &format!("file:{}", path("console")), "-monitor", "none"]);
     command.args(["-qmp", &format!("unix:{},server=on,wait=off", path(qmp::SOCKET))]);
     command.args([
