@@ -22,6 +22,12 @@ const VM_BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// How long a command in a machine may take, unless [`Machine::exec_within`] says otherwise.
 pub const EXEC_DEADLINE: Duration = Duration::from_secs(60);
 
+// The marks in a machine's directory that say what is wrong with its network. Files, so that it holds through reboots.
+/// There while its cable is cut.
+pub(crate) const CUT: &str = "cut";
+/// A directory: for each machine to which what it sends is lost a file of its name, with its address.
+pub(crate) const LOST: &str = "lost";
+
 /// Whether a machine is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Power {
@@ -81,7 +87,7 @@ impl Machine<'_> {
 
     /// Whether its network cable is cut.
     pub fn is_cut(&self) -> bool {
-        self.files().join("cut").exists()
+        self.files().join(CUT).exists()
     }
 
     /// The id of the present boot, different for each one.
@@ -240,7 +246,7 @@ impl Machine<'_> {
     /// The link could not be changed.
     pub fn cut(&self) -> Result<()> {
         let _lock = state::lock(self.cluster.dir(), self.name())?;
-        fs::write(self.files().join("cut"), "")?;
+        fs::write(self.files().join(CUT), "")?;
         self.follow_cut()
     }
 
@@ -249,15 +255,38 @@ impl Machine<'_> {
     /// # Errors
     /// The link could not be changed.
     pub fn heal(&self) -> Result<()> {
-        let _lock = state::lock(self.cluster.dir(), self.name())?;
+        let lock = state::lock(self.cluster.dir(), self.name())?;
         if self.is_cut() {
-            fs::remove_file(self.files().join("cut"))?;
+            fs::remove_file(self.files().join(CUT))?;
         }
         self.follow_cut()?;
-        match self.backend() {
-            Backend::Nspawn => Ok(()),
-            Backend::Vm => self.vm_find_again(),
+        // Who loses holds its own lock, and another one may be healed at the same time.
+        drop(lock);
+        self.cluster.machines().try_for_each(|from| from.find(self))
+    }
+
+    /// Ends the losses of this machine: those to the other one, or all when that is itself.
+    fn find(&self, healed: &Machine<'_>) -> Result<()> {
+        let mut marks = Vec::new();
+        for entry in fs::read_dir(self.files().join(LOST))? {
+            let entry = entry?;
+            if self.name() == healed.name() || entry.file_name() == healed.name() {
+                marks.push(entry.path());
+            }
         }
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let _lock = state::lock(self.cluster.dir(), self.name())?;
+        // Somebody else may have healed it meanwhile.
+        for mark in marks.iter().filter(|mark| mark.exists()) {
+            let address = fs::read_to_string(mark).with_context(|| mark.display().to_string())?;
+            fs::remove_file(mark).with_context(|| mark.display().to_string())?;
+            if self.backend() == Backend::Nspawn {
+                self.nspawn_find(&address)?;
+            }
+        }
+        Ok(())
     }
 
     /// Has the link as the mark of a cut cable says.
@@ -268,17 +297,21 @@ impl Machine<'_> {
         }
     }
 
-    /// Loses what this machine sends to another one, while all links stay up, until either is [healed](Self::heal). Only
-    /// virtual machines can.
+    /// Loses what this machine sends to another one, while all links stay up, until either is [healed](Self::heal). Of
+    /// virtual machines every frame is lost, of containers what is sent to the other one's address (which it goes on
+    /// asking for).
     ///
     /// # Errors
-    /// It is no virtual machine.
+    /// The two are one, or a container's network could not be changed.
     pub fn lose(&self, to: &Machine<'_>) -> Result<()> {
-        ensure!(
-            self.backend() == Backend::Vm,
-            "only virtual machines (`up --backend vm`) can lose what they send to another one"
-        );
-        self.vm_lose(to.name())
+        ensure!(self.name() != to.name(), "what {0} sends to {0} goes over no network", self.name());
+        let _lock = state::lock(self.cluster.dir(), self.name())?;
+        let mark = self.files().join(LOST).join(to.name());
+        fs::write(&mark, to.address()).with_context(|| mark.display().to_string())?;
+        match self.backend() {
+            Backend::Nspawn => self.nspawn_lose(to.address()),
+            Backend::Vm => Ok(()),
+        }
     }
 
     /// Stops a process of the machine (SIGSTOP), by its number in the machine.

@@ -77,10 +77,10 @@ enum Verb {
     /// Cut a machine's network cable
     #[command(after_help = "Example:\n  muster-cluster cut m1")]
     Cut(Machines),
-    /// Mend a machine's network cable
+    /// Mend a machine's network: its cable, and all that `lose` began from and to it
     #[command(after_help = "Example:\n  muster-cluster heal m1")]
     Heal(Machines),
-    /// Lose what a machine sends to another one, while their links stay up; `heal` ends it. Virtual machines only
+    /// Lose what a machine sends to another one, while their links stay up; `heal` of either ends it. Both kinds of machine
     #[command(after_help = "Examples:\n  muster-cluster lose m1 m2\n  muster-cluster lose m1 m2 m3 s1")]
     Lose {
         /// Whose words are lost

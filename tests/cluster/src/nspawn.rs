@@ -116,6 +116,27 @@ impl Machine<'_> {
         kill_process(leader, signal).context("cannot signal PID 1")
     }
 
+    /// Loses what it sends to this address: to a hardware address that nobody has, so that no link and no error tells.
+    pub(crate) fn nspawn_lose(&self, address: &str) -> Result<()> {
+        self.set_neighbour(&format!("replace {address} lladdr 02:00:00:00:00:00 dev eth0 nud permanent"))
+    }
+
+    /// Has it ask again who has this address.
+    pub(crate) fn nspawn_find(&self, address: &str) -> Result<()> {
+        self.set_neighbour(&format!("del {address} dev eth0"))
+    }
+
+    fn set_neighbour(&self, what: &str) -> Result<()> {
+        const SCRIPT: &str = r#"nsenter --net="$1" ip neigh $2"#;
+        // One that is off has no network; a loss is remembered for its next boot.
+        if self.power() == Power::Off {
+            return Ok(());
+        }
+        let net = format!("/run/machines/{}/net", self.name());
+        self.cluster.supervisor().script("neighbour", SCRIPT, &[&net, what], EXEC_DEADLINE)?.ok()?;
+        Ok(())
+    }
+
     fn cgroup(&self) -> PathBuf {
         self.cluster.supervisor().cgroup(self.name())
     }

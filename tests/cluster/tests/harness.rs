@@ -157,6 +157,50 @@ fn a_cut_cable_stays_cut_until_healed() {
 }
 
 #[test]
+fn words_are_lost_one_way_until_healed() {
+    let cluster = bare(3).up().unwrap();
+    let [m1, m2, m3] = ["m1", "m2", "m3"].map(|name| cluster.machine(name).unwrap());
+    let exec = |machine: &Machine<'_>, script: &str| machine.exec(&["bash", "-c", script])?.ok();
+    // The datagrams that a kernel got, whether anybody waits for them or not.
+    let heard = |machine: &Machine<'_>| -> Result<u64> {
+        let count = "awk '/^Udp:/ && $3 ~ /[0-9]/ {print $2 + $3}' /proc/net/snmp";
+        Ok(exec(machine, count)?.trim().parse()?)
+    };
+    let arrives = |from: &Machine<'_>, to: &Machine<'_>| {
+        let before = heard(to).unwrap();
+        exec(from, &format!("echo hi >/dev/udp/{}/7001", to.address())).unwrap();
+        cluster.wait_for("it arrives", LIMIT, || Ok((heard(to)? > before).then_some(()))).unwrap();
+    };
+    // What is said to another one afterwards arrives.
+    let is_lost = |from: &Machine<'_>, to: &Machine<'_>, other: &Machine<'_>| {
+        let before = heard(to).unwrap();
+        exec(from, &format!("echo hi >/dev/udp/{}/7001", to.address())).unwrap();
+        arrives(from, other);
+        assert_eq!(heard(to).unwrap(), before, "from {} to {}", from.name(), to.name());
+    };
+    arrives(&m1, &m2);
+    m1.lose(&m2).unwrap();
+    m1.lose(&m2).unwrap();
+    is_lost(&m1, &m2, &m3);
+    arrives(&m2, &m1);
+    arrives(&m3, &m2);
+    assert!(exec(&m1, "ip -br link show eth0").unwrap().contains("LOWER_UP"), "nobody sees that");
+    m1.reboot().unwrap();
+    is_lost(&m1, &m2, &m3);
+    m1.kill().unwrap();
+    m1.lose(&m3).unwrap();
+    m3.lose(&m1).unwrap();
+    m1.boot().unwrap();
+    m2.heal().unwrap();
+    is_lost(&m1, &m3, &m2);
+    is_lost(&m3, &m1, &m2);
+    m1.heal().unwrap();
+    arrives(&m1, &m3);
+    arrives(&m3, &m1);
+    m1.heal().unwrap();
+}
+
+#[test]
 fn a_frozen_machine_does_nothing_until_thawed() {
     let cluster = bare(2).up().unwrap();
     let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
@@ -423,7 +467,10 @@ fn the_command_line_does_it_all() {
     assert!(good(&["run", "ip", "-o", "link"]).contains("muster0"));
     assert!(good(&["logs", "m1", "dbus.service"]).contains("D-Bus System Message Bus"));
     bad(&["kill", "m1", "m7"], "no machine m7");
-    bad(&["lose", "m1", "s1"], "only virtual machines");
+    bad(&["lose", "m1", "s1", "m7"], "no machine m7");
+    bad(&["lose", "m1", "m1"], "goes over no network");
+    good(&["lose", "m1", "s1"]);
+    good(&["heal", "s1"]);
     good(&["freeze", "m1"]);
     good(&["cut", "m1"]);
     assert!(good(&["list"]).contains("frozen  cut"));

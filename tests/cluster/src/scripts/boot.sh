@@ -25,6 +25,10 @@ addr add $address/24 dev eth0
 link set eth0 up
 route add default via 198.18.0.1
 BATCH
+for mark in "$home"/lost/*; do
+    [ ! -e "$mark" ] || nsenter --net="$home/net" \
+        ip neigh replace "$(cat "$mark")" lladdr 02:00:00:00:00:00 dev eth0 nud permanent
+done
 ip link set "$machine" master muster0
 [ -e "$home/cut" ] || ip link set "$machine" up
 

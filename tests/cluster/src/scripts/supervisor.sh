@@ -8,9 +8,16 @@ set -eu
 exec 2>&1
 id=$1 backend=$2
 shift 2
+case $backend in
+nspawn) machines=("$@") ;;
+vm) machines=("${@:3}" host) ;;
+esac
 
 mount -t tmpfs -o mode=0755 "$id" /run
 mkdir /run/machines
+for machine in "${machines[@]}"; do
+    mkdir -p "/run/machines/$machine/lost"
+done
 : >/run/witness
 ip link set lo up
 
@@ -34,9 +41,6 @@ make_cgroup() {
 start_hub() {
     local harness=$1 qemu=$2
     shift 2
-    for machine in "$@" host; do
-        mkdir -p "/run/machines/$machine/lost"
-    done
     ip tuntap add muster0 mode tap
     read -r ready < <("$harness" hub "$@" </dev/null 2>/run/hub.log) || :
     if [ "$ready" != ready ]; then

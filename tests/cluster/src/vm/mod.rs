@@ -39,10 +39,6 @@ const EXEC_SOCKET: &str = "exec.sock";
 const WITNESS_SOCKET: &str = "witness.sock";
 /// … a file that is there while its agent works, …
 const UP: &str = "up";
-/// … one that is there while its cable is cut, …
-const CUT: &str = "cut";
-/// … a directory with a file for each machine to which what it sends is lost, …
-const LOST: &str = "lost";
 /// … what its disk is made of, and its disk.
 const OWN: &str = "own";
 const DISK: &str = "own.ext4";
@@ -318,28 +314,6 @@ impl Machine<'_> {
         }
         qmp::set_link(&self.files().join(qmp::SOCKET), "nic", !self.is_cut())
             .with_context(|| format!("cannot change the link of {}", self.name()))
-    }
-
-    /// Loses what this machine sends to another one, silently.
-    pub(crate) fn vm_lose(&self, to: &str) -> Result<()> {
-        let path = self.files().join(LOST).join(to);
-        fs::write(&path, "").with_context(|| path.display().to_string())
-    }
-
-    /// Ends all silent losses from and to this machine.
-    pub(crate) fn vm_find_again(&self) -> Result<()> {
-        for machine in self.cluster.machines() {
-            let lost = machine.files().join(LOST);
-            let paths = if machine.name() == self.name() {
-                fs::read_dir(&lost)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?
-            } else {
-                vec![lost.join(self.name())]
-            };
-            for path in paths.iter().filter(|path| path.exists()) {
-                fs::remove_file(path).with_context(|| path.display().to_string())?;
-            }
-        }
-        Ok(())
     }
 
     /// Writes a file to the disk of a machine that is off.

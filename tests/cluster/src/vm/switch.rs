@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::net::{SendFlags, send};
 
-use super::{CUT, LOST};
+use crate::machine::{CUT, LOST};
 
 /// The longest frame that anybody sends: a segment of 64 KiB that the sender leaves undivided.
 const LONGEST: usize = 1 << 17;
