@@ -111,16 +111,21 @@ impl Machine<'_> {
         self.cluster.supervisor().machine_dir(self.name())
     }
 
+    /// An error unless commands can run in it.
+    fn ensure_on(&self) -> Result<()> {
+        match self.power() {
+            Power::On => Ok(()),
+            Power::Off => bail!("{} is off", self.name()),
+            Power::Frozen => bail!("{0} is frozen: nothing can run in it before `thaw {0}`", self.name()),
+        }
+    }
+
     /// A command that runs inside the machine, as root, with a clean environment and the caller's standard streams.
     ///
     /// # Errors
     /// The machine is off or frozen.
     pub fn command<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<Command> {
-        match self.power() {
-            Power::On => {}
-            Power::Off => bail!("{} is off", self.name()),
-            Power::Frozen => bail!("{0} is frozen: nothing can run in it before `thaw {0}`", self.name()),
-        }
+        self.ensure_on()?;
         let mut enter = match self.backend() {
             Backend::Nspawn => self.nspawn_command()?,
             Backend::Vm => self.vm_command()?,
@@ -312,6 +317,56 @@ impl Machine<'_> {
             Backend::Nspawn => self.nspawn_lose(to.address()),
             Backend::Vm => Ok(()),
         }
+    }
+
+    /// Takes all that is free on the file system of this directory, such as `/var` or `/run`, until [`Self::clear`]. What is
+    /// on the disk is so through power cuts, too.
+    ///
+    /// # Errors
+    /// The machine is off or frozen, or there is no such directory.
+    pub fn fill(&self, directory: &str) -> Result<()> {
+        // The kernel knows best how much is left: what root may take more than others, or what an allocation rounds up to.
+        const SCRIPT: &str = r#"
+            cd "$1" || exit
+            fallocate -l "$(df -B1 --output=avail . | tail -n1)" "$2" 2>/dev/null
+            said=$(dd if=/dev/zero of="$2" bs=64K oflag=append conv=notrunc 2>&1)
+            sync "$2"
+            [[ $said = *"No space left on device"* ]] || { echo "$said" >&2; exit 1; }"#;
+        ensure!(directory.starts_with('/'), "{directory} is not an absolute path");
+        let _lock = state::lock(self.cluster.dir(), self.name())?;
+        let (path, mut filled) = self.filled()?;
+        let file = format!(".muster-fill-{}", filled.len());
+        // Before the deed, of which half may be done.
+        filled.push(format!("{directory}/{file}"));
+        self.ensure_on()?;
+        fs::write(&path, filled.join("\n")).with_context(|| path.display().to_string())?;
+        self.exec(&["bash", "-c", SCRIPT, "fill", directory, &file])?.ok()?;
+        Ok(())
+    }
+
+    /// Frees what [`Self::fill`] has taken, wherever that was.
+    ///
+    /// # Errors
+    /// Something was taken, but the machine is off or frozen.
+    pub fn clear(&self) -> Result<()> {
+        let _lock = state::lock(self.cluster.dir(), self.name())?;
+        let (path, filled) = self.filled()?;
+        if !filled.is_empty() {
+            let files: Vec<_> = filled.iter().map(String::as_str).collect();
+            self.exec(&[&["rm", "-f", "--"], &files[..]].concat())?.ok()?;
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Where it is written down which files take up room that was free, and which these are.
+    fn filled(&self) -> Result<(PathBuf, Vec<String>)> {
+        let path = self.files().join("filled");
+        if !path.exists() {
+            return Ok((path, Vec::new()));
+        }
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok((path, text.lines().map(str::to_owned).collect()))
     }
 
     /// Stops a process of the machine (SIGSTOP), by its number in the machine.

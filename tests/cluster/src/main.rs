@@ -89,6 +89,18 @@ enum Verb {
         #[arg(required = true)]
         to: Vec<String>,
     },
+    /// Take all that is free on a file system of a machine, until `clear`. Both kinds of machine
+    #[command(after_help = "Examples:\n  muster-cluster fill m1\n  muster-cluster fill m1 /run")]
+    Fill {
+        /// Such as m1 or s1
+        machine: String,
+        /// A directory on that file system
+        #[arg(default_value = "/var")]
+        directory: String,
+    },
+    /// Free what `fill` has taken on a machine. Both kinds of machine
+    #[command(after_help = "Example:\n  muster-cluster clear m1")]
+    Clear(Machines),
     /// Show a machine's journal, of all its boots, also when it is off
     #[command(
         after_help = "Examples:\n  muster-cluster logs m1\n  muster-cluster logs s1 muster-scheduler\n  muster-cluster logs --follow m1 muster-agent"
@@ -190,6 +202,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let to: Vec<_> = to.iter().map(|name| cluster.machine(name)).collect::<Result<_>>()?;
             to.iter().try_for_each(|to| from.lose(to))?;
         }
+        Verb::Fill { machine, directory } => open()?.machine(&machine)?.fill(&directory)?,
+        Verb::Clear(machines) => each(&open()?, &machines, Machine::clear)?,
         Verb::Logs { machine, unit, follow } => {
             let mut arguments: Vec<String> = Vec::new();
             arguments.extend(unit.map(|unit| format!("--unit={unit}")));

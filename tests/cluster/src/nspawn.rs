@@ -65,7 +65,7 @@ impl Machine<'_> {
     }
 
     pub(crate) fn nspawn_files(&self) -> PathBuf {
-        self.files().join("upper")
+        self.files().join("disk/upper")
     }
 
     /// Writes a file into a machine that is off.

@@ -154,7 +154,7 @@ impl Supervisor {
         PathBuf::from(format!("/proc/{}/root{path}", self.init.pid))
     }
 
-    /// A machine's files: its overlay (`upper`, `root`), network (`net`), link state (`cut`) and `console`.
+    /// A machine's files: its overlay (`disk`, `root`), network (`net`), link state (`cut`) and `console`.
     pub(crate) fn machine_dir(&self, machine: &str) -> PathBuf {
         self.path("/run/machines").join(machine)
     }

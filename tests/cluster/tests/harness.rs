@@ -201,6 +201,36 @@ fn words_are_lost_one_way_until_healed() {
 }
 
 #[test]
+fn a_full_disk_is_full_until_it_is_cleared() {
+    let cluster = bare(2).up().unwrap();
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    let write = |machine: &Machine<'_>, path: &str| {
+        machine.exec(&["sh", "-c", "head -c 64K /dev/zero >\"$1\"", "write", path]).unwrap()
+    };
+    let assert_full = |path: &str| {
+        let output = write(&m1, path);
+        assert!(output.stderr.contains("No space left on device"), "{path}: {output}");
+    };
+    m1.clear().unwrap();
+    m1.fill("/var/lib").unwrap();
+    assert_full("/var/new");
+    assert_full("/etc/new");
+    assert!(write(&m1, "/run/new").success());
+    assert!(write(&m2, "/var/new").success());
+    m1.kill().unwrap();
+    assert!(m1.clear().unwrap_err().to_string().contains("m1 is off"));
+    m1.boot().unwrap();
+    assert_full("/var/new");
+    m1.fill("/run").unwrap();
+    m1.fill("/var").unwrap();
+    assert_full("/run/new");
+    m1.clear().unwrap();
+    assert!(write(&m1, "/run/new").success() && write(&m1, "/var/new").success());
+    assert!(m1.fill("/no/such").unwrap_err().to_string().contains("/no/such"));
+    m1.clear().unwrap();
+}
+
+#[test]
 fn a_frozen_machine_does_nothing_until_thawed() {
     let cluster = bare(2).up().unwrap();
     let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
@@ -471,6 +501,9 @@ fn the_command_line_does_it_all() {
     bad(&["lose", "m1", "m1"], "goes over no network");
     good(&["lose", "m1", "s1"]);
     good(&["heal", "s1"]);
+    bad(&["fill", "m1", "var"], "not an absolute path");
+    good(&["fill", "m1", "/run"]);
+    good(&["clear", "m1", "s1"]);
     good(&["freeze", "m1"]);
     good(&["cut", "m1"]);
     assert!(good(&["list"]).contains("frozen  cut"));

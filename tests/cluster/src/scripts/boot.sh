@@ -4,9 +4,9 @@ id=$1 machine=$2 address=$3
 home=/run/machines/$machine
 cgroup=/sys/fs/cgroup/$id/$machine
 
-mkdir -p "$home/upper" "$home/work" "$home/root"
+mkdir -p "$home/disk/upper" "$home/disk/work" "$home/root"
 if ! mountpoint -q "$home/root"; then
-    mount -t overlay -o "lowerdir=/run/template:/,upperdir=$home/upper,workdir=$home/work" "$id" "$home/root"
+    mount -t overlay -o "lowerdir=/run/template:/,upperdir=$home/disk/upper,workdir=$home/disk/work" "$id" "$home/root"
 fi
 
 # A new network for each boot: it knows nothing of the connections of the last one.

@@ -16,7 +16,9 @@ esac
 mount -t tmpfs -o mode=0755 "$id" /run
 mkdir /run/machines
 for machine in "${machines[@]}"; do
-    mkdir -p "/run/machines/$machine/lost"
+    mkdir -p "/run/machines/$machine/lost" "/run/machines/$machine/disk"
+    # A virtual machine's disk is a file. Either takes up room only as it is filled.
+    [ "$backend" != nspawn ] || mount -t tmpfs -o mode=0755,size=1G "$id" "/run/machines/$machine/disk"
 done
 : >/run/witness
 ip link set lo up
