@@ -385,28 +385,26 @@ impl Machine<'_> {
         self.exec(&["bash", "-c", "kill -CONT \"$1\"", "kill", &pid.to_string()])?.ok().map(drop)
     }
 
-    /// Stops its PID 1 (SIGSTOP), as if that hung: everything else goes on.
+    /// Stops its PID 1, as if that hung: everything else goes on. Of a container it is stopped by a signal, of a virtual
+    /// machine, whose kernel keeps signals from it, by the freezer of its cgroup.
     ///
     /// # Errors
-    /// It is off.
+    /// The machine is off, or it is a virtual one that is frozen.
     pub fn stop_pid1(&self) -> Result<()> {
-        self.signal_pid1(Signal::STOP)
+        match self.backend() {
+            Backend::Nspawn => self.nspawn_signal_pid1(Signal::STOP),
+            Backend::Vm => self.vm_set_pid1_frozen(true),
+        }
     }
 
-    /// Lets its PID 1 go on (SIGCONT).
+    /// Lets its PID 1 go on.
     ///
     /// # Errors
-    /// It is off.
+    /// The machine is off, or it is a virtual one that is frozen.
     pub fn continue_pid1(&self) -> Result<()> {
-        self.signal_pid1(Signal::CONT)
-    }
-
-    fn signal_pid1(&self, signal: Signal) -> Result<()> {
         match self.backend() {
-            Backend::Nspawn => self.nspawn_signal_pid1(signal),
-            Backend::Vm => {
-                bail!("{} is a virtual machine: nothing outside can signal its PID 1", self.name())
-            }
+            Backend::Nspawn => self.nspawn_signal_pid1(Signal::CONT),
+            Backend::Vm => self.vm_set_pid1_frozen(false),
         }
     }
 

@@ -89,6 +89,12 @@ enum Verb {
         #[arg(required = true)]
         to: Vec<String>,
     },
+    /// Have a machine's PID 1, systemd, hang: it does nothing any more, all others go on. Both kinds of machine
+    #[command(after_help = "Example:\n  muster-cluster hang m1")]
+    Hang(Machines),
+    /// Let a machine's PID 1 go on. Both kinds of machine
+    #[command(after_help = "Example:\n  muster-cluster unhang m1")]
+    Unhang(Machines),
     /// Take all that is free on a file system of a machine, until `clear`. Both kinds of machine
     #[command(after_help = "Examples:\n  muster-cluster fill m1\n  muster-cluster fill m1 /run")]
     Fill {
@@ -202,6 +208,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let to: Vec<_> = to.iter().map(|name| cluster.machine(name)).collect::<Result<_>>()?;
             to.iter().try_for_each(|to| from.lose(to))?;
         }
+        Verb::Hang(machines) => each(&open()?, &machines, Machine::stop_pid1)?,
+        Verb::Unhang(machines) => each(&open()?, &machines, Machine::continue_pid1)?,
         Verb::Fill { machine, directory } => open()?.machine(&machine)?.fill(&directory)?,
         Verb::Clear(machines) => each(&open()?, &machines, Machine::clear)?,
         Verb::Logs { machine, unit, follow } => {

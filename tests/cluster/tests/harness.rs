@@ -277,47 +277,69 @@ fn beats(cluster: &Cluster, name: &str, machine: &Machine<'_>) -> Result<usize> 
     Ok(witness.iter().filter(|beat| beat.name == name && beat.machine == machine.name()).count())
 }
 
+/// Waits until that unit has told it five times more.
+fn wait_more_beats(cluster: &Cluster, name: &str, machine: &Machine<'_>) {
+    let before = beats(cluster, name, machine).unwrap();
+    cluster
+        .wait_for("more beats", LIMIT, || Ok((beats(cluster, name, machine)? >= before + 5).then_some(())))
+        .unwrap();
+}
+
+fn start_beat(machine: &Machine<'_>, name: &str) {
+    let beat = ["/usr/lib/muster-cluster/beat", name];
+    let command = ["systemd-run", "--setenv=MUSTER_EPOCH=1.7", "--unit", name];
+    machine.exec(&[&command[..], &beat[..]].concat()).unwrap().ok().unwrap();
+}
+
 #[test]
 fn the_witness_knows_what_runs() {
     let cluster = bare(2).up().unwrap();
     assert_eq!(cluster.witness().unwrap(), []);
     let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
-    let start = |machine: &Machine<'_>, name: &str| {
-        let beat = ["/usr/lib/muster-cluster/beat", name];
-        let command = ["systemd-run", "--setenv=MUSTER_EPOCH=1.7", "--unit", name];
-        machine.exec(&[&command[..], &beat[..]].concat()).unwrap().ok().unwrap();
-    };
-    start(&m1, "one");
-    start(&m2, "one");
-    start(&m2, "two");
-    let wait_more = |name: &str, machine: &Machine<'_>| {
-        let before = beats(&cluster, name, machine).unwrap();
-        cluster
-            .wait_for("more beats", LIMIT, || {
-                Ok((beats(&cluster, name, machine)? >= before + 5).then_some(()))
-            })
-            .unwrap();
-    };
-    wait_more("one", &m1);
-    wait_more("one", &m2);
-    wait_more("two", &m2);
+    start_beat(&m1, "one");
+    start_beat(&m2, "one");
+    start_beat(&m2, "two");
+    wait_more_beats(&cluster, "one", &m1);
+    wait_more_beats(&cluster, "one", &m2);
+    wait_more_beats(&cluster, "two", &m2);
     m2.kill().unwrap();
     let dead = ["one", "two"].map(|name| beats(&cluster, name, &m2).unwrap());
-    wait_more("one", &m1);
+    wait_more_beats(&cluster, "one", &m1);
     assert_eq!(["one", "two"].map(|name| beats(&cluster, name, &m2).unwrap()), dead, "it is off");
     m2.boot().unwrap();
-    start(&m2, "two");
-    wait_more("two", &m2);
+    start_beat(&m2, "two");
+    wait_more_beats(&cluster, "two", &m2);
     // An orderly reboot has it there, too.
     m2.reboot().unwrap();
-    start(&m2, "two");
-    wait_more("two", &m2);
+    start_beat(&m2, "two");
+    wait_more_beats(&cluster, "two", &m2);
 
     let witness = cluster.witness().unwrap();
     assert!(witness.iter().all(|beat| beat.epoch == "1.7"), "{witness:?}");
     assert!(witness.is_sorted_by_key(|beat| beat.at), "{witness:?}");
     m1.exec(&["sh", "-c", "echo by hand >>/run/muster-witness"]).unwrap().ok().unwrap();
     assert!(cluster.witness().unwrap_err().to_string().contains("by hand"));
+}
+
+#[test]
+fn pid_1_hangs_and_nobody_else() {
+    let cluster = bare(1).up().unwrap();
+    let m1 = cluster.machine("m1").unwrap();
+    let answers = || m1.exec(&["timeout", "2", "systemctl", "is-system-running"]).unwrap().success();
+    start_beat(&m1, "beat");
+    assert!(answers());
+    m1.continue_pid1().unwrap();
+    m1.stop_pid1().unwrap();
+    assert!(!answers());
+    wait_more_beats(&cluster, "beat", &m1);
+    m1.continue_pid1().unwrap();
+    cluster.wait_for("PID 1 answers", LIMIT, || Ok(answers().then_some(()))).unwrap();
+    // Power cuts work where it hangs, and a new boot has a new one.
+    m1.stop_pid1().unwrap();
+    m1.kill().unwrap();
+    assert!(m1.stop_pid1().unwrap_err().to_string().contains("m1 is off"));
+    m1.boot().unwrap();
+    assert!(answers());
 }
 
 #[test]
@@ -501,6 +523,8 @@ fn the_command_line_does_it_all() {
     bad(&["lose", "m1", "m1"], "goes over no network");
     good(&["lose", "m1", "s1"]);
     good(&["heal", "s1"]);
+    good(&["hang", "m1"]);
+    good(&["unhang", "m1", "s1"]);
     bad(&["fill", "m1", "var"], "not an absolute path");
     good(&["fill", "m1", "/run"]);
     good(&["clear", "m1", "s1"]);

@@ -321,6 +321,28 @@ fn a_frozen_machine_misses_time() {
 
 #[test]
 #[ignore = "run by make vm-tests"]
+fn pid_1_hangs_and_nobody_else() {
+    let cluster = bare(1).up().unwrap();
+    let m1 = cluster.machine("m1").unwrap();
+    let answers = || m1.exec(&["timeout", "2", "systemctl", "is-system-running"]).unwrap().success();
+    start_beat(&m1, "beat");
+    assert!(answers());
+    m1.continue_pid1().unwrap();
+    m1.stop_pid1().unwrap();
+    assert!(!answers());
+    wait_more_beats(&cluster, "beat", &m1);
+    m1.continue_pid1().unwrap();
+    cluster.wait_for("PID 1 answers", LIMIT, || Ok(answers().then_some(()))).unwrap();
+    // Power cuts work where it hangs, and a new boot has a new one.
+    m1.stop_pid1().unwrap();
+    m1.kill().unwrap();
+    assert!(m1.stop_pid1().unwrap_err().to_string().contains("m1 is off"));
+    m1.boot().unwrap();
+    assert!(answers());
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
 fn down_leaves_nothing_in_whatever_state_the_machines_are() {
     let before = host_traces().unwrap();
     let cluster = bare(3).up().unwrap();

@@ -306,6 +306,18 @@ impl Machine<'_> {
         if frozen { Ok(()) } else { self.vm_link() }
     }
 
+    /// The agent, to which PID 1 is nothing but its parent, does that.
+    pub(crate) fn vm_set_pid1_frozen(&self, frozen: bool) -> Result<()> {
+        const CGROUP: &str = "/sys/fs/cgroup/init.scope";
+        let digit = if frozen { "1" } else { "0" };
+        self.exec(&["sh", "-c", &format!("echo {digit} >{CGROUP}/cgroup.freeze")])?.ok()?;
+        wait::until(&format!("PID 1 of {}: frozen {digit}", self.name()), EXEC_DEADLINE, || {
+            let events = self.exec(&["cat", &format!("{CGROUP}/cgroup.events")])?.ok()?;
+            let reached = events.lines().any(|line| line.split_once(' ') == Some(("frozen", digit)));
+            Ok(if reached { Poll::Ready(()) } else { Poll::Pending(events) })
+        })
+    }
+
     /// Lets the machine see whether its cable is cut. Frames are lost as soon as the mark is there, whatever it sees.
     pub(crate) fn vm_link(&self) -> Result<()> {
         // One that is frozen sees it when it is thawed, one that is off when it is on again.
