@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -27,6 +28,35 @@ pub const EXEC_DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const CUT: &str = "cut";
 /// A directory: for each machine to which what it sends is lost a file of its name, with its address.
 pub(crate) const LOST: &str = "lost";
+/// There while its frames are impaired: how, in the words of [`Impairment`].
+pub(crate) const IMPAIRED: &str = "impaired";
+
+/// What the network does to every frame that a machine sends or receives, each on its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Impairment {
+    /// How long a frame takes at least, in milliseconds.
+    pub delay_ms: u32,
+    /// How much longer it takes at most, in milliseconds: later ones may overtake it.
+    pub jitter_ms: u32,
+    /// How many in a hundred are lost.
+    pub loss_percent: u8,
+}
+
+impl fmt::Display for Impairment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.delay_ms, self.jitter_ms, self.loss_percent)
+    }
+}
+
+impl FromStr for Impairment {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let words: Vec<_> = text.split(' ').collect();
+        let [delay, jitter, loss] = words[..] else { bail!("{text:?} is no impairment") };
+        Ok(Self { delay_ms: delay.parse()?, jitter_ms: jitter.parse()?, loss_percent: loss.parse()? })
+    }
+}
 
 /// Whether a machine is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,14 +285,16 @@ impl Machine<'_> {
         self.follow_cut()
     }
 
-    /// Mends the network cable, and ends what [`Self::lose`] began from and to this machine.
+    /// Mends the network cable, and ends what [`Self::impair`] began, and [`Self::lose`] from and to this machine.
     ///
     /// # Errors
     /// The link could not be changed.
     pub fn heal(&self) -> Result<()> {
         let lock = state::lock(self.cluster.dir(), self.name())?;
-        if self.is_cut() {
-            fs::remove_file(self.files().join(CUT))?;
+        for mark in [CUT, IMPAIRED].map(|mark| self.files().join(mark)) {
+            if mark.exists() {
+                fs::remove_file(mark)?;
+            }
         }
         self.follow_cut()?;
         // Who loses holds its own lock, and another one may be healed at the same time.
@@ -317,6 +349,27 @@ impl Machine<'_> {
             Backend::Nspawn => self.nspawn_lose(to.address()),
             Backend::Vm => Ok(()),
         }
+    }
+
+    /// Delays and loses what this machine sends and receives until it is [healed](Self::heal). Only virtual machines can.
+    ///
+    /// # Errors
+    /// It is a container.
+    pub fn impair(&self, impairment: Impairment) -> Result<()> {
+        self.ensure_vm("the kernel passes frames on between containers")?;
+        let _lock = state::lock(self.cluster.dir(), self.name())?;
+        let path = self.files().join(IMPAIRED);
+        fs::write(&path, impairment.to_string()).with_context(|| path.display().to_string())
+    }
+
+    /// For what only virtual machines can, and why containers cannot.
+    fn ensure_vm(&self, why: &str) -> Result<()> {
+        ensure!(
+            self.backend() == Backend::Vm,
+            "{} is a container, and {why}: only virtual machines (`up --backend vm`) can do that",
+            self.name()
+        );
+        Ok(())
     }
 
     /// Takes all that is free on the file system of this directory, such as `/var` or `/run`, until [`Self::clear`]. What is

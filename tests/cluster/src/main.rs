@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use muster_cluster::vm::Part;
-use muster_cluster::{Backend, Cluster, Machine, Role, project_root};
+use muster_cluster::{Backend, Cluster, Impairment, Machine, Role, project_root};
 
 /// Boots a cluster of machines on this host to try Muster on: each with a real systemd, from the host's own files, with
 /// nothing to download, or virtual ones from an image. They can be killed, frozen and cut off; `down` leaves nothing of them
@@ -77,7 +77,7 @@ enum Verb {
     /// Cut a machine's network cable
     #[command(after_help = "Example:\n  muster-cluster cut m1")]
     Cut(Machines),
-    /// Mend a machine's network: its cable, and all that `lose` began from and to it
+    /// Mend a machine's network: its cable, what `impair` began, and what `lose` began from and to it
     #[command(after_help = "Example:\n  muster-cluster heal m1")]
     Heal(Machines),
     /// Lose what a machine sends to another one, while their links stay up; `heal` of either ends it. Both kinds of machine
@@ -89,6 +89,11 @@ enum Verb {
         #[arg(required = true)]
         to: Vec<String>,
     },
+    /// Delay and lose what a machine sends and receives; `heal` ends it. Virtual machines only
+    #[command(
+        after_help = "Examples:\n  muster-cluster impair m1 --delay 50 --jitter 20\n  muster-cluster impair m1 --loss 30"
+    )]
+    Impair(Impair),
     /// Have a machine's PID 1, systemd, hang: it does nothing any more, all others go on. Both kinds of machine
     #[command(after_help = "Example:\n  muster-cluster hang m1")]
     Hang(Machines),
@@ -170,6 +175,21 @@ struct Machines {
     machines: Vec<String>,
 }
 
+#[derive(Args)]
+struct Impair {
+    /// Such as m1 or s1
+    machine: String,
+    /// How many milliseconds every frame takes longer
+    #[arg(long, value_name = "MS", required_unless_present_any = ["jitter", "loss"])]
+    delay: Option<u32>,
+    /// By how many milliseconds more at most, each on its own: they overtake each other
+    #[arg(long, value_name = "MS")]
+    jitter: Option<u32>,
+    /// How many in a hundred are lost
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    loss: Option<u8>,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
@@ -207,6 +227,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let from = cluster.machine(&from)?;
             let to: Vec<_> = to.iter().map(|name| cluster.machine(name)).collect::<Result<_>>()?;
             to.iter().try_for_each(|to| from.lose(to))?;
+        }
+        Verb::Impair(Impair { machine, delay, jitter, loss }) => {
+            let impairment = Impairment {
+                delay_ms: delay.unwrap_or_default(),
+                jitter_ms: jitter.unwrap_or_default(),
+                loss_percent: loss.unwrap_or_default(),
+            };
+            open()?.machine(&machine)?.impair(impairment)?;
         }
         Verb::Hang(machines) => each(&open()?, &machines, Machine::stop_pid1)?,
         Verb::Unhang(machines) => each(&open()?, &machines, Machine::continue_pid1)?,

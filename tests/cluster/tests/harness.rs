@@ -523,6 +523,8 @@ fn the_command_line_does_it_all() {
     bad(&["lose", "m1", "m1"], "goes over no network");
     good(&["lose", "m1", "s1"]);
     good(&["heal", "s1"]);
+    bad(&["impair", "m1", "--delay", "5"], "only virtual machines");
+    assert_eq!(call(&["impair", "m1"]).0, Some(2));
     good(&["hang", "m1"]);
     good(&["unhang", "m1", "s1"]);
     bad(&["fill", "m1", "var"], "not an absolute path");

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use muster_cluster::{Backend, Builder, Cluster, Machine, Power};
+use muster_cluster::{Backend, Builder, Cluster, Impairment, Machine, Power};
 use traces::{LIMIT, Traces, all_pids, family, host_traces, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_muster-cluster");
@@ -258,6 +258,35 @@ fn cables_are_cut_and_words_are_lost() {
     assert!(reaches(&m1, &m3).unwrap() && reaches(&m3, &m2).unwrap());
     m2.heal().unwrap();
     assert!(reaches(&m1, &m2).unwrap());
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn frames_are_delayed_and_lost_until_healed() {
+    let cluster = bare(3).up().unwrap();
+    let [m1, m2, m3] = ["m1", "m2", "m3"].map(|name| cluster.machine(name).unwrap());
+    assert!(reaches(&m2, &m1).unwrap() && reaches(&m2, &m3).unwrap());
+    // The fastest answer of some, in milliseconds.
+    let fastest = |from: &Machine<'_>, to: &Machine<'_>| -> Result<f64> {
+        let said = answer(from, &["ping", "-c", "5", "-i", "0.2", "-q", to.address()])?;
+        let times = said.split_once("mdev = ").with_context(|| said.clone())?.1;
+        Ok(times.split_once('/').context("no times")?.0.parse()?)
+    };
+    m1.impair(Impairment { delay_ms: 400, jitter_ms: 100, ..Impairment::default() }).unwrap();
+    assert!(fastest(&m2, &m1).unwrap() >= 800.0, "there and back");
+    assert!(fastest(&m1, &m3).unwrap() >= 800.0, "there and back");
+    cluster
+        .wait_for("others are not delayed", LIMIT, || Ok((fastest(&m2, &m3)? < 400.0).then_some(())))
+        .unwrap();
+    // It is the cable's, not the machine's.
+    m1.reboot().unwrap();
+    assert!(fastest(&m2, &m1).unwrap() >= 800.0, "there and back");
+
+    m1.impair(Impairment { loss_percent: 100, ..Impairment::default() }).unwrap();
+    assert!(!reaches(&m2, &m1).unwrap());
+    assert!(reaches(&m2, &m3).unwrap());
+    m1.heal().unwrap();
+    cluster.wait_for("it is healed", LIMIT, || Ok((fastest(&m2, &m1)? < 400.0).then_some(()))).unwrap();
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::supervisor::WITNESS;
 
 /// Serves these machines for ever; says `ready` on standard output when all can be plugged in.
 pub(crate) fn run(machines: &[String]) -> Result<()> {
-    let switch = Arc::new(Switch::new(PathBuf::from(MACHINES)));
+    let switch = Switch::start(PathBuf::from(MACHINES));
     for name in machines.iter().map(String::as_str).chain([HOST]) {
         let listener = listen(name, NET_SOCKET)?;
         let (switch, name) = (switch.clone(), name.to_owned());
