@@ -1,7 +1,7 @@
 //! What systemd and the disk say of units.
 
 use super::{FIRST_READ, RETRY, Reload, Units, Unsaved};
-use crate::agent::io::{CallError, Checked, Event, Seen, Verb, Written};
+use crate::agent::io::{Held, CallError, Checked, Event, Seen, Verb, Written};
 use crate::agent::unit::{Doing, Files, Reading, Unit, Want};
 use crate::ids::Epoch;
 use crate::planted::{self, Fault};
@@ -30,7 +30,8 @@ impl Units {
                     wanted.content = None;
                     writing.target = wanted.target;
                 }
-                unit.held = Some(writing.held());
+                // What is new PID 1 has or will have: so that the ledger need not be saved again before each start.
+                unit.held = Some(Held { settled: !known, ..writing.held() });
                 self.unsaved = Unsaved::NowNeeded;
                 if planted::is(Fault::LedgerLate) {
                     self.unsaved = Unsaved::Something;
