@@ -171,7 +171,11 @@ pub async fn release_brake(client: &mut Client, out: &mut impl Write) -> Result<
     // It is released, whether their addresses can be asked for or not.
     let known = client.cluster().await.map(|cluster| Machines::of(&cluster)).unwrap_or_default();
     let names: Vec<String> = machines.iter().map(|machine| known.legend(*machine, false)).collect();
-    Ok(writeln!(out, "The brake is released: what was on {} is placed elsewhere.", listed(&names))?)
+    Ok(writeln!(
+        out,
+        "The brake is released: what was on {} is placed elsewhere, where it fits.",
+        listed(&names)
+    )?)
 }
 
 /// One line for each of the first units that are still on the machine: why.

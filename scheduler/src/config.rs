@@ -168,6 +168,15 @@ impl Config {
             );
             return contradiction(&["restart_grace", "lease_ttl"], message);
         }
+        if self.brake_hold < lease {
+            let message = format!(
+                "brake_hold is {} and lease_ttl is {}: it must be at least as long, since machines that were only cut off \
+                 need a lease's time to be back; without it a scheduler that is cut off itself moves all units",
+                shown(self.brake_hold),
+                shown(lease)
+            );
+            return contradiction(&["brake_hold", "lease_ttl"], message);
+        }
         if systemd <= lease {
             let message = format!(
                 "systemd_timeout is {} and lease_ttl is {}: the time-out must be longer, since a machine whose systemd \

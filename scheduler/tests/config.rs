@@ -72,6 +72,7 @@ fn leases_that_contradict_are_refused_with_the_reason() {
     assert_snapshot!(error("lease_ttl = \"30s\""), @"scheduler.toml:1: systemd_timeout is 30s and lease_ttl is 30s: the time-out must be longer, since a machine whose systemd is silent for a lease is only spared new units, and is given up after the time-out");
     assert_snapshot!(error("\nlease_ttl = \"1s\"\nheartbeat_interval = \"1s\"\n"), @"scheduler.toml:3: heartbeat_interval is 1s and lease_ttl is 1s: an interval must be at most a third of the lease, so that two lost heartbeats in a row do not cost a machine its units");
     assert_snapshot!(error("lease_ttl = \"3s\""), @"scheduler.toml:1: lease_ttl is 3s: it must be at least 4s, since the guard of exclusive units takes up to 2s to start on a machine, and would not be started at all with less of a lease left");
+    assert_snapshot!(error("brake_hold = \"0s\""), @"scheduler.toml:1: brake_hold is 0s and lease_ttl is 5s: it must be at least as long, since machines that were only cut off need a lease's time to be back; without it a scheduler that is cut off itself moves all units");
     assert_snapshot!(error("restart_grace = \"4s\""), @"scheduler.toml:1: restart_grace is 4s and lease_ttl is 5s: what an agent that is restarted asks for must be at least what it has");
     read("lease_ttl = \"4s\"").expect("three heartbeats fit, and the guard's start");
 }

@@ -68,20 +68,25 @@ fn notes(settings: &Settings, options: &Options) -> Vec<String> {
             settings.brake_hold.as_secs_f64()
         ),
         format!(
-            "a machine whose agent lives while its systemd hangs is given up after {} s (systemd_timeout)",
+            "a machine whose agent lives while its systemd hangs is given up after {} s (systemd_timeout), and while it \
+             reloads up to 60 s later",
             settings.systemd_timeout.as_secs_f64()
         ),
         format!(
             "a machine that is lost while its agent is restarted has {} s instead of lease_ttl (restart_grace)",
             settings.restart_grace.as_secs_f64()
         ),
-        "while the scheduler itself is away, and while no machine has room, it waits".to_owned(),
+        "while the scheduler itself is away, its store does not answer, or no machine has room, it waits"
+            .to_owned(),
+        "a scheduler that has just begun counts from then: it knows of no heartbeat before".to_owned(),
         "where one machine takes many units at once they are started some at a time".to_owned(),
     ];
     if options.exclusive.is_some() {
-        notes.push(
-            "a scheduler that has just begun counts all that anew, since it knows of no lease".to_owned(),
-        );
+        let waits = settings.longest_lease() + settings.exclusive_end(options.exclusive.unwrap_or_default());
+        notes.push(format!(
+            "a scheduler whose store may be an old copy (its machine has booted anew) starts nothing exclusive for {:.1} s",
+            waits.as_secs_f64()
+        ));
     }
     if !options.machine_of.is_empty() {
         notes.push("the units that MachineOf= ties it to must fit on the same machine".to_owned());
@@ -172,6 +177,13 @@ mod tests {
         let margin = rto.parts.iter().find(|part| part.name == "clock_margin").unwrap();
         assert_eq!(margin.span_ms, 500, "2 % of the lease and of the time to stop");
         assert_eq!(rto.sum_ms(), 5950 + 20_000 + 400 + 1000);
+    }
+
+    #[test]
+    fn the_margin_is_the_same_part_of_any_lease() {
+        let settings = Settings { lease_ttl: Duration::from_secs(60), ..Settings::default() };
+        assert_eq!(settings.lease(), Duration::from_millis(61_200));
+        assert_eq!(settings.exclusive_end(Duration::from_secs(300)), Duration::from_secs(306) + GUARD_LAG);
     }
 
     #[test]

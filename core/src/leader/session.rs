@@ -581,8 +581,12 @@ impl Leader {
             self.gates.look_at(&name);
             self.turn.seen.push(name);
         }
+        // Whose systemd hangs has an agent that lives: that the host answers would tell nothing, and mislead.
+        let agent_is_silent = !matches!(reason, LossReason::SystemdSilent(_));
         self.event(Event::MachineLost { machine: id, units, reason });
-        self.knock(id);
+        if agent_is_silent {
+            self.knock(id);
+        }
         self.admit_newcomer(id);
     }
 

@@ -149,13 +149,6 @@ impl Leader {
         }
         let on = unit.placements.keys().next().and_then(|id| Some((id, self.machines.get(id)?)));
         let emptied = on.filter(|(_, machine)| machine.state != MachineState::Unreachable);
-        if !explain {
-            // It runs where it is.
-            if emptied.is_some() {
-                return None;
-            }
-            return reason(&format!("no machine takes it; `musterctl status {name}` says why"));
-        }
         let braked = unit.placements.keys().next().filter(|machine| self.is_braked(**machine));
         if let (Some((machines, left)), Some(machine)) = (self.braked(), braked) {
             return reason(&format!(
@@ -165,6 +158,13 @@ impl Leader {
                 machines.len(),
                 left.as_secs()
             ));
+        }
+        if !explain {
+            // It runs where it is.
+            if emptied.is_some() {
+                return None;
+            }
+            return reason(&format!("no machine takes it; `musterctl status {name}` says why"));
         }
         let group = match self.group(name) {
             Ok(group) => group,
@@ -201,8 +201,13 @@ impl Leader {
                 return Some((*id, why.to_owned()));
             }
             let tied = self.group_may_be_on(group, *id);
-            let refusal = tied.and_then(|()| self.placer.check(&group.units, *id)).err()?;
-            Some((*id, refusal.to_string()))
+            match tied.and_then(|()| self.placer.check(&group.units, *id)) {
+                Err(refusal) => Some((*id, refusal.to_string())),
+                Ok(()) if self.old_copies_allow(&group.units, *id) => None,
+                Ok(()) => {
+                    Some((*id, "still has an older copy, whose end no lease would bring about".to_owned()))
+                }
+            }
         };
         self.machines.iter().filter_map(refusal).collect()
     }

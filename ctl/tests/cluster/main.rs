@@ -433,7 +433,7 @@ fn what_happened_is_told_and_explained() {
 
     let run = cluster.ctl(&["rto", "apart@1"]);
     let sum =
-        "apart@1.service: 4.950 s at worst from the loss of its machine until it is started elsewhere\n";
+        "apart@1.service: 4.930 s at worst from the loss of its machine until it is started elsewhere\n";
     assert!(run.stdout.starts_with(sum), "{run:?}");
     assert_eq!(cluster.ctl(&["rto", "never-known"]).code, Some(4));
 

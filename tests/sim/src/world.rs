@@ -152,7 +152,7 @@ impl World {
     pub(crate) fn new(plan: Plan, log: bool) -> Self {
         let seed = plan.seed;
         let mut random = Random::new(seed, "world");
-        // Up to 1 %: two clocks that drift apart as far as `clock_margin` is for.
+        // Up to 1 %: two clocks that drift apart as far as the leader's margin is for.
         let mut clock = || {
             let drift = random.between(0, 19_800).cast_signed() - 9_900;
             Clock::new(0, random.between(SECOND, 100_000 * SECOND), drift)

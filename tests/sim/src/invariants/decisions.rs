@@ -139,7 +139,7 @@ impl World {
                 let lost = !self.lease_holds(number) || book.pid1_lost || leaves || drained;
                 let refused = book.stale.contains(&(name.clone(), *epoch));
                 let failed = book.failed.contains(&(name.clone(), *epoch));
-                let lease = self.settings.lease_ttl + self.settings.clock_margin;
+                let lease = self.settings.lease();
                 let alive = self.heard_ago(number).is_some_and(|ago| ago < lease);
                 let emptied = book.leaving || drained;
                 let active = book.says_active.contains(&(name.clone(), *epoch));
@@ -209,7 +209,7 @@ impl World {
     /// Whether this machine was lost within the last lease, and so many others with it. Those that were granted time to
     /// restart, and a brake that was held for so long that it is released, are left out.
     pub(super) fn too_many_died(&self, number: usize) -> bool {
-        let lease = self.settings.lease_ttl + self.settings.clock_margin;
+        let lease = self.settings.lease();
         let silent = |book: &MachineBook| book.last_heard.map(|heard| self.ago(heard));
         // One that only says Hello is lost all the same, and earlier than when it says nothing any more.
         let proven =
@@ -295,7 +295,7 @@ impl World {
     /// A new leader places nothing away from a machine until that machine has had a full lease to report in: until then
     /// a later copy may be anywhere, and nothing new is placed.
     pub(super) fn a_new_leader_waits_for_reports(&mut self, before: &Before) {
-        let lease = self.settings.lease_ttl + self.settings.clock_margin;
+        let lease = self.settings.lease();
         let now = self.scheduler.clock.time(self.queue.now());
         if now.since(self.book.took_over) >= lease {
             return;
@@ -320,7 +320,7 @@ impl World {
 
     /// Invariant 7: Constraints hold for every placement at the moment it is decided.
     pub(super) fn constraints_hold(&mut self, cause: &Cause, before: &Before, refiled: &BTreeSet<UnitName>) {
-        let lease = self.settings.lease_ttl + self.settings.clock_margin;
+        let lease = self.settings.lease();
         for (name, placements) in before {
             let Some(unit) = self.book.decided.units.get(name) else { continue };
             for (machine, epoch) in &unit.placements {
