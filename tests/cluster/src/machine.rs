@@ -422,6 +422,16 @@ impl Machine<'_> {
         Ok((path, text.lines().map(str::to_owned).collect()))
     }
 
+    /// Has the machine's wall clock jump by so many seconds, on or back, until its next boot. What counts from the boot
+    /// (`CLOCK_MONOTONIC`) goes on as before. Only virtual machines have a clock of their own.
+    ///
+    /// # Errors
+    /// It is a container, off or frozen, or there is no such time.
+    pub fn jump_clock(&self, seconds: i64) -> Result<()> {
+        self.ensure_vm("its clock is the host's")?;
+        self.exec(&["date", "--set", &format!("{seconds:+} seconds")])?.ok().map(drop)
+    }
+
     /// Stops a process of the machine (SIGSTOP), by its number in the machine.
     ///
     /// # Errors

@@ -100,6 +100,15 @@ enum Verb {
     /// Let a machine's PID 1 go on. Both kinds of machine
     #[command(after_help = "Example:\n  muster-cluster unhang m1")]
     Unhang(Machines),
+    /// Have a machine's wall clock jump, on or back, until its next boot. Virtual machines only
+    #[command(after_help = "Examples:\n  muster-cluster clock m1 3600\n  muster-cluster clock m1 -3600")]
+    Clock {
+        /// Such as m1 or s1
+        machine: String,
+        /// By how many seconds
+        #[arg(allow_negative_numbers = true)]
+        seconds: i64,
+    },
     /// Take all that is free on a file system of a machine, until `clear`. Both kinds of machine
     #[command(after_help = "Examples:\n  muster-cluster fill m1\n  muster-cluster fill m1 /run")]
     Fill {
@@ -238,6 +247,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Verb::Hang(machines) => each(&open()?, &machines, Machine::stop_pid1)?,
         Verb::Unhang(machines) => each(&open()?, &machines, Machine::continue_pid1)?,
+        Verb::Clock { machine, seconds } => open()?.machine(&machine)?.jump_clock(seconds)?,
         Verb::Fill { machine, directory } => open()?.machine(&machine)?.fill(&directory)?,
         Verb::Clear(machines) => each(&open()?, &machines, Machine::clear)?,
         Verb::Logs { machine, unit, follow } => {

@@ -27,6 +27,18 @@ fn reaches(from: &Machine<'_>, to: &Machine<'_>) -> Result<bool> {
     Ok(from.exec(&["ping", "-c", "1", "-W", "2", "-q", to.address()])?.success())
 }
 
+/// For how many seconds the machine's kernel has run.
+fn uptime(machine: &Machine<'_>) -> Result<f64> {
+    let text = answer(machine, &["cat", "/proc/uptime"])?;
+    Ok(text.split_whitespace().next().context("uptime")?.parse()?)
+}
+
+/// By how many seconds its wall clock is ahead of the host's.
+fn clock_ahead(machine: &Machine<'_>) -> Result<i64> {
+    let there: i64 = answer(machine, &["date", "+%s"])?.trim().parse()?;
+    Ok(there - i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?)
+}
+
 #[test]
 #[ignore = "run by make vm-tests"]
 fn machines_run_a_kernel_of_their_own() {
@@ -325,10 +337,6 @@ fn a_full_disk_is_full_until_it_is_cleared() {
 fn a_frozen_machine_misses_time() {
     let cluster = bare(2).up().unwrap();
     let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
-    let uptime = |machine: &Machine<'_>| -> Result<f64> {
-        let text = answer(machine, &["cat", "/proc/uptime"])?;
-        Ok(text.split_whitespace().next().context("uptime")?.parse()?)
-    };
     let (frozen_before, other_before) = (uptime(&m1).unwrap(), uptime(&m2).unwrap());
     m1.freeze().unwrap();
     assert_eq!(m1.power(), Power::Frozen);
@@ -341,9 +349,7 @@ fn a_frozen_machine_misses_time() {
     assert_eq!(m1.power(), Power::On);
     assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n");
     assert!(uptime(&m1).unwrap() > frozen_before + 3.0, "its clock has jumped on");
-    let now: u64 = answer(&m1, &["date", "+%s"]).unwrap().trim().parse().unwrap();
-    let host = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    assert!(now.abs_diff(host) < 60, "{now} there, {host} here");
+    assert!(clock_ahead(&m1).unwrap().abs() < 60);
     m1.heal().unwrap();
     cluster.wait_for("m1 is reached again", LIMIT, || Ok(reaches(&m2, &m1)?.then_some(()))).unwrap();
 }
@@ -368,6 +374,31 @@ fn pid_1_hangs_and_nobody_else() {
     assert!(m1.stop_pid1().unwrap_err().to_string().contains("m1 is off"));
     m1.boot().unwrap();
     assert!(answers());
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn wall_clocks_jump_until_the_next_boot() {
+    let cluster = bare(2).up().unwrap();
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    let before = uptime(&m1).unwrap();
+    // What the machines' own slowness makes of it is far less than a minute.
+    let assert_ahead = |machine: &Machine<'_>, seconds: i64| {
+        let ahead = clock_ahead(machine).unwrap();
+        assert!((ahead - seconds).abs() < 60, "{ahead} s instead of {seconds}");
+    };
+    m1.jump_clock(3600).unwrap();
+    assert_ahead(&m1, 3600);
+    assert_ahead(&m2, 0);
+    m1.jump_clock(-7200).unwrap();
+    assert_ahead(&m1, -3600);
+    let ran = uptime(&m1).unwrap() - before;
+    assert!((0.0..3600.0).contains(&ran), "{ran}");
+    let error = m1.jump_clock(i64::MIN).unwrap_err().to_string();
+    assert!(error.contains("date"), "{error}");
+    assert_ahead(&m1, -3600);
+    m1.reboot().unwrap();
+    assert_ahead(&m1, 0);
 }
 
 #[test]
