@@ -19,7 +19,7 @@ use crate::wait::{self, Poll};
 /// How long a container may take to boot, to shut down, to freeze. Generous: hosts are slow at times.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 /// How long a virtual machine may take to boot: many may be emulated by few cores.
-const VM_BOOT_DEADLINE: Duration = Duration::from_secs(300);
+pub(crate) const VM_BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// How long a command in a machine may take, unless [`Machine::exec_within`] says otherwise.
 pub const EXEC_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -430,6 +430,27 @@ impl Machine<'_> {
     pub fn jump_clock(&self, seconds: i64) -> Result<()> {
         self.ensure_vm("its clock is the host's")?;
         self.exec(&["date", "--set", &format!("{seconds:+} seconds")])?.ok().map(drop)
+    }
+
+    /// Takes all of the machine's memory until the kernel has killed a process for it, the one that it finds best: the
+    /// greediest one, or where nobody has more than some MiB the one that took it all. Then that is free again. Returns what
+    /// the kernel said of that process. Only virtual machines have memory of their own.
+    ///
+    /// # Errors
+    /// It is a container, off or frozen, or nothing is killed.
+    pub fn starve(&self) -> Result<String> {
+        self.ensure_vm("its memory is the host's")?;
+        self.vm_starve()
+    }
+
+    /// Takes the memory from a unit's processes for a moment, so that the kernel kills them. Returns what it said of the
+    /// unit's main process. Only virtual machines have memory of their own.
+    ///
+    /// # Errors
+    /// It is a container, off or frozen, no main process of that unit runs, or it is not killed.
+    pub fn starve_unit(&self, unit: &str) -> Result<String> {
+        self.ensure_vm("its memory is the host's")?;
+        self.vm_starve_unit(unit)
     }
 
     /// Stops a process of the machine (SIGSTOP), by its number in the machine.

@@ -109,6 +109,17 @@ enum Verb {
         #[arg(allow_negative_numbers = true)]
         seconds: i64,
     },
+    /// Take a machine's memory until the kernel has killed a process for it. Virtual machines only
+    #[command(
+        after_help = "Examples:\n  muster-cluster starve m1\n  muster-cluster starve m1 --unit muster-agent.service"
+    )]
+    Starve {
+        /// Such as m1 or s1
+        machine: String,
+        /// Take it from this unit alone, so that its processes are killed
+        #[arg(long)]
+        unit: Option<String>,
+    },
     /// Take all that is free on a file system of a machine, until `clear`. Both kinds of machine
     #[command(after_help = "Examples:\n  muster-cluster fill m1\n  muster-cluster fill m1 /run")]
     Fill {
@@ -248,6 +259,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Hang(machines) => each(&open()?, &machines, Machine::stop_pid1)?,
         Verb::Unhang(machines) => each(&open()?, &machines, Machine::continue_pid1)?,
         Verb::Clock { machine, seconds } => open()?.machine(&machine)?.jump_clock(seconds)?,
+        Verb::Starve { machine, unit } => {
+            let cluster = open()?;
+            let machine = cluster.machine(&machine)?;
+            println!("{}", unit.map_or_else(|| machine.starve(), |unit| machine.starve_unit(&unit))?);
+        }
         Verb::Fill { machine, directory } => open()?.machine(&machine)?.fill(&directory)?,
         Verb::Clear(machines) => each(&open()?, &machines, Machine::clear)?,
         Verb::Logs { machine, unit, follow } => {

@@ -403,6 +403,57 @@ fn wall_clocks_jump_until_the_next_boot() {
 
 #[test]
 #[ignore = "run by make vm-tests"]
+fn the_kernel_kills_where_memory_is_short() {
+    let cluster = bare(1).up().unwrap();
+    let m1 = cluster.machine("m1").unwrap();
+    let show = |unit: &str, property: &str| -> Result<String> {
+        Ok(answer(&m1, &["systemctl", "show", "-P", property, unit])?.trim().to_owned())
+    };
+    let wait_result = |unit: &str| {
+        cluster
+            .wait_for("systemd knows", LIMIT, || Ok((show(unit, "Result")? == "oom-kill").then_some(())))
+            .unwrap();
+    };
+    // Whom the kernel finds first: who has most.
+    let glutton = "import time; food = b'x' * (64 << 20); print(len(food), flush=True); time.sleep(10000)";
+    answer(&m1, &["systemd-run", "--unit=glutton", "python3", "-c", glutton]).unwrap();
+    start_beat(&m1, "one");
+    start_beat(&m1, "two");
+    wait_more_beats(&cluster, "one", &m1);
+    cluster
+        .wait_for("the glutton has eaten", LIMIT, || {
+            Ok(answer(&m1, &["journalctl", "-u", "glutton"])?.contains("67108864").then_some(()))
+        })
+        .unwrap();
+    let said = m1.starve().unwrap();
+    assert!(said.contains("(python3)"), "{said}");
+    wait_result("glutton");
+    wait_more_beats(&cluster, "one", &m1);
+
+    let said = m1.starve_unit("one.service").unwrap();
+    assert!(said.starts_with("Killed process") && said.contains("(beat)"), "{said}");
+    wait_result("one.service");
+    wait_more_beats(&cluster, "two", &m1);
+    let error = m1.starve_unit("one.service").unwrap_err().to_string();
+    assert!(error.contains("no process of one.service runs"), "{error}");
+    // What is started anew has as much as before.
+    let pid = show("dbus.service", "MainPID").unwrap();
+    answer(
+        &m1,
+        &["systemd-run", "--unit=again", "-p", "Restart=always", "/usr/lib/muster-cluster/beat", "again"],
+    )
+    .unwrap();
+    m1.starve_unit("again").unwrap();
+    wait_more_beats(&cluster, "again", &m1);
+    assert_eq!(
+        answer(&m1, &["cat", "/sys/fs/cgroup/system.slice/again.service/memory.max"]).unwrap(),
+        "max\n"
+    );
+    assert_eq!(show("dbus.service", "MainPID").unwrap(), pid);
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
 fn down_leaves_nothing_in_whatever_state_the_machines_are() {
     let before = host_traces().unwrap();
     let cluster = bare(3).up().unwrap();

@@ -5,6 +5,7 @@
 //! `/dev/kvm` may be there and yet stop an ordinary kernel after half a minute, and no quick look tells that beforehand.
 
 mod agent;
+mod eater;
 mod exec;
 mod hub;
 mod lines;
@@ -22,7 +23,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::daemons::{project_root, target_dir};
-use crate::machine::{BOOT_DEADLINE, EXEC_DEADLINE, Machine, Power, clean_environment};
+use crate::machine::{BOOT_DEADLINE, EXEC_DEADLINE, Machine, Power, VM_BOOT_DEADLINE, clean_environment};
 use crate::process::{self, ProcessId, status_field};
 use crate::supervisor::{GATEWAY, Supervisor};
 use crate::template::Template;
@@ -47,7 +48,7 @@ const DISK: &str = "own.ext4";
 const AGENT_PORT: &str = "agent";
 const WITNESS_PORT: &str = "witness";
 
-/// The unit of the agent that every machine has.
+/// The unit of the agent that every machine has. Where memory runs out it goes on.
 const AGENT: &str = "\
 [Unit]
 Description=Runs what the cluster harness asks for
@@ -58,6 +59,8 @@ ExecStart=/usr/lib/muster-cluster/muster-cluster guest-agent
 Restart=always
 RestartSec=100ms
 TasksMax=infinity
+OOMScoreAdjust=-1000
+OOMPolicy=continue
 ";
 
 /// What the program is called with when the harness starts itself, which no user does.
@@ -72,6 +75,9 @@ pub enum Part {
     /// Serve in a virtual machine
     #[command(hide = true)]
     GuestAgent,
+    /// Eat up a virtual machine's memory
+    #[command(hide = true)]
+    GuestEater,
     /// Run a command in a virtual machine
     #[command(hide = true)]
     GuestExec {
@@ -92,6 +98,7 @@ impl Part {
         match self {
             Self::Hub { machines } => hub::run(&machines).map(|()| 0),
             Self::GuestAgent => agent::run().map(|()| 0),
+            Self::GuestEater => eater::run().map(|()| 0),
             Self::GuestExec { socket, command } => exec::run(&socket, &command),
         }
     }
@@ -107,6 +114,12 @@ pub(crate) fn program() -> Result<PathBuf> {
         format!("no {NAME} where {} is or in the directory above: run `make build`", this.display())
     })
 }
+
+/// The same program in a machine.
+const GUEST_PROGRAM: &str = "/usr/lib/muster-cluster/muster-cluster";
+
+/// The exit status of what was killed.
+const KILLED: i32 = 128 + 9;
 
 /// Names to `host-packages` the directory for what virtual machines are made of.
 pub(crate) const DIR_VARIABLE: &str = "MUSTER_VM_DIR";
@@ -146,7 +159,7 @@ pub(crate) fn share(supervisor: &Supervisor, template: &Template) -> Result<()> 
         mksquashfs /run/template /run/template.squashfs -all-root -comp zstd -Xcompression-level 1 -quiet -no-progress
         rm -rf /run/template
         cp "$1/kernel" "$1/initrd" "$1/system.squashfs" /run/"#;
-    template.copy(&program()?, "/usr/lib/muster-cluster/muster-cluster")?;
+    template.copy(&program()?, GUEST_PROGRAM)?;
     let unit = "/usr/lib/systemd/system/muster-cluster-agent.service";
     template.write(unit, AGENT.as_bytes())?;
     template
@@ -315,6 +328,43 @@ impl Machine<'_> {
             let events = self.exec(&["cat", &format!("{CGROUP}/cgroup.events")])?.ok()?;
             let reached = events.lines().any(|line| line.split_once(' ') == Some(("frozen", digit)));
             Ok(if reached { Poll::Ready(()) } else { Poll::Pending(events) })
+        })
+    }
+
+    pub(crate) fn vm_starve(&self) -> Result<String> {
+        let before = self.vm_oom_kills()?;
+        let eater = self.exec_within(VM_BOOT_DEADLINE, &[GUEST_PROGRAM, "guest-eater"], &[])?;
+        ensure!(eater.success() || eater.code == Some(KILLED), "{eater}");
+        self.vm_wait_oom_kill(&before, "Killed process ")
+    }
+
+    pub(crate) fn vm_starve_unit(&self, unit: &str) -> Result<String> {
+        // Nothing of it may stay in memory, and writing ends when that is so. Its cgroup goes away with its processes,
+        // unless it is started again.
+        const SCRIPT: &str = r#"
+            pid=$(systemctl show -P MainPID -- "$1") && group=$(systemctl show -P ControlGroup -- "$1") || exit
+            [ "$pid" != 0 ] || { echo "no process of $1 runs" >&2; exit 1; }
+            cd "/sys/fs/cgroup$group" && max=$(cat memory.max) && echo 0 >memory.max || exit
+            echo "$max" 2>/dev/null >memory.max || [ ! -e memory.max ] || exit
+            echo "$pid""#;
+        let before = self.vm_oom_kills()?;
+        let pid = self.exec(&["bash", "-c", SCRIPT, "starve", unit])?.ok()?;
+        self.vm_wait_oom_kill(&before, &format!("Killed process {} ", pid.trim()))
+    }
+
+    /// What the kernel has said of processes that it killed for want of memory.
+    fn vm_oom_kills(&self) -> Result<Vec<String>> {
+        let said = self.exec(&["dmesg"])?.ok()?;
+        Ok(said.lines().filter(|line| line.contains("Killed process ")).map(str::to_owned).collect())
+    }
+
+    /// Waits until the kernel has said so of another one, and in these words.
+    fn vm_wait_oom_kill(&self, before: &[String], words: &str) -> Result<String> {
+        wait::until(&format!("{}: {words}", self.name()), EXEC_DEADLINE, || {
+            let kills = self.vm_oom_kills()?;
+            let new = kills.iter().filter(|line| !before.contains(line));
+            let found = new.clone().find_map(|line| Some(line[line.find(words)?..].to_owned()));
+            Ok(found.map_or_else(|| Poll::Pending(format!("{kills:?}")), Poll::Ready))
         })
     }
 
