@@ -74,6 +74,18 @@ enum Verb {
     /// Let a frozen machine go on
     #[command(after_help = "Example:\n  muster-cluster thaw m1")]
     Thaw(Machines),
+    /// Have a machine stand still with its clocks, unlike `freeze`, through which they go on. Virtual machines only
+    #[command(after_help = "Example:\n  muster-cluster pause m1")]
+    Pause(Machines),
+    /// Let a paused machine go on, with clocks that are behind. Virtual machines only
+    #[command(after_help = "Example:\n  muster-cluster resume m1")]
+    Resume(Machines),
+    /// Write a machine with all that it is doing to a file, and end it, as if it moved away. Virtual machines only
+    #[command(after_help = "Example:\n  muster-cluster save m1")]
+    Save(Machines),
+    /// Let a saved machine go on where it was, with clocks that are behind. Virtual machines only
+    #[command(after_help = "Example:\n  muster-cluster restore m1")]
+    Restore(Machines),
     /// Cut a machine's network cable
     #[command(after_help = "Example:\n  muster-cluster cut m1")]
     Cut(Machines),
@@ -240,6 +252,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Reboot(machines) => each(&open()?, &machines, Machine::reboot)?,
         Verb::Freeze(machines) => each(&open()?, &machines, Machine::freeze)?,
         Verb::Thaw(machines) => each(&open()?, &machines, Machine::thaw)?,
+        Verb::Pause(machines) => each(&open()?, &machines, Machine::pause)?,
+        Verb::Resume(machines) => each(&open()?, &machines, Machine::resume)?,
+        Verb::Save(machines) => each(&open()?, &machines, Machine::save)?,
+        Verb::Restore(machines) => each(&open()?, &machines, Machine::restore)?,
         Verb::Cut(machines) => each(&open()?, &machines, Machine::cut)?,
         Verb::Heal(machines) => each(&open()?, &machines, Machine::heal)?,
         Verb::Lose { from, to } => {

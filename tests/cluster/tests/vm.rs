@@ -6,7 +6,7 @@ mod traces;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use muster_cluster::{Backend, Builder, Cluster, Impairment, Machine, Power};
@@ -450,6 +450,111 @@ fn the_kernel_kills_where_memory_is_short() {
         "max\n"
     );
     assert_eq!(show("dbus.service", "MainPID").unwrap(), pid);
+}
+
+/// Does `stop` and, after some seconds, `go_on` to `m1`: its clocks must have stood still meanwhile.
+fn assert_misses_no_time(cluster: &Cluster, stop: impl FnOnce(), go_on: impl FnOnce()) {
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    let ahead = clock_ahead(&m1).unwrap();
+    let began = Instant::now();
+    let before = uptime(&m1).unwrap();
+    stop();
+    let stopped = Instant::now();
+    let other = uptime(&m2).unwrap();
+    cluster.wait_for("time passes", LIMIT, || Ok((uptime(&m2)? > other + 4.0).then_some(()))).unwrap();
+    let stood = stopped.elapsed();
+    go_on();
+    let passed = uptime(&m1).unwrap() - before;
+    let ran = began.elapsed().saturating_sub(stood).as_secs_f64();
+    assert!(passed < ran + 0.5, "{passed} s passed for it, though it ran for {ran} s");
+    assert!(clock_ahead(&m1).unwrap() < ahead - 2, "its wall clock is behind");
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn a_paused_machine_misses_no_time() {
+    let cluster = bare(2).up().unwrap();
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    m1.resume().unwrap();
+    let stop = || {
+        m1.pause().unwrap();
+        m1.pause().unwrap();
+        assert_eq!(m1.power(), Power::Paused);
+        assert!(m1.exec(&["true"]).unwrap_err().to_string().contains("m1 is paused"));
+        assert!(!reaches(&m2, &m1).unwrap());
+        // Both at once: it stands still until both have ended.
+        m1.freeze().unwrap();
+        assert_eq!(m1.power(), Power::Frozen);
+        assert!(m1.resume().unwrap_err().to_string().contains("m1 is frozen"));
+        m1.thaw().unwrap();
+        assert_eq!(m1.power(), Power::Paused);
+        m1.cut().unwrap();
+    };
+    assert_misses_no_time(&cluster, stop, || m1.resume().unwrap());
+    assert_eq!(m1.power(), Power::On);
+    assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n", "it was cut meanwhile");
+    m1.heal().unwrap();
+    cluster.wait_for("m1 is reached again", LIMIT, || Ok(reaches(&m2, &m1)?.then_some(()))).unwrap();
+    // Power cuts work on paused machines.
+    m1.pause().unwrap();
+    m1.kill().unwrap();
+    assert!(m1.pause().unwrap_err().to_string().contains("m1 is off"));
+    m1.boot().unwrap();
+    assert_eq!(m1.power(), Power::On);
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn a_saved_machine_goes_on_where_it_was() {
+    let cluster = bare(2).up().unwrap();
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    start_beat(&m1, "beat");
+    wait_more_beats(&cluster, "beat", &m1);
+    let boot = m1.boot_id().unwrap();
+    let pid = answer(&m1, &["systemctl", "show", "-P", "MainPID", "beat"]).unwrap();
+    let stop = || {
+        // Whoever waits for it is told, and does not keep it from going on.
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| m1.exec(&["sh", "-c", "touch /run/waits; sleep infinity"]));
+            cluster
+                .wait_for("the command runs", LIMIT, || {
+                    Ok(m1.exec(&["ls", "/run/waits"])?.success().then_some(()))
+                })
+                .unwrap();
+            m1.save().unwrap();
+            let output = waiting.join().unwrap().unwrap();
+            assert!(output.stderr.contains("lost its power"), "{output}");
+        });
+        assert_eq!(m1.power(), Power::Saved);
+        for error in [m1.exec(&["true"]).map(drop), m1.boot(), m1.freeze(), m1.pause(), m1.save()] {
+            assert!(error.unwrap_err().to_string().contains("m1 is saved"));
+        }
+        assert!(m1.journal().is_err());
+        assert!(!reaches(&m2, &m1).unwrap());
+        m1.cut().unwrap();
+    };
+    assert_misses_no_time(&cluster, stop, || m1.restore().unwrap());
+    assert_eq!(m1.power(), Power::On);
+    assert_eq!(m1.boot_id().unwrap(), boot);
+    assert_eq!(answer(&m1, &["systemctl", "show", "-P", "MainPID", "beat"]).unwrap(), pid);
+    wait_more_beats(&cluster, "beat", &m1);
+    assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n", "it was cut meanwhile");
+    m1.heal().unwrap();
+    cluster.wait_for("m1 is reached again", LIMIT, || Ok(reaches(&m2, &m1)?.then_some(()))).unwrap();
+    assert!(m1.restore().unwrap_err().to_string().contains("m1 is on"));
+
+    // A second time, paused before; and given up, but for its disk.
+    answer(&m1, &["sh", "-c", "echo kept >/var/lib/kept; sync"]).unwrap();
+    m1.pause().unwrap();
+    m1.save().unwrap();
+    m1.restore().unwrap();
+    assert_eq!(answer(&m1, &["cat", "/var/lib/kept"]).unwrap(), "kept\n");
+    m1.save().unwrap();
+    m1.kill().unwrap();
+    assert_eq!(m1.power(), Power::Off);
+    m1.boot().unwrap();
+    assert_ne!(m1.boot_id().unwrap(), boot);
+    assert_eq!(answer(&m1, &["cat", "/var/lib/kept"]).unwrap(), "kept\n");
 }
 
 #[test]
