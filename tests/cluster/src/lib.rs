@@ -1,5 +1,5 @@
-//! The cluster harness: boots machines with a real systemd on one host, kills, freezes and cuts them off, and leaves nothing
-//! behind.
+//! The cluster harness: boots machines with a real systemd on one host, has all sorts of things go wrong with them, and leaves
+//! nothing behind.
 //!
 //! Each machine is a systemd-nspawn container from an overlay of the host's own root, with its own network namespace, address
 //! and machine id, on a bridge; or it is a virtual machine under QEMU, from an image. Everything (processes, mounts, links)

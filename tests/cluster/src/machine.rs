@@ -19,7 +19,7 @@ use crate::wait::{self, Poll};
 /// How long a container may take to boot, to shut down, to freeze. Generous: hosts are slow at times.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 /// How long a virtual machine may take to boot: many may be emulated by few cores.
-const VM_BOOT_DEADLINE: Duration = Duration::from_secs(300);
+pub(crate) const VM_BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// How long a command in a machine may take, unless [`Machine::exec_within`] says otherwise.
 pub const EXEC_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -58,6 +58,9 @@ impl FromStr for Impairment {
     }
 }
 
+/// Why containers do not stand still.
+const CLOCKS: &str = "its clocks are the host's";
+
 /// Whether a machine is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Power {
@@ -67,6 +70,10 @@ pub enum Power {
     On,
     /// All of its processes are frozen.
     Frozen,
+    /// It stands still with its clocks.
+    Paused,
+    /// It is in a file, with all that it was doing, and no process of it exists.
+    Saved,
 }
 
 impl fmt::Display for Power {
@@ -75,6 +82,8 @@ impl fmt::Display for Power {
             Self::Off => "off",
             Self::On => "on",
             Self::Frozen => "frozen",
+            Self::Paused => "paused",
+            Self::Saved => "saved",
         })
     }
 }
@@ -147,6 +156,8 @@ impl Machine<'_> {
             Power::On => Ok(()),
             Power::Off => bail!("{} is off", self.name()),
             Power::Frozen => bail!("{0} is frozen: nothing can run in it before `thaw {0}`", self.name()),
+            Power::Paused => bail!("{0} is paused: nothing can run in it before `resume {0}`", self.name()),
+            Power::Saved => bail!("{0} is saved: nothing can run in it before `restore {0}`", self.name()),
         }
     }
 
@@ -215,7 +226,13 @@ impl Machine<'_> {
     /// It is on already, or it does not come up: its console's last lines are in the error.
     pub fn boot(&self) -> Result<()> {
         let _lock = state::lock(self.cluster.dir(), self.name())?;
-        ensure!(self.power() == Power::Off, "{} is on already", self.name());
+        match self.power() {
+            Power::Off => {}
+            Power::Saved => {
+                bail!("{0} is saved: `restore {0}` has it go on, `kill {0}` gives that up", self.name())
+            }
+            power => bail!("{} is {power} already", self.name()),
+        }
         self.prepare()?;
         match self.backend() {
             Backend::Nspawn => self.nspawn_boot()?,
@@ -224,7 +241,8 @@ impl Machine<'_> {
         self.wait_booted(None)
     }
 
-    /// Cuts the power: all processes at once, without a goodbye on the network. `/run` and `/tmp` are lost, files stay.
+    /// Cuts the power: all processes at once, without a goodbye on the network. `/run` and `/tmp` are lost, files stay. What
+    /// was [saved](Self::save) of what it was doing is lost, too.
     ///
     /// # Errors
     /// It is off already, or a process does not die.
@@ -268,11 +286,70 @@ impl Machine<'_> {
 
     fn set_frozen(&self, frozen: bool) -> Result<()> {
         let _lock = state::lock(self.cluster.dir(), self.name())?;
-        ensure!(self.power() != Power::Off, "{} is off", self.name());
+        self.ensure_power()?;
         match self.backend() {
             Backend::Nspawn => self.nspawn_set_frozen(frozen),
             Backend::Vm => self.vm_set_frozen(frozen),
         }
+    }
+
+    /// An error unless there are processes of it, in whatever state.
+    fn ensure_power(&self) -> Result<()> {
+        let power = self.power();
+        ensure!(!matches!(power, Power::Off | Power::Saved), "{} is {power}", self.name());
+        Ok(())
+    }
+
+    /// Has the machine stand still with its clocks, so that to itself no time passes. (For the processes of one that is
+    /// [frozen](Self::freeze) the clocks jump.) Only virtual machines can.
+    ///
+    /// # Errors
+    /// It is a container, off, frozen or saved.
+    pub fn pause(&self) -> Result<()> {
+        self.ensure_vm(CLOCKS)?;
+        let _lock = state::lock(self.cluster.dir(), self.name())?;
+        if self.power() == Power::Paused {
+            return Ok(());
+        }
+        self.ensure_on()?;
+        self.vm_pause()
+    }
+
+    /// Lets a paused machine go on, with clocks that are behind: the wall clock, and what counts from the boot.
+    ///
+    /// # Errors
+    /// It is a container, off, frozen or saved.
+    pub fn resume(&self) -> Result<()> {
+        self.ensure_vm(CLOCKS)?;
+        let _lock = state::lock(self.cluster.dir(), self.name())?;
+        if self.power() == Power::Paused { self.vm_resume() } else { self.ensure_on() }
+    }
+
+    /// Writes the machine to a file with all that it is doing, and ends it without a goodbye, as one does who moves a
+    /// virtual machine to another host. Only virtual machines can.
+    ///
+    /// # Errors
+    /// It is a container, off, frozen or saved, or it cannot be written: then it goes on.
+    pub fn save(&self) -> Result<()> {
+        self.ensure_vm(CLOCKS)?;
+        let _lock = state::lock(self.cluster.dir(), self.name())?;
+        if self.power() != Power::Paused {
+            self.ensure_on()?;
+        }
+        self.vm_save()
+    }
+
+    /// Lets a saved machine go on where it was. It does not notice, but its clocks are behind: the wall clock, and what
+    /// counts from the boot.
+    ///
+    /// # Errors
+    /// It is a container, or was not saved; or it does not come back.
+    pub fn restore(&self) -> Result<()> {
+        self.ensure_vm(CLOCKS)?;
+        let _lock = state::lock(self.cluster.dir(), self.name())?;
+        let power = self.power();
+        ensure!(power == Power::Saved, "{} is {power}: only a saved machine can be restored", self.name());
+        self.vm_restore()
     }
 
     /// Cuts the network cable, which stays cut through reboots. The machine sees that its link is down.
@@ -420,6 +497,37 @@ impl Machine<'_> {
         }
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         Ok((path, text.lines().map(str::to_owned).collect()))
+    }
+
+    /// Has the machine's wall clock jump by so many seconds, on or back, until its next boot. What counts from the boot
+    /// (`CLOCK_MONOTONIC`) goes on as before. Only virtual machines have a clock of their own.
+    ///
+    /// # Errors
+    /// It is a container, off or frozen, or there is no such time.
+    pub fn jump_clock(&self, seconds: i64) -> Result<()> {
+        self.ensure_vm("its clock is the host's")?;
+        self.exec(&["date", "--set", &format!("{seconds:+} seconds")])?.ok().map(drop)
+    }
+
+    /// Takes all of the machine's memory until the kernel has killed a process for it, the one that it finds best: the
+    /// greediest one, or where nobody has more than some MiB the one that took it all. Then that is free again. Returns what
+    /// the kernel said of that process. Only virtual machines have memory of their own.
+    ///
+    /// # Errors
+    /// It is a container, off or frozen, or nothing is killed.
+    pub fn starve(&self) -> Result<String> {
+        self.ensure_vm("its memory is the host's")?;
+        self.vm_starve()
+    }
+
+    /// Takes the memory from a unit's processes for a moment, so that the kernel kills them. Returns what it said of the
+    /// unit's main process. Only virtual machines have memory of their own.
+    ///
+    /// # Errors
+    /// It is a container, off or frozen, no main process of that unit runs, or it is not killed.
+    pub fn starve_unit(&self, unit: &str) -> Result<String> {
+        self.ensure_vm("its memory is the host's")?;
+        self.vm_starve_unit(unit)
     }
 
     /// Stops a process of the machine (SIGSTOP), by its number in the machine.

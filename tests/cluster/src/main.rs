@@ -74,6 +74,18 @@ enum Verb {
     /// Let a frozen machine go on
     #[command(after_help = "Example:\n  muster-cluster thaw m1")]
     Thaw(Machines),
+    /// Have a machine stand still with its clocks, unlike `freeze`, through which they go on. Virtual machines only
+    #[command(after_help = "Example:\n  muster-cluster pause m1")]
+    Pause(Machines),
+    /// Let a paused machine go on, with clocks that are behind. Virtual machines only
+    #[command(after_help = "Example:\n  muster-cluster resume m1")]
+    Resume(Machines),
+    /// Write a machine with all that it is doing to a file, and end it, as if it moved away. Virtual machines only
+    #[command(after_help = "Example:\n  muster-cluster save m1")]
+    Save(Machines),
+    /// Let a saved machine go on where it was, with clocks that are behind. Virtual machines only
+    #[command(after_help = "Example:\n  muster-cluster restore m1")]
+    Restore(Machines),
     /// Cut a machine's network cable
     #[command(after_help = "Example:\n  muster-cluster cut m1")]
     Cut(Machines),
@@ -100,6 +112,26 @@ enum Verb {
     /// Let a machine's PID 1 go on. Both kinds of machine
     #[command(after_help = "Example:\n  muster-cluster unhang m1")]
     Unhang(Machines),
+    /// Have a machine's wall clock jump, on or back, until its next boot. Virtual machines only
+    #[command(after_help = "Examples:\n  muster-cluster clock m1 3600\n  muster-cluster clock m1 -3600")]
+    Clock {
+        /// Such as m1 or s1
+        machine: String,
+        /// By how many seconds
+        #[arg(allow_negative_numbers = true)]
+        seconds: i64,
+    },
+    /// Take a machine's memory until the kernel has killed a process for it. Virtual machines only
+    #[command(
+        after_help = "Examples:\n  muster-cluster starve m1\n  muster-cluster starve m1 --unit muster-agent.service"
+    )]
+    Starve {
+        /// Such as m1 or s1
+        machine: String,
+        /// Take it from this unit alone, so that its processes are killed
+        #[arg(long)]
+        unit: Option<String>,
+    },
     /// Take all that is free on a file system of a machine, until `clear`. Both kinds of machine
     #[command(after_help = "Examples:\n  muster-cluster fill m1\n  muster-cluster fill m1 /run")]
     Fill {
@@ -220,6 +252,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Reboot(machines) => each(&open()?, &machines, Machine::reboot)?,
         Verb::Freeze(machines) => each(&open()?, &machines, Machine::freeze)?,
         Verb::Thaw(machines) => each(&open()?, &machines, Machine::thaw)?,
+        Verb::Pause(machines) => each(&open()?, &machines, Machine::pause)?,
+        Verb::Resume(machines) => each(&open()?, &machines, Machine::resume)?,
+        Verb::Save(machines) => each(&open()?, &machines, Machine::save)?,
+        Verb::Restore(machines) => each(&open()?, &machines, Machine::restore)?,
         Verb::Cut(machines) => each(&open()?, &machines, Machine::cut)?,
         Verb::Heal(machines) => each(&open()?, &machines, Machine::heal)?,
         Verb::Lose { from, to } => {
@@ -238,6 +274,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Verb::Hang(machines) => each(&open()?, &machines, Machine::stop_pid1)?,
         Verb::Unhang(machines) => each(&open()?, &machines, Machine::continue_pid1)?,
+        Verb::Clock { machine, seconds } => open()?.machine(&machine)?.jump_clock(seconds)?,
+        Verb::Starve { machine, unit } => {
+            let cluster = open()?;
+            let machine = cluster.machine(&machine)?;
+            println!("{}", unit.map_or_else(|| machine.starve(), |unit| machine.starve_unit(&unit))?);
+        }
         Verb::Fill { machine, directory } => open()?.machine(&machine)?.fill(&directory)?,
         Verb::Clear(machines) => each(&open()?, &machines, Machine::clear)?,
         Verb::Logs { machine, unit, follow } => {

@@ -525,6 +525,11 @@ fn the_command_line_does_it_all() {
     good(&["heal", "s1"]);
     bad(&["impair", "m1", "--delay", "5"], "only virtual machines");
     assert_eq!(call(&["impair", "m1"]).0, Some(2));
+    bad(&["clock", "m1", "-3600"], "its clock is the host's");
+    bad(&["starve", "m1", "--unit", "dbus.service"], "its memory is the host's");
+    for verb in ["pause", "resume", "save", "restore"] {
+        bad(&[verb, "m1"], "its clocks are the host's");
+    }
     good(&["hang", "m1"]);
     good(&["unhang", "m1", "s1"]);
     bad(&["fill", "m1", "var"], "not an absolute path");

@@ -6,7 +6,7 @@ mod traces;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use muster_cluster::{Backend, Builder, Cluster, Impairment, Machine, Power};
@@ -25,6 +25,18 @@ fn answer(machine: &Machine<'_>, command: &[&str]) -> Result<String> {
 /// Whether `to` answers when `from` asks.
 fn reaches(from: &Machine<'_>, to: &Machine<'_>) -> Result<bool> {
     Ok(from.exec(&["ping", "-c", "1", "-W", "2", "-q", to.address()])?.success())
+}
+
+/// For how many seconds the machine's kernel has run.
+fn uptime(machine: &Machine<'_>) -> Result<f64> {
+    let text = answer(machine, &["cat", "/proc/uptime"])?;
+    Ok(text.split_whitespace().next().context("uptime")?.parse()?)
+}
+
+/// By how many seconds its wall clock is ahead of the host's.
+fn clock_ahead(machine: &Machine<'_>) -> Result<i64> {
+    let there: i64 = answer(machine, &["date", "+%s"])?.trim().parse()?;
+    Ok(there - i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?)
 }
 
 #[test]
@@ -325,10 +337,6 @@ fn a_full_disk_is_full_until_it_is_cleared() {
 fn a_frozen_machine_misses_time() {
     let cluster = bare(2).up().unwrap();
     let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
-    let uptime = |machine: &Machine<'_>| -> Result<f64> {
-        let text = answer(machine, &["cat", "/proc/uptime"])?;
-        Ok(text.split_whitespace().next().context("uptime")?.parse()?)
-    };
     let (frozen_before, other_before) = (uptime(&m1).unwrap(), uptime(&m2).unwrap());
     m1.freeze().unwrap();
     assert_eq!(m1.power(), Power::Frozen);
@@ -341,9 +349,7 @@ fn a_frozen_machine_misses_time() {
     assert_eq!(m1.power(), Power::On);
     assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n");
     assert!(uptime(&m1).unwrap() > frozen_before + 3.0, "its clock has jumped on");
-    let now: u64 = answer(&m1, &["date", "+%s"]).unwrap().trim().parse().unwrap();
-    let host = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    assert!(now.abs_diff(host) < 60, "{now} there, {host} here");
+    assert!(clock_ahead(&m1).unwrap().abs() < 60);
     m1.heal().unwrap();
     cluster.wait_for("m1 is reached again", LIMIT, || Ok(reaches(&m2, &m1)?.then_some(()))).unwrap();
 }
@@ -368,6 +374,187 @@ fn pid_1_hangs_and_nobody_else() {
     assert!(m1.stop_pid1().unwrap_err().to_string().contains("m1 is off"));
     m1.boot().unwrap();
     assert!(answers());
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn wall_clocks_jump_until_the_next_boot() {
+    let cluster = bare(2).up().unwrap();
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    let before = uptime(&m1).unwrap();
+    // What the machines' own slowness makes of it is far less than a minute.
+    let assert_ahead = |machine: &Machine<'_>, seconds: i64| {
+        let ahead = clock_ahead(machine).unwrap();
+        assert!((ahead - seconds).abs() < 60, "{ahead} s instead of {seconds}");
+    };
+    m1.jump_clock(3600).unwrap();
+    assert_ahead(&m1, 3600);
+    assert_ahead(&m2, 0);
+    m1.jump_clock(-7200).unwrap();
+    assert_ahead(&m1, -3600);
+    let ran = uptime(&m1).unwrap() - before;
+    assert!((0.0..3600.0).contains(&ran), "{ran}");
+    let error = m1.jump_clock(i64::MIN).unwrap_err().to_string();
+    assert!(error.contains("date"), "{error}");
+    assert_ahead(&m1, -3600);
+    m1.reboot().unwrap();
+    assert_ahead(&m1, 0);
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn the_kernel_kills_where_memory_is_short() {
+    let cluster = bare(1).up().unwrap();
+    let m1 = cluster.machine("m1").unwrap();
+    let show = |unit: &str, property: &str| -> Result<String> {
+        Ok(answer(&m1, &["systemctl", "show", "-P", property, unit])?.trim().to_owned())
+    };
+    let wait_result = |unit: &str| {
+        cluster
+            .wait_for("systemd knows", LIMIT, || Ok((show(unit, "Result")? == "oom-kill").then_some(())))
+            .unwrap();
+    };
+    // Whom the kernel finds first: who has most.
+    let glutton = "import time; food = b'x' * (64 << 20); print(len(food), flush=True); time.sleep(10000)";
+    answer(&m1, &["systemd-run", "--unit=glutton", "python3", "-c", glutton]).unwrap();
+    start_beat(&m1, "one");
+    start_beat(&m1, "two");
+    wait_more_beats(&cluster, "one", &m1);
+    cluster
+        .wait_for("the glutton has eaten", LIMIT, || {
+            Ok(answer(&m1, &["journalctl", "-u", "glutton"])?.contains("67108864").then_some(()))
+        })
+        .unwrap();
+    let said = m1.starve().unwrap();
+    assert!(said.contains("(python3)"), "{said}");
+    wait_result("glutton");
+    wait_more_beats(&cluster, "one", &m1);
+
+    let said = m1.starve_unit("one.service").unwrap();
+    assert!(said.starts_with("Killed process") && said.contains("(beat)"), "{said}");
+    wait_result("one.service");
+    wait_more_beats(&cluster, "two", &m1);
+    let error = m1.starve_unit("one.service").unwrap_err().to_string();
+    assert!(error.contains("no process of one.service runs"), "{error}");
+    // What is started anew has as much as before.
+    let pid = show("dbus.service", "MainPID").unwrap();
+    answer(
+        &m1,
+        &["systemd-run", "--unit=again", "-p", "Restart=always", "/usr/lib/muster-cluster/beat", "again"],
+    )
+    .unwrap();
+    m1.starve_unit("again").unwrap();
+    wait_more_beats(&cluster, "again", &m1);
+    assert_eq!(
+        answer(&m1, &["cat", "/sys/fs/cgroup/system.slice/again.service/memory.max"]).unwrap(),
+        "max\n"
+    );
+    assert_eq!(show("dbus.service", "MainPID").unwrap(), pid);
+}
+
+/// Does `stop` and, after some seconds, `go_on` to `m1`: its clocks must have stood still meanwhile.
+fn assert_misses_no_time(cluster: &Cluster, stop: impl FnOnce(), go_on: impl FnOnce()) {
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    let ahead = clock_ahead(&m1).unwrap();
+    let began = Instant::now();
+    let before = uptime(&m1).unwrap();
+    stop();
+    let stopped = Instant::now();
+    let other = uptime(&m2).unwrap();
+    cluster.wait_for("time passes", LIMIT, || Ok((uptime(&m2)? > other + 4.0).then_some(()))).unwrap();
+    let stood = stopped.elapsed();
+    go_on();
+    let passed = uptime(&m1).unwrap() - before;
+    let ran = began.elapsed().saturating_sub(stood).as_secs_f64();
+    assert!(passed < ran + 0.5, "{passed} s passed for it, though it ran for {ran} s");
+    assert!(clock_ahead(&m1).unwrap() < ahead - 2, "its wall clock is behind");
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn a_paused_machine_misses_no_time() {
+    let cluster = bare(2).up().unwrap();
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    m1.resume().unwrap();
+    let stop = || {
+        m1.pause().unwrap();
+        m1.pause().unwrap();
+        assert_eq!(m1.power(), Power::Paused);
+        assert!(m1.exec(&["true"]).unwrap_err().to_string().contains("m1 is paused"));
+        assert!(!reaches(&m2, &m1).unwrap());
+        // Both at once: it stands still until both have ended.
+        m1.freeze().unwrap();
+        assert_eq!(m1.power(), Power::Frozen);
+        assert!(m1.resume().unwrap_err().to_string().contains("m1 is frozen"));
+        m1.thaw().unwrap();
+        assert_eq!(m1.power(), Power::Paused);
+        m1.cut().unwrap();
+    };
+    assert_misses_no_time(&cluster, stop, || m1.resume().unwrap());
+    assert_eq!(m1.power(), Power::On);
+    assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n", "it was cut meanwhile");
+    m1.heal().unwrap();
+    cluster.wait_for("m1 is reached again", LIMIT, || Ok(reaches(&m2, &m1)?.then_some(()))).unwrap();
+    // Power cuts work on paused machines.
+    m1.pause().unwrap();
+    m1.kill().unwrap();
+    assert!(m1.pause().unwrap_err().to_string().contains("m1 is off"));
+    m1.boot().unwrap();
+    assert_eq!(m1.power(), Power::On);
+}
+
+#[test]
+#[ignore = "run by make vm-tests"]
+fn a_saved_machine_goes_on_where_it_was() {
+    let cluster = bare(2).up().unwrap();
+    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
+    start_beat(&m1, "beat");
+    wait_more_beats(&cluster, "beat", &m1);
+    let boot = m1.boot_id().unwrap();
+    let pid = answer(&m1, &["systemctl", "show", "-P", "MainPID", "beat"]).unwrap();
+    let stop = || {
+        // Whoever waits for it is told, and does not keep it from going on.
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| m1.exec(&["sh", "-c", "touch /run/waits; sleep infinity"]));
+            cluster
+                .wait_for("the command runs", LIMIT, || {
+                    Ok(m1.exec(&["ls", "/run/waits"])?.success().then_some(()))
+                })
+                .unwrap();
+            m1.save().unwrap();
+            let output = waiting.join().unwrap().unwrap();
+            assert!(output.stderr.contains("lost its power"), "{output}");
+        });
+        assert_eq!(m1.power(), Power::Saved);
+        for error in [m1.exec(&["true"]).map(drop), m1.boot(), m1.freeze(), m1.pause(), m1.save()] {
+            assert!(error.unwrap_err().to_string().contains("m1 is saved"));
+        }
+        assert!(m1.journal().is_err());
+        assert!(!reaches(&m2, &m1).unwrap());
+        m1.cut().unwrap();
+    };
+    assert_misses_no_time(&cluster, stop, || m1.restore().unwrap());
+    assert_eq!(m1.power(), Power::On);
+    assert_eq!(m1.boot_id().unwrap(), boot);
+    assert_eq!(answer(&m1, &["systemctl", "show", "-P", "MainPID", "beat"]).unwrap(), pid);
+    wait_more_beats(&cluster, "beat", &m1);
+    assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n", "it was cut meanwhile");
+    m1.heal().unwrap();
+    cluster.wait_for("m1 is reached again", LIMIT, || Ok(reaches(&m2, &m1)?.then_some(()))).unwrap();
+    assert!(m1.restore().unwrap_err().to_string().contains("m1 is on"));
+
+    // A second time, paused before; and given up, but for its disk.
+    answer(&m1, &["sh", "-c", "echo kept >/var/lib/kept; sync"]).unwrap();
+    m1.pause().unwrap();
+    m1.save().unwrap();
+    m1.restore().unwrap();
+    assert_eq!(answer(&m1, &["cat", "/var/lib/kept"]).unwrap(), "kept\n");
+    m1.save().unwrap();
+    m1.kill().unwrap();
+    assert_eq!(m1.power(), Power::Off);
+    m1.boot().unwrap();
+    assert_ne!(m1.boot_id().unwrap(), boot);
+    assert_eq!(answer(&m1, &["cat", "/var/lib/kept"]).unwrap(), "kept\n");
 }
 
 #[test]

@@ -61,6 +61,10 @@ pub(crate) fn run() -> Result<()> {
         let (id, rest) = lines::split(&line);
         let (kind, hex) = lines::split(rest);
         let Some(bytes) = lines::decode(hex) else { continue };
+        if kind == "hello" {
+            port.send("here\n")?;
+            continue;
+        }
         if kind == "run" {
             start(id, &bytes, &port, &commands)?;
             continue;

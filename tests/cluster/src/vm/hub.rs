@@ -103,11 +103,16 @@ impl Guest {
     /// Hands on what the agent says, as long as the machine has power.
     fn serve_agent(&self, stream: UnixStream) {
         *locked(&self.agent) = stream.try_clone().ok();
+        // One that was restored does not know of us. The line before may be half of one to the machine that it was.
+        self.tell_agent("\n0 hello\n");
         for line in BufReader::new(stream).lines() {
             let Ok(line) = line else { break };
-            if line == "boot" {
-                // Whatever ran before runs no more. A client that loses its sender is told so.
-                *locked(&self.clients) = Some(HashMap::new());
+            if line == "boot" || line == "here" {
+                let mut clients = locked(&self.clients);
+                // At a boot whatever ran before runs no more. A client that loses its sender is told so.
+                if line == "boot" || clients.is_none() {
+                    *clients = Some(HashMap::new());
+                }
                 let _ = fs::write(self.dir.join(UP), "");
                 continue;
             }

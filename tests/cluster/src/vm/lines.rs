@@ -3,7 +3,8 @@
 //!
 //! To the agent: `run` with the arguments, each ended by a zero byte; `in` with bytes for its standard input; `eof`; `end` to
 //! kill it. From the agent: `out` and `err` with bytes; `exit` with the status as text, after which nothing more comes. A line
-//! `boot`, without a number, says that the agent has just started. Lines, so that both ends find the next one after a reset.
+//! `boot`, without a number, says that the agent has just started; a line `here` answers `hello`, by which the hub finds an
+//! agent that has been there before. Lines, so that both ends find the next one after a reset.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};

@@ -5,6 +5,7 @@
 //! `/dev/kvm` may be there and yet stop an ordinary kernel after half a minute, and no quick look tells that beforehand.
 
 mod agent;
+mod eater;
 mod exec;
 mod hub;
 mod lines;
@@ -18,11 +19,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 use crate::daemons::{project_root, target_dir};
-use crate::machine::{BOOT_DEADLINE, EXEC_DEADLINE, Machine, Power, clean_environment};
+use crate::machine::{BOOT_DEADLINE, EXEC_DEADLINE, Machine, Power, VM_BOOT_DEADLINE, clean_environment};
 use crate::process::{self, ProcessId, status_field};
 use crate::supervisor::{GATEWAY, Supervisor};
 use crate::template::Template;
@@ -39,6 +41,9 @@ const EXEC_SOCKET: &str = "exec.sock";
 const WITNESS_SOCKET: &str = "witness.sock";
 /// … a file that is there while its agent works, …
 const UP: &str = "up";
+/// … one that is there while it is paused, what it was doing when it was saved, …
+const PAUSED: &str = "paused";
+const SAVED: &str = "saved";
 /// … what its disk is made of, and its disk.
 const OWN: &str = "own";
 const DISK: &str = "own.ext4";
@@ -47,7 +52,7 @@ const DISK: &str = "own.ext4";
 const AGENT_PORT: &str = "agent";
 const WITNESS_PORT: &str = "witness";
 
-/// The unit of the agent that every machine has.
+/// The unit of the agent that every machine has. Where memory runs out it goes on.
 const AGENT: &str = "\
 [Unit]
 Description=Runs what the cluster harness asks for
@@ -58,6 +63,8 @@ ExecStart=/usr/lib/muster-cluster/muster-cluster guest-agent
 Restart=always
 RestartSec=100ms
 TasksMax=infinity
+OOMScoreAdjust=-1000
+OOMPolicy=continue
 ";
 
 /// What the program is called with when the harness starts itself, which no user does.
@@ -72,6 +79,9 @@ pub enum Part {
     /// Serve in a virtual machine
     #[command(hide = true)]
     GuestAgent,
+    /// Eat up a virtual machine's memory
+    #[command(hide = true)]
+    GuestEater,
     /// Run a command in a virtual machine
     #[command(hide = true)]
     GuestExec {
@@ -92,6 +102,7 @@ impl Part {
         match self {
             Self::Hub { machines } => hub::run(&machines).map(|()| 0),
             Self::GuestAgent => agent::run().map(|()| 0),
+            Self::GuestEater => eater::run().map(|()| 0),
             Self::GuestExec { socket, command } => exec::run(&socket, &command),
         }
     }
@@ -107,6 +118,12 @@ pub(crate) fn program() -> Result<PathBuf> {
         format!("no {NAME} where {} is or in the directory above: run `make build`", this.display())
     })
 }
+
+/// The same program in a machine.
+const GUEST_PROGRAM: &str = "/usr/lib/muster-cluster/muster-cluster";
+
+/// The exit status of what was killed.
+const KILLED: i32 = 128 + 9;
 
 /// Names to `host-packages` the directory for what virtual machines are made of.
 pub(crate) const DIR_VARIABLE: &str = "MUSTER_VM_DIR";
@@ -146,7 +163,7 @@ pub(crate) fn share(supervisor: &Supervisor, template: &Template) -> Result<()> 
         mksquashfs /run/template /run/template.squashfs -all-root -comp zstd -Xcompression-level 1 -quiet -no-progress
         rm -rf /run/template
         cp "$1/kernel" "$1/initrd" "$1/system.squashfs" /run/"#;
-    template.copy(&program()?, "/usr/lib/muster-cluster/muster-cluster")?;
+    template.copy(&program()?, GUEST_PROGRAM)?;
     let unit = "/usr/lib/systemd/system/muster-cluster-agent.service";
     template.write(unit, AGENT.as_bytes())?;
     template
@@ -239,8 +256,10 @@ impl Machine<'_> {
 
     pub(crate) fn vm_power(&self) -> Power {
         match self.vm_process().map(|pid| status_field(pid, "State").unwrap_or_default()) {
+            None if self.files().join(SAVED).exists() => Power::Saved,
             None => Power::Off,
             Some(state) if state.starts_with('T') => Power::Frozen,
+            Some(_) if self.files().join(PAUSED).exists() => Power::Paused,
             Some(_) => Power::On,
         }
     }
@@ -274,8 +293,82 @@ impl Machine<'_> {
         if !self.vm_has_disk() {
             supervisor.script("disk", SCRIPT, &[&self.vm_dir()], EXEC_DEADLINE)?.ok()?;
         }
-        process::run(&mut power_on(self)?, format!("QEMU for {}", self.name()), &[], BOOT_DEADLINE)?.ok()?;
+        // Somebody may have killed QEMU.
+        self.remove_mark(PAUSED)?;
+        self.vm_start(&[])?;
         self.vm_link()
+    }
+
+    fn vm_start(&self, options: &[&str]) -> Result<()> {
+        let mut command = power_on(self)?;
+        command.args(options);
+        process::run(&mut command, format!("QEMU for {}", self.name()), &[], BOOT_DEADLINE)?.ok()?;
+        Ok(())
+    }
+
+    /// The socket by which its QEMU is controlled.
+    fn vm_qmp(&self) -> PathBuf {
+        self.files().join(qmp::SOCKET)
+    }
+
+    pub(crate) fn vm_pause(&self) -> Result<()> {
+        qmp::command(&self.vm_qmp(), "stop")?;
+        let mark = self.files().join(PAUSED);
+        fs::write(&mark, "").with_context(|| mark.display().to_string())
+    }
+
+    pub(crate) fn vm_resume(&self) -> Result<()> {
+        qmp::command(&self.vm_qmp(), "cont")?;
+        self.remove_mark(PAUSED)?;
+        // The cable may have been cut or mended meanwhile.
+        self.vm_link()
+    }
+
+    fn remove_mark(&self, mark: &str) -> Result<()> {
+        let path = self.files().join(mark);
+        if path.exists() {
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn vm_save(&self) -> Result<()> {
+        let new = format!("{}/{SAVED}.new", self.vm_dir());
+        let migrate = json!({"execute": "migrate", "arguments": {"uri": format!("exec:cat >{new}")}});
+        let written = qmp::command(&self.vm_qmp(), "stop")
+            .and_then(|_| qmp::execute(&self.vm_qmp(), &migrate))
+            .and_then(|_| {
+                wait::until(&format!("{} is written down", self.name()), BOOT_DEADLINE, || {
+                    let info = qmp::command(&self.vm_qmp(), "query-migrate")?;
+                    Ok(match info["status"].as_str() {
+                        Some("completed") => Poll::Ready(Ok(())),
+                        Some("failed") => Poll::Ready(Err(anyhow!("{info}"))),
+                        _ => Poll::Pending(info.to_string()),
+                    })
+                })
+            });
+        if let Err(error) = written.flatten() {
+            self.vm_resume().with_context(|| format!("{error:#}"))?;
+            return Err(error.context(format!("{} cannot be saved", self.name())));
+        }
+        // It counts as soon as there is no process any more.
+        let new = self.files().join(format!("{SAVED}.new"));
+        fs::rename(&new, self.files().join(SAVED)).with_context(|| new.display().to_string())?;
+        self.vm_kill()
+    }
+
+    pub(crate) fn vm_restore(&self) -> Result<()> {
+        self.vm_start(&["-incoming", &format!("exec:cat {}/{SAVED}", self.vm_dir())])?;
+        wait::until(&format!("{} is read", self.name()), BOOT_DEADLINE, || {
+            let status = qmp::command(&self.vm_qmp(), "query-status")?;
+            let read = status["status"] != "inmigrate";
+            Ok(if read { Poll::Ready(()) } else { Poll::Pending(status.to_string()) })
+        })?;
+        self.vm_resume()?;
+        self.remove_mark(SAVED)?;
+        wait::until(&format!("the agent of {} answers", self.name()), VM_BOOT_DEADLINE, || {
+            Ok(if self.vm_answers() { Poll::Ready(()) } else { Poll::Pending("not yet".to_owned()) })
+        })
     }
 
     /// Its directory as the supervisor sees it.
@@ -284,10 +377,14 @@ impl Machine<'_> {
     }
 
     pub(crate) fn vm_kill(&self) -> Result<()> {
+        if self.vm_power() == Power::Saved {
+            return self.remove_mark(SAVED);
+        }
         let pid = self.vm_pid()?;
         kill_process(pid, Signal::KILL).context("cannot kill QEMU")?;
         let ended = process::wait_ended(pid, Instant::now() + BOOT_DEADLINE)?;
         ensure!(ended, "QEMU of {} does not die", self.name());
+        self.remove_mark(PAUSED)?;
         // The hub has noticed when the agent's mark is gone.
         wait::until(&format!("{} is unplugged", self.name()), EXEC_DEADLINE, || {
             let gone = !self.vm_answers() && self.vm_process().is_none();
@@ -296,11 +393,12 @@ impl Machine<'_> {
     }
 
     pub(crate) fn vm_set_frozen(&self, frozen: bool) -> Result<()> {
-        let (signal, wanted) = if frozen { (Signal::STOP, Power::Frozen) } else { (Signal::CONT, Power::On) };
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
         kill_process(self.vm_pid()?, signal).context("cannot signal QEMU")?;
-        wait::until(&format!("{} is {wanted}", self.name()), EXEC_DEADLINE, || {
+        wait::until(&format!("{}: frozen {frozen}", self.name()), EXEC_DEADLINE, || {
             let power = self.vm_power();
-            Ok(if power == wanted { Poll::Ready(()) } else { Poll::Pending(power.to_string()) })
+            let reached = (power == Power::Frozen) == frozen;
+            Ok(if reached { Poll::Ready(()) } else { Poll::Pending(power.to_string()) })
         })?;
         // The cable may have been cut or mended meanwhile.
         if frozen { Ok(()) } else { self.vm_link() }
@@ -318,14 +416,53 @@ impl Machine<'_> {
         })
     }
 
+    pub(crate) fn vm_starve(&self) -> Result<String> {
+        let before = self.vm_oom_kills()?;
+        let eater = self.exec_within(VM_BOOT_DEADLINE, &[GUEST_PROGRAM, "guest-eater"], &[])?;
+        ensure!(eater.success() || eater.code == Some(KILLED), "{eater}");
+        self.vm_wait_oom_kill(&before, "Killed process ")
+    }
+
+    pub(crate) fn vm_starve_unit(&self, unit: &str) -> Result<String> {
+        // Nothing of it may stay in memory, and writing ends when that is so. Its cgroup goes away with its processes,
+        // unless it is started again.
+        const SCRIPT: &str = r#"
+            pid=$(systemctl show -P MainPID -- "$1") && group=$(systemctl show -P ControlGroup -- "$1") || exit
+            [ "$pid" != 0 ] || { echo "no process of $1 runs" >&2; exit 1; }
+            cd "/sys/fs/cgroup$group" && max=$(cat memory.max) && echo 0 >memory.max || exit
+            echo "$max" 2>/dev/null >memory.max || [ ! -e memory.max ] || exit
+            echo "$pid""#;
+        let before = self.vm_oom_kills()?;
+        let pid = self.exec(&["bash", "-c", SCRIPT, "starve", unit])?.ok()?;
+        self.vm_wait_oom_kill(&before, &format!("Killed process {} ", pid.trim()))
+    }
+
+    /// What the kernel has said of processes that it killed for want of memory.
+    fn vm_oom_kills(&self) -> Result<Vec<String>> {
+        let said = self.exec(&["dmesg"])?.ok()?;
+        Ok(said.lines().filter(|line| line.contains("Killed process ")).map(str::to_owned).collect())
+    }
+
+    /// Waits until the kernel has said so of another one, and in these words.
+    fn vm_wait_oom_kill(&self, before: &[String], words: &str) -> Result<String> {
+        wait::until(&format!("{}: {words}", self.name()), EXEC_DEADLINE, || {
+            let kills = self.vm_oom_kills()?;
+            let new = kills.iter().filter(|line| !before.contains(line));
+            let found = new.clone().find_map(|line| Some(line[line.find(words)?..].to_owned()));
+            Ok(found.map_or_else(|| Poll::Pending(format!("{kills:?}")), Poll::Ready))
+        })
+    }
+
     /// Lets the machine see whether its cable is cut. Frames are lost as soon as the mark is there, whatever it sees.
     pub(crate) fn vm_link(&self) -> Result<()> {
-        // One that is frozen sees it when it is thawed, one that is off when it is on again.
+        // One that stands still sees it when it goes on, one that is off when it is on again.
         if self.vm_power() != Power::On {
             return Ok(());
         }
-        qmp::set_link(&self.files().join(qmp::SOCKET), "nic", !self.is_cut())
-            .with_context(|| format!("cannot change the link of {}", self.name()))
+        let set_link = json!({"execute": "set_link", "arguments": {"name": "nic", "up": !self.is_cut()}});
+        qmp::execute(&self.vm_qmp(), &set_link)
+            .with_context(|| format!("cannot change the link of {}", self.name()))?;
+        Ok(())
     }
 
     /// Writes a file to the disk of a machine that is off.
