@@ -5,9 +5,12 @@ DENY_VERSION := 0.20.2
 TOOLS := $(CURDIR)/target/tools
 DENY := $(TOOLS)/bin/cargo-deny
 CLUSTER := target/release/muster-cluster
+FAULTS := target/release/muster-faults
+# Virtual machines are made of Debian's packages: elsewhere there are none.
+VM_HOST := $(shell command -v apt-get >/dev/null && [ "$$(uname -m)" = x86_64 ] && echo yes)
 
-.PHONY: help cargo build demo demo-vm cluster vm-image vm-packages test lint unit-tests simulation cluster-tests vm-tests bench \
-    sim sim-worth host-packages fmt clean
+.PHONY: help cargo build demo demo-vm cluster vm-image vm-packages test test-full lint unit-tests simulation cluster-tests \
+    vm-tests fault-matrix chaos failure-times bench sim sim-worth host-packages fmt clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,7 +34,10 @@ demo-vm: cargo host-packages vm-packages build ## the same on virtual machines (
 cluster: cargo host-packages build ## three machines that stay up; says how to talk to them
 	@$(CLUSTER) up --machines 3
 
-test: cargo host-packages lint unit-tests simulation build cluster-tests ## all that CI runs
+test: cargo host-packages lint unit-tests simulation build cluster-tests fault-matrix ## all that CI runs
+
+test-full: test vm-tests ## besides, all of the fault matrix (hours; goes on where it was interrupted)
+	$(FAULTS) matrix --all $(if $(VM_HOST),,--backend nspawn)
 
 lint: $(DENY) ## formatting, lints, licences, documentation
 	$(CARGO) fmt --all --check
@@ -46,14 +52,21 @@ unit-tests: ## unit, property and snapshot tests
 simulation: ## a few minutes of simulated clusters, the same ones each time
 	$(MAKE) sim SEEDS=10000 FIRST=1
 
-# They are made of Debian's packages: elsewhere there is nothing to test.
-VM_HOST := $(shell command -v apt-get >/dev/null && [ "$$(uname -m)" = x86_64 ] && echo yes)
 vm-tests: $(if $(VM_HOST),host-packages vm-packages build) ## tests on virtual machines (root, Debian on x86_64)
 	$(if $(VM_HOST),,@echo 'No tests on virtual machines: they need Debian on x86_64.'; exit 0;) \
 	$(CARGO) test --locked -p muster-cluster --test vm --test muster -- --ignored --test-threads=1
 
 cluster-tests: host-packages build ## tests on machines with a real systemd (root)
 	$(CARGO) test --locked -p muster-cluster -- --test-threads=1
+
+fault-matrix: host-packages $(if $(VM_HOST),vm-packages) build ## faults in the midst of things, on both kinds of machine (root): a part
+	$(FAULTS) matrix $(if $(VM_HOST),,--backend nspawn)
+
+chaos: cargo host-packages build ## random faults and clients: MINUTES, SEED, BACKEND=vm (root)
+	$(FAULTS) chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(BACKEND),--backend $(BACKEND))
+
+failure-times: cargo host-packages build ## measure what docs/failure.md promises, and write it there (root): BACKEND=vm
+	$(FAULTS) times $(if $(BACKEND),--backend $(BACKEND))
 
 bench: cargo host-packages build ## measure; prints a table and writes target/bench.json (root)
 	$(CARGO) run --release --locked -p muster-bench

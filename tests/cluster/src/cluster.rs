@@ -289,10 +289,12 @@ impl Cluster {
     }
 
     /// Keeps every machine's journal and console in a directory under the target directory.
-    fn keep_journals(&self) -> Result<PathBuf> {
-        let test = thread::current().name().unwrap_or("cluster").replace("::", "-");
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn keep_journals(&self, name: &str) -> Result<PathBuf> {
         let dir =
-            daemons::target_dir().join("cluster-journals").join(format!("{test}-{}", std::process::id()));
+            daemons::target_dir().join("cluster-journals").join(format!("{name}-{}", std::process::id()));
         fs::create_dir_all(&dir)?;
         for machine in self.machines() {
             let journal = machine.journal().unwrap_or_else(|error| format!("{error:#}\n"));
@@ -309,7 +311,8 @@ impl Drop for Cluster {
             return;
         }
         if thread::panicking() {
-            match self.keep_journals() {
+            let test = thread::current().name().unwrap_or("cluster").replace("::", "-");
+            match self.keep_journals(&test) {
                 Ok(dir) => say(&format!("the machines' journals are in {}", dir.display())),
                 Err(error) => say(&format!("the machines' journals are lost: {error:#}")),
             }

@@ -1,0 +1,178 @@
+//! How a part of the cluster is broken, and mended again.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+use fastrand::Rng;
+use muster_cluster::{Backend, Impairment, Machine};
+
+use crate::cell::{Fault, Target};
+use crate::world::World;
+
+/// What takes up room on a full disk is on the file system of this directory: of the scheduler's store, and of what an agent
+/// keeps through boots.
+const DISK: &str = "/var/lib";
+const HOUR: i64 = 3600;
+const AGENT: &str = "muster-agent.service";
+const SCHEDULER: &str = "muster-scheduler.service";
+
+/// A fault of one part of the cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Blow {
+    pub(crate) fault: Fault,
+    pub(crate) machine: String,
+    /// The processes that are meant; none: the machine as a whole.
+    services: Vec<&'static str>,
+    /// From its beginning to its end.
+    pub(crate) lasts: Duration,
+}
+
+impl fmt::Display for Blow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { fault, machine, services, lasts } = self;
+        write!(f, "{fault} {machine}")?;
+        for service in services {
+            write!(f, " {}", service.trim_end_matches(".service"))?;
+        }
+        if lasts.is_zero() { Ok(()) } else { write!(f, " for {:.1} s", lasts.as_secs_f64()) }
+    }
+}
+
+impl Blow {
+    /// That of a cell. Workers are broken where the exclusive unit is: on the first one.
+    pub(crate) fn of(world: &World, fault: Fault, target: Target) -> Result<Self> {
+        let machine = match target {
+            Target::Worker | Target::Agent | Target::Both => world.cluster.machine("m1")?,
+            Target::Scheduler => world.scheduler()?,
+        };
+        let services = match (target, fault) {
+            (Target::Agent, _) => vec![AGENT],
+            (Target::Scheduler, Fault::Kill | Fault::Stop | Fault::OutOfMemory) => vec![SCHEDULER],
+            (Target::Both, Fault::Kill) => vec![AGENT, SCHEDULER],
+            _ => Vec::new(),
+        };
+        Ok(Self { fault, machine: machine.name().to_owned(), services, lasts: fault.lasts() })
+    }
+
+    /// Any, for some time.
+    pub(crate) fn draw(rng: &mut Rng, machine: &Machine<'_>, backend: Backend) -> Self {
+        let possible: Vec<Fault> =
+            Fault::ALL.into_iter().chain(Fault::MORE).filter(|fault| fault.is_possible(backend)).collect();
+        let fault = possible[rng.usize(..possible.len())];
+        let service = if machine.role().works() { AGENT } else { SCHEDULER };
+        let services = match fault {
+            Fault::Kill => vec![service],
+            Fault::Stop | Fault::OutOfMemory if rng.bool() => vec![service],
+            _ => Vec::new(),
+        };
+        let lasts = if fault.lasts().is_zero() { 0 } else { rng.u64(500..20_000) };
+        Self { fault, machine: machine.name().to_owned(), services, lasts: Duration::from_millis(lasts) }
+    }
+
+    /// Whether a lease may end by it.
+    pub(crate) fn outlasts_lease(&self) -> bool {
+        self.fault.outlasts_lease()
+    }
+
+    /// Whether no lease covers it: a machine stands still as a whole, and goes on.
+    pub(crate) fn stands_still(&self) -> bool {
+        matches!(self.fault, Fault::Stop | Fault::Pause) && self.services.is_empty()
+    }
+
+    fn signal(&self, machine: &Machine<'_>, signal: &str) -> Result<()> {
+        let mut command = vec!["systemctl", "kill", "--kill-whom=main", "--signal", signal];
+        command.extend(&self.services);
+        machine.exec(&command)?.ok().map(drop)
+    }
+
+    pub(crate) fn strike(&self, world: &World) -> Result<()> {
+        let machine = world.cluster.machine(&self.machine)?;
+        let others = || world.cluster.machines().filter(|other| other.name() != self.machine);
+        match self.fault {
+            Fault::Kill => self.signal(&machine, "KILL"),
+            Fault::Stop if self.services.is_empty() => machine.freeze(),
+            Fault::Stop => self.signal(&machine, "STOP"),
+            Fault::PowerOff => machine.kill(),
+            Fault::Cut => machine.cut(),
+            Fault::Mute => others().try_for_each(|other| machine.lose(&other)),
+            Fault::Deaf => others().try_for_each(|other| other.lose(&machine)),
+            Fault::Slow => machine.impair(Impairment { delay_ms: 200, jitter_ms: 0, loss_percent: 5 }),
+            Fault::FullDisk => machine.fill(DISK),
+            Fault::OutOfMemory if self.services.is_empty() => machine.starve().map(drop),
+            Fault::OutOfMemory => {
+                self.services.iter().try_for_each(|service| machine.starve_unit(service).map(drop))
+            }
+            Fault::Clock => machine.jump_clock(HOUR),
+            Fault::Reboot => machine.reboot(),
+            Fault::Hang => machine.stop_pid1(),
+            Fault::Pause => machine.pause(),
+        }
+    }
+
+    pub(crate) fn mend(&self, world: &World) -> Result<()> {
+        let machine = world.cluster.machine(&self.machine)?;
+        match self.fault {
+            Fault::Kill | Fault::OutOfMemory | Fault::Reboot => Ok(()),
+            Fault::Stop if self.services.is_empty() => machine.thaw(),
+            Fault::Stop => self.signal(&machine, "CONT"),
+            Fault::PowerOff => machine.boot(),
+            Fault::Cut | Fault::Mute | Fault::Deaf | Fault::Slow => machine.heal(),
+            Fault::FullDisk => machine.clear(),
+            Fault::Clock => machine.jump_clock(-HOUR),
+            Fault::Hang => machine.continue_pid1(),
+            Fault::Pause => machine.resume(),
+        }
+    }
+
+    /// The command that does it, for a person.
+    pub(crate) fn begins(&self) -> String {
+        let (machine, services) = (&self.machine, self.services.join(" "));
+        let signal = |signal: &str| {
+            format!(
+                "muster-cluster exec {machine} systemctl kill --kill-whom=main --signal {signal} {services}"
+            )
+        };
+        match self.fault {
+            Fault::Kill => signal("KILL"),
+            Fault::Stop if services.is_empty() => format!("muster-cluster freeze {machine}"),
+            Fault::Stop => signal("STOP"),
+            Fault::PowerOff => format!("muster-cluster kill {machine}"),
+            Fault::Cut => format!("muster-cluster cut {machine}"),
+            Fault::Mute => format!(
+                "for other in $machines; do [ $other = {machine} ] || muster-cluster lose {machine} $other; done"
+            ),
+            Fault::Deaf => format!(
+                "for other in $machines; do [ $other = {machine} ] || muster-cluster lose $other {machine}; done"
+            ),
+            Fault::Slow => format!("muster-cluster impair {machine} --delay 200 --loss 5"),
+            Fault::FullDisk => format!("muster-cluster fill {machine} {DISK}"),
+            Fault::OutOfMemory if services.is_empty() => format!("muster-cluster starve {machine}"),
+            Fault::OutOfMemory => format!("muster-cluster starve {machine} --unit {services}"),
+            Fault::Clock => format!("muster-cluster clock {machine} {HOUR}"),
+            Fault::Reboot => format!("muster-cluster reboot {machine}"),
+            Fault::Hang => format!("muster-cluster hang {machine}"),
+            Fault::Pause => format!("muster-cluster pause {machine}"),
+        }
+    }
+
+    /// The command that ends it, if it takes one.
+    pub(crate) fn ends(&self) -> Option<String> {
+        let (machine, services) = (&self.machine, self.services.join(" "));
+        Some(match self.fault {
+            Fault::Kill | Fault::OutOfMemory | Fault::Reboot => return None,
+            Fault::Stop if services.is_empty() => format!("muster-cluster thaw {machine}"),
+            Fault::Stop => {
+                format!(
+                    "muster-cluster exec {machine} systemctl kill --kill-whom=main --signal CONT {services}"
+                )
+            }
+            Fault::PowerOff => format!("muster-cluster boot {machine}"),
+            Fault::Cut | Fault::Mute | Fault::Deaf | Fault::Slow => format!("muster-cluster heal {machine}"),
+            Fault::FullDisk => format!("muster-cluster clear {machine}"),
+            Fault::Clock => format!("muster-cluster clock {machine} -{HOUR}"),
+            Fault::Hang => format!("muster-cluster unhang {machine}"),
+            Fault::Pause => format!("muster-cluster resume {machine}"),
+        })
+    }
+}

@@ -1,0 +1,387 @@
+//! How long what `docs/failure.md` promises takes: measured several times each, and written there.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use muster_cluster::{Backend, Beat, Machine, project_root};
+use serde_json::Value;
+
+use crate::trial;
+use crate::world::{Kind, LIMIT, Layout, ONLY, World};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// What the machines are made of; there are no bars for virtual ones, which are emulated and so several times slower
+    #[arg(long, value_enum, default_value_t = Backend::Nspawn)]
+    backend: Backend,
+    /// How often each is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// How many minutes every processor is kept busy on every machine, to see whether a healthy machine is lost; 0: not at all
+    #[arg(long, default_value_t = 10)]
+    load: u64,
+    /// Only those in whose name one of these is; nothing is written to the documentation then
+    filters: Vec<String>,
+}
+
+/// What the lease lasts by default, in seconds.
+const LEASE: f64 = 5.0;
+/// How long an exclusive unit may take to stop here.
+const STOP: f64 = 2.0;
+const PLAIN: &str = "steady001.service";
+/// They write down that they run, ten times a second; the one that is exclusive is `trial::BEATS`.
+const BEATS: &str = "[Service]\nExecStart=/usr/lib/muster-cluster/beat %n\n";
+/// What it ends with no `Restart=` mends.
+const FAILS: &str = "[Service]\nExecStart=/usr/lib/muster-cluster/beat %n\nRestart=no\n";
+
+/// Something that is measured.
+struct Figure {
+    name: &'static str,
+    /// In seconds, as `docs/failure.md` has it.
+    promised: Promise,
+    measure: fn(&World) -> Result<f64>,
+}
+
+enum Promise {
+    AtMost(f64),
+    /// Not stated: a fact of the program, not of the settings.
+    Nothing,
+}
+
+const FIGURES: [Figure; 11] = [
+    Figure {
+        name: "power cut: until a unit runs elsewhere",
+        promised: Promise::AtMost(6.5),
+        measure: |world| Ok(lose_power(world, PLAIN)?.total),
+    },
+    Figure {
+        name: "of that, what is not the lease",
+        promised: Promise::AtMost(0.5),
+        measure: |world| Ok(lose_power(world, PLAIN)?.beyond_lease),
+    },
+    Figure {
+        name: "power cut: until an exclusive unit runs elsewhere",
+        // `musterctl rto` of it, and its start.
+        promised: Promise::AtMost(5.95 + STOP * 1.02 + 1.0 + 0.5),
+        measure: |world| Ok(lose_power(world, ONLY)?.total),
+    },
+    Figure {
+        name: "cut off: until an exclusive unit has ended there",
+        promised: Promise::AtMost(LEASE + STOP),
+        measure: cut_off,
+    },
+    Figure {
+        name: "agent stopped: until its unit runs elsewhere",
+        promised: Promise::AtMost(6.5),
+        measure: stop_agent,
+    },
+    Figure {
+        name: "agent killed: how long its unit does not run",
+        promised: Promise::AtMost(GAP),
+        measure: kill_agent,
+    },
+    Figure {
+        name: "orderly reboot: how long a unit runs nowhere",
+        promised: Promise::AtMost(GAP),
+        measure: reboot,
+    },
+    Figure {
+        name: "drain: how long a unit runs nowhere",
+        promised: Promise::AtMost(GAP),
+        measure: |world| drain(world, PLAIN),
+    },
+    Figure {
+        name: "drain: how long an exclusive unit runs nowhere",
+        promised: Promise::Nothing,
+        measure: |world| drain(world, ONLY),
+    },
+    Figure { name: "unit fails: until it runs elsewhere", promised: Promise::AtMost(6.0), measure: fail },
+    Figure {
+        name: "two of three machines cut off: until their units run elsewhere",
+        // The lease, `brake_hold`, and the same to decide and start.
+        promised: Promise::AtMost(66.5),
+        measure: cut_off_most,
+    },
+];
+
+/// Between two signs of life that a unit gives, ten a second, on a busy host.
+const GAP: f64 = 0.5;
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let kind = Kind { backend: options.backend, layout: Layout::Apart, workers: 3 };
+    let world = World::up(kind)?;
+    let chosen = |name: &str| {
+        options.filters.is_empty() || options.filters.iter().any(|filter| name.contains(filter.as_str()))
+    };
+    let mut rows = Vec::new();
+    for figure in FIGURES.iter().filter(|figure| chosen(figure.name)) {
+        let mut seconds = Vec::new();
+        for round in 1..=options.rounds {
+            let measured =
+                measure(&world, figure).with_context(|| format!("{}, round {round}", figure.name))?;
+            println!("{}: {measured:.2} s", figure.name);
+            seconds.push(measured);
+        }
+        rows.push(Row::new(figure, seconds));
+    }
+    let mut table = table(&rows);
+    if options.load > 0 && chosen("load") {
+        let lost = under_load(&world, Duration::from_secs(options.load * 60))?;
+        let _ = writeln!(
+            table,
+            "\nUnder full CPU load on every machine, for {} min: {lost} healthy machines were taken for lost.",
+            options.load
+        );
+        ensure!(lost == 0 || options.backend == Backend::Vm, "{lost} healthy machines were taken for lost");
+    }
+    world.cluster.down()?;
+    println!("\n{table}");
+    if options.filters.is_empty() {
+        write_down(options.backend, &table)?;
+    }
+    let missed: Vec<&str> = rows.iter().filter(|row| row.is_missed()).map(|row| row.name).collect();
+    if options.backend == Backend::Nspawn {
+        ensure!(missed.is_empty(), "more than promised: {}", missed.join("; "));
+    }
+    Ok(())
+}
+
+struct Row {
+    name: &'static str,
+    promised: Option<f64>,
+    least: f64,
+    median: f64,
+    most: f64,
+}
+
+impl Row {
+    fn new(figure: &Figure, mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        let at = |index: usize| seconds.get(index).copied().unwrap_or(f64::NAN);
+        Self {
+            name: figure.name,
+            promised: match figure.promised {
+                Promise::AtMost(most) => Some(most),
+                Promise::Nothing => None,
+            },
+            least: at(0),
+            median: at(seconds.len() / 2),
+            most: at(seconds.len().saturating_sub(1)),
+        }
+    }
+
+    fn is_missed(&self) -> bool {
+        self.promised.is_some_and(|promised| self.most > promised)
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut text =
+        "| seconds | least | median | most | promised |\n| --- | --- | --- | --- | --- |\n".to_owned();
+    for Row { name, promised, least, median, most } in rows {
+        let promised = promised.map_or(String::new(), |promised| format!("{promised:.2}"));
+        let _ = writeln!(text, "| {name} | {least:.2} | {median:.2} | {most:.2} | {promised} |");
+    }
+    text
+}
+
+/// Puts the table into the documentation, between the marks for it.
+fn write_down(backend: Backend, table: &str) -> Result<()> {
+    let path = project_root().join("docs/failure.md");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let name = match backend {
+        Backend::Nspawn => "nspawn",
+        Backend::Vm => "vm",
+    };
+    let (begin, end) = (format!("<!-- times: {name} -->\n"), format!("<!-- end of times: {name} -->"));
+    let replaced = text.split_once(&begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(&end)?;
+        Some(format!("{before}{begin}\n{table}\n{end}{after}"))
+    });
+    fs::write(&path, replaced.with_context(|| format!("no place for {name} in {}", path.display()))?)?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+/// Once, from a clean cluster to a clean cluster.
+fn measure(world: &World, figure: &Figure) -> Result<f64> {
+    world.until("every machine is up", LIMIT, || world.all_up())?;
+    let seconds = (figure.measure)(world)?;
+    world.until("every machine is up", LIMIT, || world.all_up())?;
+    trial::clean(world)?;
+    Ok(seconds)
+}
+
+/// Seconds since the host's boot.
+fn now() -> Result<f64> {
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    Ok(uptime.split_whitespace().next().context("uptime")?.parse()?)
+}
+
+/// The signs of life of a unit.
+fn beats(world: &World, unit: &str) -> Result<Vec<Beat>> {
+    Ok(world.cluster.witness()?.into_iter().filter(|beat| beat.name == unit).collect())
+}
+
+/// Starts a unit, and says where it runs once it has shown that.
+fn start<'w>(world: &'w World, unit: &str, content: &str) -> Result<Machine<'w>> {
+    let before = world.cluster.witness()?.len();
+    world.ctl(&["start"], &[world.file(unit, content)?])?;
+    let name = world.until("the unit shows that it runs", LIMIT, || {
+        let beats = world.cluster.witness()?;
+        let beat = beats.get(before..).unwrap_or_default().iter().rev().find(|beat| beat.name == unit);
+        Ok(beat.context("it has not")?.machine.clone())
+    })?;
+    world.cluster.machine(&name)
+}
+
+fn start_any<'w>(world: &'w World, unit: &str) -> Result<Machine<'w>> {
+    start(world, unit, if unit == ONLY { trial::BEATS } else { BEATS })
+}
+
+/// The first sign of life on another machine since then, in seconds since the host's boot.
+fn first_elsewhere(world: &World, unit: &str, not: &str, since: f64) -> Result<f64> {
+    world.until(&format!("{unit} runs elsewhere than on {not}"), LIMIT, || {
+        let beats = beats(world, unit)?;
+        let beat = beats.iter().find(|beat| beat.machine != not && beat.at.as_secs_f64() >= since);
+        Ok(beat.context("it does not")?.at.as_secs_f64())
+    })
+}
+
+struct Loss {
+    total: f64,
+    beyond_lease: f64,
+}
+
+fn lose_power(world: &World, unit: &str) -> Result<Loss> {
+    let home = start_any(world, unit)?;
+    let cut = now()?;
+    home.kill()?;
+    // By then no heartbeat is under way any more.
+    let machines: Value = serde_json::from_str(&world.ctl(&["list-machines", "-o", "json"], &[])?)?;
+    let asked = now()?;
+    let row = machines.as_array().into_iter().flatten().find(|row| row["machine"] == *home.machine_id());
+    let age = row.and_then(|row| row["heard"].as_u64()).context("when the machine was last heard")?;
+    let heard = asked - Duration::from_millis(age).as_secs_f64();
+    let runs = first_elsewhere(world, unit, home.name(), cut)?;
+    home.boot()?;
+    Ok(Loss { total: runs - cut, beyond_lease: runs - heard - LEASE })
+}
+
+/// From the cut to the last sign of life of an exclusive unit there.
+fn cut_off(world: &World) -> Result<f64> {
+    let home = start_any(world, ONLY)?;
+    let cut = now()?;
+    home.cut()?;
+    first_elsewhere(world, ONLY, home.name(), cut)?;
+    home.heal()?;
+    let beats = beats(world, ONLY)?;
+    let last = beats.iter().rev().find(|beat| beat.machine == home.name()).context("it ran there")?;
+    Ok(last.at.as_secs_f64() - cut)
+}
+
+fn stop_agent(world: &World) -> Result<f64> {
+    let home = start_any(world, PLAIN)?;
+    let signal = |signal| {
+        home.exec(&["systemctl", "kill", "--kill-whom=main", "--signal", signal, "muster-agent.service"])?
+            .ok()
+    };
+    let stopped = now()?;
+    signal("STOP")?;
+    let runs = first_elsewhere(world, PLAIN, home.name(), stopped)?;
+    signal("CONT")?;
+    Ok(runs - stopped)
+}
+
+/// The longest time since then in which a unit ran nowhere.
+fn longest_gap(world: &World, unit: &str, since: f64) -> Result<f64> {
+    let times: Vec<f64> = beats(world, unit)?.iter().map(|beat| beat.at.as_secs_f64()).collect();
+    let gaps = times.windows(2).filter(|pair| pair[1] >= since).map(|pair| pair[1] - pair[0]);
+    Ok(gaps.fold(0.0, f64::max))
+}
+
+fn kill_agent(world: &World) -> Result<f64> {
+    let home = start_any(world, PLAIN)?;
+    let killed = now()?;
+    let signal = ["systemctl", "kill", "--kill-whom=main", "--signal", "KILL", "muster-agent.service"];
+    home.exec(&signal)?.ok()?;
+    // A lease later all that could have come of it has come.
+    world.until("two leases pass", LIMIT, || {
+        ensure!(now()? > killed + 2.0 * LEASE, "not yet");
+        Ok(())
+    })?;
+    let moved =
+        beats(world, PLAIN)?.iter().any(|beat| beat.machine != home.name() && beat.at.as_secs_f64() > killed);
+    ensure!(!moved, "it was moved");
+    longest_gap(world, PLAIN, killed)
+}
+
+fn reboot(world: &World) -> Result<f64> {
+    let home = start_any(world, PLAIN)?;
+    let began = now()?;
+    home.reboot()?;
+    first_elsewhere(world, PLAIN, home.name(), began)?;
+    longest_gap(world, PLAIN, began)
+}
+
+fn drain(world: &World, unit: &str) -> Result<f64> {
+    let home = start_any(world, unit)?;
+    let began = now()?;
+    world.ctl(&["drain"], &[home.machine_id().to_owned()])?;
+    first_elsewhere(world, unit, home.name(), began)?;
+    longest_gap(world, unit, began)
+}
+
+fn fail(world: &World) -> Result<f64> {
+    let home = start(world, PLAIN, FAILS)?;
+    let failed = now()?;
+    home.exec(&["systemctl", "kill", "--signal", "SEGV", PLAIN])?.ok()?;
+    Ok(first_elsewhere(world, PLAIN, home.name(), failed)? - failed)
+}
+
+fn cut_off_most(world: &World) -> Result<f64> {
+    let home = start_any(world, PLAIN)?;
+    let other = world.workers().find(|machine| machine.name() != home.name()).context("there are three")?;
+    let cut = now()?;
+    other.cut()?;
+    home.cut()?;
+    let runs = first_elsewhere(world, PLAIN, home.name(), cut)?;
+    home.heal()?;
+    other.heal()?;
+    Ok(runs - cut)
+}
+
+/// Keeps every processor busy on every machine for so long: how many machines were taken for lost.
+fn under_load(world: &World, lasts: Duration) -> Result<usize> {
+    const BUSY: &str = "for _ in $(seq \"$(nproc)\"); do while :; do :; done & done; wait";
+    world.until("every machine is up", LIMIT, || world.all_up())?;
+    println!("every processor is busy on every machine for {} min", lasts.as_secs() / 60);
+    for machine in world.cluster.machines() {
+        machine.exec(&["systemd-run", "--quiet", "--unit=busy", "bash", "-c", BUSY])?.ok()?;
+    }
+    let began = now()?;
+    thread::sleep(lasts);
+    for machine in world.cluster.machines() {
+        machine.exec(&["systemctl", "stop", "busy"])?.ok()?;
+    }
+    let spent = now()? - began;
+    if spent < lasts.as_secs_f64() {
+        bail!("only {spent:.0} s have passed");
+    }
+    let scheduler = world.scheduler()?;
+    let since = format!("-{spent:.0}s");
+    let journal = scheduler.exec(&[
+        "journalctl",
+        "-u",
+        "muster-scheduler",
+        "--since",
+        &since,
+        "-o",
+        "cat",
+        "MUSTER_EVENT=machine_lost",
+    ])?;
+    Ok(journal.stdout.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("--")).count())
+}
