@@ -13,7 +13,8 @@ pub(crate) struct Overlap {
     /// The copies' machines and epochs.
     earlier: String,
     later: String,
-    /// From the first sign of the later one to the last of the earlier one.
+    /// From the first sign that the earlier one gave beside the later one to its last: where it stood still, from when it went
+    /// on.
     pub(crate) lasted: Duration,
 }
 
@@ -38,21 +39,24 @@ pub(crate) fn overlaps(beats: &[Beat]) -> Vec<Overlap> {
         let copies = units.entry(&beat.name).or_default();
         let known = copies.iter_mut().find(|copy| copy.machine == beat.machine && copy.epoch == beat.epoch);
         if let Some(copy) = known {
-            copy.last = beat.at;
+            copy.beats.push(beat.at);
         } else {
             let Beat { machine, epoch, at, .. } = beat;
-            copies.push(Copy { machine, epoch, first: *at, last: *at });
+            copies.push(Copy { machine, epoch, beats: vec![*at] });
         }
     }
     let mut found = Vec::new();
     for (unit, copies) in units {
         for (earlier, later) in copies.iter().zip(copies.iter().skip(1)) {
-            if earlier.last > later.first {
+            let begun = later.beats.first().copied().unwrap_or_default();
+            let mut beside = earlier.beats.iter().filter(|at| **at > begun);
+            if let Some(first) = beside.next() {
+                let last = beside.next_back().unwrap_or(first);
                 found.push(Overlap {
                     unit: unit.to_owned(),
                     earlier: earlier.to_string(),
                     later: later.to_string(),
-                    lasted: earlier.last.saturating_sub(later.first),
+                    lasted: last.saturating_sub(*first),
                 });
             }
         }
@@ -63,8 +67,7 @@ pub(crate) fn overlaps(beats: &[Beat]) -> Vec<Overlap> {
 struct Copy<'b> {
     machine: &'b str,
     epoch: &'b str,
-    first: Duration,
-    last: Duration,
+    beats: Vec<Duration>,
 }
 
 impl fmt::Display for Copy<'_> {
@@ -94,8 +97,8 @@ mod tests {
 
     #[test]
     fn one_beside_the_other_is_found_with_how_long() {
-        let found = overlaps(&beats("m1a m2b m2b m1a m2b"));
+        let found = overlaps(&beats("m1a m2b m2b m1a m1a m2b"));
         let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["only.service ran on m1 (a) for 2.0 s beside m2 (b)"]);
+        assert_eq!(texts, ["only.service ran on m1 (a) for 1.0 s beside m2 (b)"]);
     }
 }
