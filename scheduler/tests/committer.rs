@@ -93,6 +93,7 @@ impl Fixture {
             boot: BootId::new(0),
             key: AgentKey::new(0),
             restarting: false,
+            leaving: false,
             lease: Duration::ZERO,
         };
         self.committer

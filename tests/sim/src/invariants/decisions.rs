@@ -135,8 +135,10 @@ impl World {
                 let drained =
                     matches!(self.book.decided.availability.get(machine), Some(Availability::Draining(_)));
                 let keeps = self.keeps(name);
-                let leaves = book.leaving && !keeps;
-                let lost = !self.lease_holds(number) || book.pid1_lost || leaves || drained;
+                // It waits for its machine, for however long that is off.
+                let waits = book.leaving && keeps;
+                let away = !self.lease_holds(number) || book.pid1_lost || book.leaving;
+                let lost = away && !waits || drained;
                 let refused = book.stale.contains(&(name.clone(), *epoch));
                 let failed = book.failed.contains(&(name.clone(), *epoch));
                 let lease = self.settings.lease_ttl + self.settings.clock_margin;
