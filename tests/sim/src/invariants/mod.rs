@@ -68,7 +68,7 @@ impl World {
                 Change::PutCommand(..) | Change::DeleteCommand(_) => {}
             }
         }
-        self.note_what_is_required(&before);
+        self.note_what_is_required();
         self.nothing_acknowledged_is_lost(&Acknowledged::Batch(cause, &before, &refiled));
         self.one_current_copy(&before, &ended);
         self.control_plane_is_not_the_workload(Touches::Decides(cause, &before));
