@@ -316,6 +316,11 @@ impl Leader {
             }
             Input::CommitFailed { reason, durable } => self.roll_back(&reason, *durable),
             Input::TermTaken(term) => self.take_office(term),
+            Input::TermNotTaken(reason) => {
+                // The agent that has seen a higher one comes again.
+                self.taking_term = false;
+                self.event(Event::StoreFailed(reason));
+            }
             Input::Leads(until) => self.goes_on_leading(until),
             Input::Knocked(machine, answers) => self.knocked(machine, answers),
             Input::ReleaseBrake(request) => self.release_brake_for(request),

@@ -56,7 +56,7 @@ pub(crate) struct Book {
     pub(crate) said_active: BTreeSet<(UnitName, Epoch)>,
     /// The placements that their machine was told to start.
     pub(crate) told_to_start: BTreeSet<(UnitName, Epoch)>,
-    /// Of placements of units that require another: which placement that had when they were decided.
+    /// Of placements of units that require another: which placement that had when they were decided, or got first after.
     pub(crate) required: BTreeMap<(UnitName, Epoch, UnitName), Epoch>,
     /// What the present leader was told of units that failed, since a client last decided on them.
     pub(crate) failures: BTreeMap<UnitName, Failures>,
@@ -500,6 +500,7 @@ impl World {
             }
             Input::Disconnected(_)
             | Input::TermTaken(_)
+            | Input::TermNotTaken(_)
             | Input::Knocked(..)
             | Input::Leads(_)
             | Input::Tick => Cause::Other,
