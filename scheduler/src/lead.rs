@@ -251,7 +251,7 @@ impl Lead {
                         Input::CommitFailed { reason, durable }
                     }
                     ToLeader::Store(Committed::TermTaken(term)) => Input::TermTaken(term),
-                    ToLeader::Store(Committed::TermNotTaken(reason)) => Input::TermNotTaken(reason),
+                    ToLeader::Store(Committed::TermNotTaken) => Input::TermNotTaken,
                     ToLeader::Store(Committed::Lost(error)) => return Err(error),
                     ToLeader::Stop => {
                         self.inbox.requests.close();

@@ -171,8 +171,7 @@ fn a_term_is_taken_between_the_batches() {
 fn a_term_that_there_is_no_room_for_is_asked_for_again() {
     let fixture = fixture_without_room_for_terms(1);
     fixture.committer.take_term(Term(7));
-    let told = fixture.told();
-    assert!(matches!(&told, Committed::TermNotTaken(reason) if reason == "the disk is full"), "{told:?}");
+    assert!(matches!(fixture.told(), Committed::TermNotTaken));
     fixture.commit(1);
     fixture.ends([Outcome::Well]);
     assert!(matches!(fixture.told(), Committed::Upto(CommitId(1))));

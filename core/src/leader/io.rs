@@ -108,8 +108,8 @@ pub enum Input {
     Knocked(MachineId, bool),
     /// The store recorded this term, as [`Effect::TakeTerm`] asked.
     TermTaken(Term),
-    /// The store could not record a term, for this reason, and goes on under the present one.
-    TermNotTaken(String),
+    /// The store has no room to record a term, and goes on under the present one.
+    TermNotTaken,
     /// This leader leads until that moment of its own clock at least: the store's election, counted from when its last
     /// renewal was asked for, less what clocks may drift. It is said before anything else, or never where nobody else can
     /// use the store.

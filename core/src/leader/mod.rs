@@ -316,11 +316,8 @@ impl Leader {
             }
             Input::CommitFailed { reason, durable } => self.roll_back(&reason, *durable),
             Input::TermTaken(term) => self.take_office(term),
-            Input::TermNotTaken(reason) => {
-                // The agent that has seen a higher one comes again.
-                self.taking_term = false;
-                self.event(Event::StoreFailed(reason));
-            }
+            // The agent that has seen a higher one comes again.
+            Input::TermNotTaken => self.taking_term = false,
             Input::Leads(until) => self.goes_on_leading(until),
             Input::Knocked(machine, answers) => self.knocked(machine, answers),
             Input::ReleaseBrake(request) => self.release_brake_for(request),
@@ -730,6 +727,9 @@ impl Leader {
             if !self.placer.copies(name).any(|id| id == *machine) {
                 found.push(format!("{name}: a copy on {machine} that is not gone is not counted"));
             }
+        }
+        for (machine, name) in self.gates_of_nothing() {
+            found.push(format!("{name}: something is waited for on {machine}, where it is not placed"));
         }
         found
     }

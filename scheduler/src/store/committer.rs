@@ -26,8 +26,8 @@ pub enum Committed {
     },
     /// A new term was taken; what is committed from now on is committed under it.
     TermTaken(Term),
-    /// A term could not be taken, for this reason and for certain; what is committed goes on under the present one.
-    TermNotTaken(String),
+    /// A term was not taken, for certain; what is committed goes on under the present one.
+    TermNotTaken,
     /// What the store holds is not known, or another leads: this leader must stop. Nothing is committed any more.
     Lost(CommitError),
 }
@@ -158,7 +158,7 @@ impl<S: Store, T: Fn(Committed)> Work<S, T> {
             }
             Err(CommitError::Failed(reason)) => {
                 warn!(%reason, "a higher term could not be taken");
-                (self.tell)(Committed::TermNotTaken(reason));
+                (self.tell)(Committed::TermNotTaken);
             }
             Err(error) => return Err(error),
         }

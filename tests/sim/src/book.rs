@@ -500,7 +500,7 @@ impl World {
             }
             Input::Disconnected(_)
             | Input::TermTaken(_)
-            | Input::TermNotTaken(_)
+            | Input::TermNotTaken
             | Input::Knocked(..)
             | Input::Leads(_)
             | Input::Tick => Cause::Other,

@@ -146,14 +146,14 @@ impl World {
         }
         let working = std::mem::take(&mut self.store.working);
         if self.store.full > 0 {
-            let reason = "no space left on device".to_owned();
             self.note(|| "store: no space left on device".to_owned());
             if commits {
                 self.store.failed = true;
+                let reason = "no space left on device".to_owned();
                 let durable = Box::new(self.store.durable.clone());
                 self.tell_leader(Input::CommitFailed { reason, durable });
             } else {
-                self.tell_leader(Input::TermNotTaken(reason));
+                self.tell_leader(Input::TermNotTaken);
             }
         } else if let Some(input) = self.write_to_disk(working) {
             self.tell_leader(input);
