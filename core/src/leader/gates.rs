@@ -209,11 +209,9 @@ impl Leader {
     }
 
     /// The store lost what was decided on it: what its machine has begun was told, and what it has not may have been told
-    /// for what was not decided after all.
+    /// for what was not decided after all. What is placed nowhere now keeps its gate: where its machine holds it, it is taken
+    /// up again as it is.
     pub(super) fn gates_go_back(&mut self) {
-        for (machine, name) in self.gates_of_nothing() {
-            self.gates.forget(machine, &name);
-        }
         for id in self.machines.keys().copied().collect::<Vec<_>>() {
             let placed = |(name, copy): (&UnitName, &super::Copy)| {
                 let unit = self.units.get(name)?;
@@ -233,14 +231,6 @@ impl Leader {
                 self.gates.open(id, &name, epoch);
             }
         }
-    }
-
-    /// Gates of placements that are none.
-    pub(super) fn gates_of_nothing(&self) -> Vec<(MachineId, UnitName)> {
-        let placed = |(machine, name): &&(MachineId, UnitName)| {
-            self.units.get(name).is_some_and(|unit| unit.placements.contains_key(machine))
-        };
-        self.gates.by_copy.keys().filter(|copy| !placed(copy)).cloned().collect()
     }
 
     /// Exclusive means one: whether another copy may run, here or elsewhere.

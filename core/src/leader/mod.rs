@@ -728,9 +728,6 @@ impl Leader {
                 found.push(format!("{name}: a copy on {machine} that is not gone is not counted"));
             }
         }
-        for (machine, name) in self.gates_of_nothing() {
-            found.push(format!("{name}: something is waited for on {machine}, where it is not placed"));
-        }
         found
     }
 }

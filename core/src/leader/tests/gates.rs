@@ -359,18 +359,6 @@ fn units_that_wait_for_each_other_are_refused() {
 }
 
 #[test]
-fn a_placement_that_the_store_lost_waits_for_nothing() {
-    let mut world = World::new(1);
-    world.committing = false;
-    let content = service("[X-Muster]\nRequires=db.service\n");
-    world.command_as(CommandId::new(99), Verb::Start, &[("web.service", Some(&content))], false);
-    assert_eq!(world.leader.gates_of_nothing(), []);
-    world.fail_store();
-    assert_eq!(world.leader.gates_of_nothing(), []);
-    assert!(world.status("web.service").is_none());
-}
-
-#[test]
 fn a_circle_is_named_with_a_unit_that_is_new() {
     let mut world = World::new(1);
     world.start("known.service", "[X-Muster]\nAfter=z.service\n");
