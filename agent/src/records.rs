@@ -78,7 +78,7 @@ fn replace(
 
 #[cfg(test)]
 mod tests {
-    use muster_core::ids::{ClusterId, SessionNumber, Term};
+    use muster_core::ids::{ClusterId, MachineId, SessionNumber, Term};
 
     use super::*;
 
@@ -94,7 +94,8 @@ mod tests {
         assert_eq!(records.ledger(boot).unwrap(), ledger);
         assert_eq!(records.ledger(BootId::new(2)).unwrap().session, SessionNumber(0));
 
-        let membership = Membership { cluster: Some(ClusterId::new(5)), term: Term(6) };
+        let machine = Some(MachineId::new(4));
+        let membership = Membership { cluster: Some(ClusterId::new(5)), term: Term(6), machine };
         records.save_membership(membership).unwrap();
         assert_eq!(records.membership().unwrap(), membership);
     }

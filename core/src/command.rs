@@ -307,8 +307,6 @@ pub struct MachineStatus {
     pub state: MachineState,
     /// What an operator has decided of it.
     pub availability: Availability,
-    /// Whether it shuts down.
-    pub leaving: bool,
     /// Milliseconds since the leader last heard from it; `None` when this leader never did.
     pub last_heard_ms: Option<u64>,
     /// How many units are placed there or being stopped.

@@ -39,6 +39,9 @@ pub struct MachineRecord {
     /// Whether its agent has said that it is restarted, and has not come back: its lease runs longer.
     #[serde(default)]
     pub restarting: bool,
+    /// Whether it said goodbye for a shutdown, and has not come back.
+    #[serde(default)]
+    pub leaving: bool,
     /// The longest lease that it may count on, as it was granted: another leader may have other settings.
     #[serde(default)]
     pub lease: Duration,

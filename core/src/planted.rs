@@ -121,6 +121,8 @@ faults! {
     HeartbeatTellsAll,
     /// all machines are told everything when one presents itself
     HelloTellsAll,
+    /// a new leader forgets which machines have said goodbye
+    GoodbyeForgotten,
     /// a new leader forgets that a one-shot unit is done
     DoneForgotten,
     /// what ran out of memory goes to any machine

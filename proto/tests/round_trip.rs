@@ -308,6 +308,7 @@ prop_compose! {
             boot: BootId::new(ids[1]),
             key: AgentKey::new(ids[2]),
             restarting,
+            leaving,
             lease,
         };
         MachineStatus {
@@ -315,7 +316,6 @@ prop_compose! {
             record,
             state,
             availability,
-            leaving,
             last_heard_ms,
             units,
             orphans,

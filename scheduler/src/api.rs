@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::events::{Events, Follower};
-use crate::lead::{LeaderHandle, stopped};
+use crate::lead::{Answer, Ask, LeaderHandle, stopped};
 use crate::watchers::{Watcher, Watchers};
 
 type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -38,7 +38,10 @@ impl Muster for MusterService {
         request: Request<v1::CommandRequest>,
     ) -> Result<Response<v1::CommandResponse>, Status> {
         let result = match Command::try_from(request.into_inner()) {
-            Ok(command) => self.leader.command(command).await?,
+            Ok(command) => match self.leader.ask(Ask::Command(command)).await? {
+                Answer::Command(result) => result,
+                _ => return Err(other_answer()),
+            },
             Err(CommandRequestError::Refused(error)) => Err(error),
             Err(CommandRequestError::Malformed(error)) => {
                 return Err(Status::invalid_argument(error.to_string()));
@@ -63,7 +66,7 @@ impl Muster for MusterService {
     ) -> Result<Response<v1::ClusterStatus>, Status> {
         let left_on =
             request.get_ref().machines().map_err(|error| Status::invalid_argument(error.to_string()))?;
-        match self.leader.query(Query::Machines { left_on }).await? {
+        match query(&self.leader, Query::Machines { left_on }).await? {
             QueryAnswer::Machines(status) => Ok(Response::new(status.into())),
             _ => Err(other_answer()),
         }
@@ -75,7 +78,10 @@ impl Muster for MusterService {
     ) -> Result<Response<v1::MachinesChanged>, Status> {
         let command = MachineCommand::try_from(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        match self.leader.change_machines(command).await? {
+        let Answer::Machines(result) = self.leader.ask(Ask::Machines(command)).await? else {
+            return Err(other_answer());
+        };
+        match result {
             Ok(()) => Ok(Response::new(v1::MachinesChanged {})),
             Err(error @ MachineCommandError::NoSuchMachine(_)) => Err(Status::not_found(error.to_string())),
             Err(error @ MachineCommandError::Store(_)) => Err(Status::aborted(error.to_string())),
@@ -86,7 +92,10 @@ impl Muster for MusterService {
         &self,
         _request: Request<v1::ReleaseBrakeRequest>,
     ) -> Result<Response<v1::ReleaseBrakeResponse>, Status> {
-        Ok(Response::new(self.leader.release_brake().await?.into()))
+        match self.leader.ask(Ask::ReleaseBrake).await? {
+            Answer::Released(released) => Ok(Response::new(released.into())),
+            _ => Err(other_answer()),
+        }
     }
 
     async fn watch_units(
@@ -126,9 +135,9 @@ impl Muster for MusterService {
     }
 
     async fn rto(&self, request: Request<v1::RtoRequest>) -> Result<Response<v1::RtoResponse>, Status> {
-        let query = Query::try_from(request.into_inner())
+        let about = Query::try_from(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        match self.leader.query(query).await? {
+        match query(&self.leader, about).await? {
             QueryAnswer::Rto(Some(rto)) => Ok(Response::new(rto.into())),
             QueryAnswer::Rto(None) => Err(Status::not_found("the cluster does not know this unit")),
             _ => Err(other_answer()),
@@ -136,8 +145,15 @@ impl Muster for MusterService {
     }
 }
 
-async fn units(leader: &LeaderHandle, query: Query) -> Result<Vec<UnitStatus>, Status> {
-    match leader.query(query).await? {
+async fn query(leader: &LeaderHandle, query: Query) -> Result<QueryAnswer, Status> {
+    match leader.ask(Ask::Query(query)).await? {
+        Answer::Query(answer) => Ok(answer),
+        _ => Err(other_answer()),
+    }
+}
+
+async fn units(leader: &LeaderHandle, about: Query) -> Result<Vec<UnitStatus>, Status> {
+    match query(leader, about).await? {
         QueryAnswer::Units(units) => Ok(units),
         _ => Err(other_answer()),
     }

@@ -13,7 +13,7 @@ use muster_core::time::Time;
 use muster_daemon::clock;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -33,13 +33,15 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 const KNOCK_WAIT: Duration = Duration::from_secs(1);
 const DISCARD: u16 = 9;
 
+/// How many questions and how many changes the leader may have that it has not answered: it answers none while its disk
+/// hangs. The answer to a question may be long, and waits with it.
+const QUESTIONS: usize = 32;
+const CHANGES: usize = 1024;
+
 /// What other tasks say to the loop.
 #[derive(Debug)]
 pub(crate) enum ToLeader {
-    Command(Command, oneshot::Sender<CommandResult>),
-    Query(Query, oneshot::Sender<QueryAnswer>),
-    Machines(MachineCommand, oneshot::Sender<Result<(), MachineCommandError>>),
-    ReleaseBrake(oneshot::Sender<Option<Vec<MachineId>>>),
+    Asked(Asked),
     Agent(ConnectionId, FromAgent),
     Disconnected(ConnectionId),
     /// Whether the host of a machine answers.
@@ -48,11 +50,43 @@ pub(crate) enum ToLeader {
     Stop,
 }
 
+/// What a client asks for.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Command(Command),
+    Query(Query),
+    Machines(MachineCommand),
+    ReleaseBrake,
+}
+
+/// The answer to the same.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Command(CommandResult),
+    Query(QueryAnswer),
+    Machines(Result<(), MachineCommandError>),
+    Released(Option<Vec<MachineId>>),
+}
+
+/// A client's request, and who waits for the answer.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    ask: Ask,
+    waiting: Waiting,
+}
+
+/// A client that waits for an answer. The room for that is its own until it is answered, also where it has gone.
+#[derive(Debug)]
+struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    _room: OwnedSemaphorePermit,
+}
+
 impl ToLeader {
     fn is_urgent(&self) -> bool {
         match self {
             Self::Agent(..) | Self::Disconnected(_) | Self::Knocked(..) | Self::Store(_) | Self::Stop => true,
-            Self::Command(..) | Self::Query(..) | Self::Machines(..) | Self::ReleaseBrake(_) => false,
+            Self::Asked(_) => false,
         }
     }
 }
@@ -65,6 +99,8 @@ pub(crate) struct LeaderHandle {
     heartbeats: mpsc::Sender<(Time, ToLeader)>,
     urgent: mpsc::Sender<(Time, ToLeader)>,
     requests: mpsc::Sender<ToLeader>,
+    questions: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
 }
 
 /// What waits for the leader. A heartbeat waits for other heartbeats only, and the end of a commit not for clients,
@@ -82,7 +118,13 @@ pub(crate) fn inbox() -> (LeaderHandle, Inbox) {
     let (urgent, urgent_received) = mpsc::channel(INBOX);
     let (requests, requests_received) = mpsc::channel(INBOX);
     (
-        LeaderHandle { heartbeats, urgent, requests },
+        LeaderHandle {
+            heartbeats,
+            urgent,
+            requests,
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            changes: Arc::new(Semaphore::new(CHANGES)),
+        },
         Inbox { heartbeats: heartbeats_received, urgent: urgent_received, requests: requests_received },
     )
 }
@@ -102,34 +144,12 @@ impl Inbox {
 }
 
 impl LeaderHandle {
-    /// Asks for a change, and waits for it.
-    pub(crate) async fn command(&self, command: Command) -> Result<CommandResult, Status> {
+    /// Asks the leader for something, once there is room for that, and waits for the answer.
+    pub(crate) async fn ask(&self, ask: Ask) -> Result<Answer, Status> {
+        let room = if let Ask::Query(_) = ask { &self.questions } else { &self.changes };
+        let room = Arc::clone(room).acquire_owned().await.map_err(|_| stopped())?;
         let (answer, answered) = oneshot::channel();
-        self.send(ToLeader::Command(command, answer)).await;
-        answered.await.map_err(|_| stopped())
-    }
-
-    /// Asks a question, and waits for the answer.
-    pub(crate) async fn query(&self, query: Query) -> Result<QueryAnswer, Status> {
-        let (answer, answered) = oneshot::channel();
-        self.send(ToLeader::Query(query, answer)).await;
-        answered.await.map_err(|_| stopped())
-    }
-
-    /// Asks for a change of machines, and waits for it.
-    pub(crate) async fn change_machines(
-        &self,
-        command: MachineCommand,
-    ) -> Result<Result<(), MachineCommandError>, Status> {
-        let (answer, answered) = oneshot::channel();
-        self.send(ToLeader::Machines(command, answer)).await;
-        answered.await.map_err(|_| stopped())
-    }
-
-    /// Releases the brake: for these machines, where it was held.
-    pub(crate) async fn release_brake(&self) -> Result<Option<Vec<MachineId>>, Status> {
-        let (answer, answered) = oneshot::channel();
-        self.send(ToLeader::ReleaseBrake(answer)).await;
+        self.send(ToLeader::Asked(Asked { ask, waiting: Waiting { answer, _room: room } })).await;
         answered.await.map_err(|_| stopped())
     }
 
@@ -180,16 +200,26 @@ pub(crate) struct Lead {
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     last: u64,
-    commands: BTreeMap<RequestId, oneshot::Sender<CommandResult>>,
-    queries: BTreeMap<RequestId, oneshot::Sender<QueryAnswer>>,
-    machines: BTreeMap<RequestId, oneshot::Sender<Result<(), MachineCommandError>>>,
-    releases: BTreeMap<RequestId, oneshot::Sender<Option<Vec<MachineId>>>>,
+    waiting: BTreeMap<RequestId, Waiting>,
 }
 
 impl Requests {
-    fn next(&mut self) -> RequestId {
+    /// Takes in a request: it has a number until it is answered.
+    fn take(&mut self, asked: Asked) -> Input {
         self.last += 1;
-        RequestId(self.last)
+        let request = RequestId(self.last);
+        self.waiting.insert(request, asked.waiting);
+        match asked.ask {
+            Ask::Command(command) => Input::Command(request, command),
+            Ask::Query(query) => Input::Query(request, query),
+            Ask::Machines(command) => Input::Machines(request, command),
+            Ask::ReleaseBrake => Input::ReleaseBrake(request),
+        }
+    }
+
+    fn answer(&mut self, request: RequestId, answer: Answer) {
+        // Who asked may have gone since.
+        self.waiting.remove(&request).map(|waiting| waiting.answer.send(answer).ok());
     }
 }
 
@@ -211,26 +241,7 @@ impl Lead {
             let input = match message {
                 None => Input::Tick,
                 Some(message) => match message {
-                    ToLeader::Command(command, answer) => {
-                        let request = self.requests.next();
-                        self.requests.commands.insert(request, answer);
-                        Input::Command(request, command)
-                    }
-                    ToLeader::Query(query, answer) => {
-                        let request = self.requests.next();
-                        self.requests.queries.insert(request, answer);
-                        Input::Query(request, query)
-                    }
-                    ToLeader::Machines(command, answer) => {
-                        let request = self.requests.next();
-                        self.requests.machines.insert(request, answer);
-                        Input::Machines(request, command)
-                    }
-                    ToLeader::ReleaseBrake(answer) => {
-                        let request = self.requests.next();
-                        self.requests.releases.insert(request, answer);
-                        Input::ReleaseBrake(request)
-                    }
+                    ToLeader::Asked(asked) => self.requests.take(asked),
                     ToLeader::Knocked(machine, answers) => Input::Knocked(machine, answers),
                     ToLeader::Agent(connection, said) => Input::Agent(connection, said),
                     ToLeader::Disconnected(connection) => Input::Disconnected(connection),
@@ -240,6 +251,7 @@ impl Lead {
                         Input::CommitFailed { reason, durable }
                     }
                     ToLeader::Store(Committed::TermTaken(term)) => Input::TermTaken(term),
+                    ToLeader::Store(Committed::TermNotTaken) => Input::TermNotTaken,
                     ToLeader::Store(Committed::Lost(error)) => return Err(error),
                     ToLeader::Stop => {
                         self.inbox.requests.close();
@@ -266,18 +278,17 @@ impl Lead {
                 }
                 Effect::Send(connection, message) => self.sessions.send(connection, message),
                 Effect::Close(connection) => self.sessions.close(connection),
-                // Who asked may have gone since.
                 Effect::AnswerCommand(request, result) => {
-                    self.requests.commands.remove(&request).map(|answer| answer.send(result).ok());
+                    self.requests.answer(request, Answer::Command(result));
                 }
                 Effect::AnswerQuery(request, answer) => {
-                    self.requests.queries.remove(&request).map(|sender| sender.send(answer).ok());
+                    self.requests.answer(request, Answer::Query(answer));
                 }
                 Effect::AnswerMachines(request, result) => {
-                    self.requests.machines.remove(&request).map(|answer| answer.send(result).ok());
+                    self.requests.answer(request, Answer::Machines(result));
                 }
                 Effect::AnswerRelease(request, released) => {
-                    self.requests.releases.remove(&request).map(|sender| sender.send(released).ok());
+                    self.requests.answer(request, Answer::Released(released));
                 }
                 Effect::UnitsChanged(names) => self.watchers.changed(&names),
                 Effect::Event(event) => events.push(event),
@@ -299,15 +310,55 @@ async fn knock(leader: LeaderHandle, machine: MachineId, address: String) {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::{Pin, pin};
+
     use muster_core::machine::Pressure;
 
     use super::*;
 
+    fn question() -> Ask {
+        Ask::Query(Query::Machines { left_on: Vec::new() })
+    }
+
+    /// Goes on with it, and says whether it waits for something.
+    async fn is_pending(asks: Pin<&mut impl Future<Output = Result<Answer, Status>>>) -> bool {
+        tokio::select! {
+            biased;
+            _ = asks => false,
+            () = std::future::ready(()) => true,
+        }
+    }
+
+    /// Of what the leader does not answer no more waits with it than there is room for, whether the clients go or stay.
+    #[tokio::test]
+    async fn while_nothing_is_answered_little_is_asked() {
+        let (leader, mut inbox) = inbox();
+        let mut requests = Requests::default();
+        for _ in 0..QUESTIONS {
+            let mut asks = Box::pin(leader.ask(question()));
+            assert!(is_pending(asks.as_mut()).await);
+        }
+        let mut next = pin!(leader.ask(question()));
+        assert!(is_pending(next.as_mut()).await);
+        for _ in 0..QUESTIONS {
+            let Ok(ToLeader::Asked(asked)) = inbox.requests.try_recv() else { panic!("a question") };
+            requests.take(asked);
+        }
+        assert!(is_pending(next.as_mut()).await && inbox.requests.try_recv().is_err());
+        // Changes have room of their own.
+        let mut change = pin!(leader.ask(Ask::ReleaseBrake));
+        assert!(is_pending(change.as_mut()).await);
+        assert!(matches!(inbox.requests.try_recv(), Ok(ToLeader::Asked(_))));
+        requests.answer(RequestId(1), Answer::Released(None));
+        assert!(is_pending(next.as_mut()).await);
+        assert!(matches!(inbox.requests.try_recv(), Ok(ToLeader::Asked(_))));
+    }
+
     #[tokio::test]
     async fn what_is_urgent_goes_first_and_counts_from_when_it_came() {
         let (leader, mut inbox) = inbox();
-        let (answer, _answered) = oneshot::channel();
-        leader.send(ToLeader::Query(Query::Machines { left_on: Vec::new() }, answer)).await;
+        let mut asks = pin!(leader.ask(question()));
+        assert!(is_pending(asks.as_mut()).await);
         let before = clock::now();
         leader.send(ToLeader::Disconnected(ConnectionId(1))).await;
         let after = clock::now();
@@ -322,7 +373,7 @@ mod tests {
         assert!(matches!(message, ToLeader::Disconnected(_)), "{message:?}");
         assert!((before..=after).contains(&came), "{came:?}");
         let (came, message) = inbox.next().await.expect("a message");
-        assert!(matches!(message, ToLeader::Query(..)), "{message:?}");
+        assert!(matches!(message, ToLeader::Asked(_)), "{message:?}");
         assert!(came > after, "nothing is decided for it by a clock that is slow");
     }
 }

@@ -16,6 +16,8 @@ struct Scripted {
     outcomes: Receiver<Outcome>,
     begun: Sender<()>,
     term: Term,
+    /// How many terms it has no room for.
+    refused_terms: usize,
 }
 
 enum Outcome {
@@ -25,7 +27,11 @@ enum Outcome {
 }
 
 impl Store for Scripted {
-    fn take_term(&mut self, above: Term) -> Result<Term, StoreError> {
+    fn take_term(&mut self, above: Term) -> Result<Term, CommitError> {
+        if self.refused_terms > 0 {
+            self.refused_terms -= 1;
+            return Err(CommitError::Failed("the disk is full".to_owned()));
+        }
         self.term = self.term.max(above).next();
         Ok(self.term)
     }
@@ -59,6 +65,10 @@ struct Fixture {
 }
 
 fn fixture() -> Fixture {
+    fixture_without_room_for_terms(0)
+}
+
+fn fixture_without_room_for_terms(refused_terms: usize) -> Fixture {
     let (outcomes, to_come) = mpsc::channel();
     let (begin, begun) = mpsc::channel();
     let (tell, told) = mpsc::channel();
@@ -70,6 +80,7 @@ fn fixture() -> Fixture {
         outcomes: to_come,
         begun: begin,
         term: Term(1),
+        refused_terms,
     };
     let committer = Committer::start(store, Term(1), move |what| drop(tell.send(what))).expect("start");
     Fixture { committer, told, begun, outcomes, durable, commits }
@@ -93,6 +104,7 @@ impl Fixture {
             boot: BootId::new(0),
             key: AgentKey::new(0),
             restarting: false,
+            leaving: false,
             lease: Duration::ZERO,
         };
         self.committer
@@ -153,6 +165,19 @@ fn a_term_is_taken_between_the_batches() {
     assert!(matches!(fixture.told(), Committed::TermTaken(Term(8))));
     assert!(matches!(fixture.told(), Committed::Upto(CommitId(2))));
     assert_eq!(*fixture.commits.lock().expect("lock"), [(Term(1), 1), (Term(8), 1)]);
+}
+
+#[test]
+fn a_term_that_there_is_no_room_for_is_asked_for_again() {
+    let fixture = fixture_without_room_for_terms(1);
+    fixture.committer.take_term(Term(7));
+    assert!(matches!(fixture.told(), Committed::TermNotTaken));
+    fixture.commit(1);
+    fixture.ends([Outcome::Well]);
+    assert!(matches!(fixture.told(), Committed::Upto(CommitId(1))));
+    fixture.committer.take_term(Term(7));
+    assert!(matches!(fixture.told(), Committed::TermTaken(Term(8))));
+    assert_eq!(*fixture.commits.lock().expect("lock"), [(Term(1), 1)]);
 }
 
 #[test]

@@ -43,6 +43,7 @@ fn machine(number: u64) -> MachineRecord {
         boot: BootId::new(u128::MAX),
         key: AgentKey::new(number.into()),
         restarting: number % 2 == 1,
+        leaving: number % 3 == 1,
         lease: Duration::from_secs(number),
     }
 }

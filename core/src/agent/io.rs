@@ -36,6 +36,8 @@ pub struct Membership {
     pub cluster: Option<ClusterId>,
     /// The newest term seen: no older one is obeyed.
     pub term: Term,
+    /// The machine that has seen it; `None` where an earlier version wrote this down.
+    pub machine: Option<MachineId>,
 }
 
 /// What the agent knows of this boot, kept where a reboot removes it.

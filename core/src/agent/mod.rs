@@ -104,7 +104,7 @@ impl Agent {
         Self {
             boot,
             key,
-            session: Session::new(membership, session, seed, now),
+            session: Session::new(identity.machine, membership, session, seed, now),
             guard: Guard::new(units.values().any(|held| held.exclusive.is_some()), now),
             units: Units::new(units, stopped, identity.capacity),
             pid1: Pid1 { up: false, reloading: None, heard: now, reload: None, asked: false },

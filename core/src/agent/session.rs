@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::io::{Effect, Event, Membership};
-use crate::ids::{Revision, SessionNumber, Term};
+use crate::ids::{MachineId, Revision, SessionNumber, Term};
 use crate::machine::Pressure;
 use crate::message::{Assignments, FromAgent, LeaderMessage, Refused, ToAgent, Welcome};
 use crate::planted::{self, Fault};
@@ -51,6 +51,7 @@ struct Open {
 
 #[derive(Debug)]
 pub(super) struct Session {
+    machine: MachineId,
     membership: Membership,
     number: SessionNumber,
     link: Link,
@@ -65,9 +66,20 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn new(membership: Membership, number: SessionNumber, seed: u64, now: Time) -> Self {
+    pub fn new(
+        machine: MachineId,
+        membership: Membership,
+        number: SessionNumber,
+        seed: u64,
+        now: Time,
+    ) -> Self {
+        // The disk is a copy of another machine's. No leader has told this one its term, which would take it for that of
+        // another leader.
+        let copied = membership.machine.is_some_and(|saw| saw != machine);
+        let term = if copied { Term::default() } else { membership.term };
         Self {
-            membership,
+            machine,
+            membership: Membership { term, ..membership },
             number,
             link: Link::Waiting(now),
             saving: None,
@@ -262,7 +274,8 @@ impl Session {
             effects.push(Effect::Event(Event::OldTerm { term: message.term, newest: self.membership.term }));
             return None;
         }
-        let mut membership = Membership { term: message.term, ..self.membership };
+        let mut membership =
+            Membership { term: message.term, machine: Some(self.machine), ..self.membership };
         if let LeaderMessage::Welcome(welcome) = &message.body {
             // Its term is another cluster's and says nothing here.
             if let Some(ours) = membership.cluster.filter(|ours| *ours != welcome.cluster) {

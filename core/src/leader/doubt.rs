@@ -122,7 +122,7 @@ impl Leader {
             return None;
         }
         // It has said so.
-        if self.machines.get(&dying).is_some_and(|machine| machine.leaving) {
+        if self.machines.get(&dying).is_some_and(|machine| machine.record.leaving) {
             return None;
         }
         if self.machines.get(&dying).is_some_and(|machine| machine.undoubted) {
@@ -150,7 +150,8 @@ impl Leader {
         let awake = self.awake();
         let away = |id: &&MachineId| {
             self.machines.get(id).is_some_and(|m| {
-                !m.leaving && (m.state == MachineState::Unreachable || m.is_suspect(awake, &self.settings))
+                !m.record.leaving
+                    && (m.state == MachineState::Unreachable || m.is_suspect(awake, &self.settings))
             })
         };
         let away: BTreeSet<MachineId> = brake.machines.iter().filter(away).copied().collect();
@@ -209,7 +210,8 @@ impl Leader {
 
     /// Whether the brake holds the units of this machine where they are: one of which nothing is known.
     pub(super) fn is_braked(&self, id: MachineId) -> bool {
-        let silent = |machine: &Machine| machine.state == MachineState::Unreachable && !machine.leaving;
+        let silent =
+            |machine: &Machine| machine.state == MachineState::Unreachable && !machine.record.leaving;
         self.brake.is_some() && self.machines.get(&id).is_some_and(silent)
     }
 
@@ -244,7 +246,7 @@ impl Machine {
     /// death is not beyond doubt.
     fn is_suspect(&self, awake: Time, settings: &Settings) -> bool {
         let lease = settings.lease();
-        if self.undoubted || self.leaving {
+        if self.undoubted || self.record.leaving {
             return false;
         }
         match (self.lost, self.deadline) {

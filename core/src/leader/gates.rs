@@ -209,7 +209,8 @@ impl Leader {
     }
 
     /// The store lost what was decided on it: what its machine has begun was told, and what it has not may have been told
-    /// for what was not decided after all.
+    /// for what was not decided after all. What is placed nowhere now keeps its gate: where its machine holds it, it is taken
+    /// up again as it is.
     pub(super) fn gates_go_back(&mut self) {
         for id in self.machines.keys().copied().collect::<Vec<_>>() {
             let placed = |(name, copy): (&UnitName, &super::Copy)| {

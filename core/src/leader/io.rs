@@ -104,6 +104,8 @@ pub enum Input {
     Knocked(MachineId, bool),
     /// The store recorded this term, as [`Effect::TakeTerm`] asked.
     TermTaken(Term),
+    /// The store has no room to record a term, and goes on under the present one.
+    TermNotTaken,
     /// This leader leads until that moment of its own clock at least: the store's election, counted from when its last
     /// renewal was asked for, less what clocks may drift. It is said before anything else, or never where nobody else can
     /// use the store.

@@ -107,7 +107,7 @@ impl Leader {
         if machine.is_none_or(|machine| machine.state == MachineState::Unreachable) {
             return format!("is to start on {there}, which is unreachable");
         }
-        if machine.is_some_and(|machine| machine.leaving) {
+        if machine.is_some_and(|machine| machine.record.leaving) {
             return format!("is to start on {there}, which shuts down");
         }
         if let Some(why) = self.withheld(name, unit) {

@@ -173,8 +173,6 @@ struct Machine {
     record: MachineRecord,
     state: MachineState,
     availability: Availability,
-    /// Whether it said goodbye for a shutdown, and has not come back.
-    leaving: bool,
     /// The term in which this leader last spoke to it.
     told: Option<Term>,
     session: Option<Session>,
@@ -319,6 +317,8 @@ impl Leader {
             }
             Input::CommitFailed { reason, durable } => self.roll_back(&reason, *durable),
             Input::TermTaken(term) => self.take_office(term),
+            // The agent that has seen a higher one comes again.
+            Input::TermNotTaken => self.taking_term = false,
             Input::Leads(until) => self.goes_on_leading(until),
             Input::Knocked(machine, answers) => self.knocked(machine, answers),
             Input::ReleaseBrake(request) => self.release_brake_for(request),
@@ -452,7 +452,8 @@ impl Leader {
         self.globals.clear();
         self.commands = Commands::new(commands);
         self.unsaved = self.machines.keys().copied().collect();
-        for (id, record) in machines {
+        for (id, mut record) in machines {
+            record.leaving &= !planted::is(Fault::GoodbyeForgotten);
             let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
             if machine.record == record {
                 self.unsaved.remove(&id);
@@ -512,7 +513,7 @@ impl Leader {
         self.event(Event::StoreFailed(reason.to_owned()));
         self.paused_until = Some(self.now + STORE_RETRY);
         // What they were told of it is lost.
-        self.farewells.extend(self.machines.iter().filter(|(_, m)| m.leaving).map(|(id, _)| *id));
+        self.farewells.extend(self.machines.iter().filter(|(_, m)| m.record.leaving).map(|(id, _)| *id));
         for held in waited {
             match held {
                 Held::Answer(request, query, _) => self.answer(request, query),
@@ -763,7 +764,6 @@ impl Machine {
             record,
             state: MachineState::Awaited,
             availability: Availability::Open,
-            leaving: false,
             told: None,
             session: None,
             opened: SessionNumber(0),

@@ -144,7 +144,7 @@ impl Leader {
         match goodbye {
             Goodbye::Restart => {
                 // One that is shut down is not waited for.
-                let deadline = machine.deadline.filter(|_| !machine.leaving && !paused);
+                let deadline = machine.deadline.filter(|_| !machine.record.leaving && !paused);
                 let Some(deadline) = deadline else { return self.farewell(id, None) };
                 if deadline < restart {
                     machine.deadline = Some(restart);
@@ -159,8 +159,8 @@ impl Leader {
                 self.event(Event::AgentRestarts { machine: id, grace: lease });
             }
             Goodbye::Shutdown => {
-                if !machine.leaving {
-                    machine.leaving = true;
+                if !std::mem::replace(&mut machine.record.leaving, true) {
+                    self.unsaved.insert(id);
                     self.event(Event::MachineLeaves(id));
                 }
                 self.update_openness(id);
@@ -219,7 +219,8 @@ impl Leader {
 
     pub(super) fn find_lingering_on(&mut self, id: MachineId) {
         let left = self.machines.get(&id).is_some_and(|machine| {
-            machine.state != MachineState::Unreachable && (machine.leaving || self.drains.contains_key(&id))
+            machine.state != MachineState::Unreachable
+                && (machine.record.leaving || self.drains.contains_key(&id))
         });
         if !left {
             return;
@@ -241,7 +242,7 @@ impl Leader {
     fn may_become_active(&self, name: &UnitName) -> bool {
         let on = self.units.get(name).and_then(|unit| unit.placements.keys().next());
         let machine = on.and_then(|id| self.machines.get(id));
-        machine.is_some_and(|machine| machine.state != MachineState::Unreachable && !machine.leaving)
+        machine.is_some_and(|machine| machine.state != MachineState::Unreachable && !machine.record.leaving)
     }
 
     /// Whether as many units of the machine are on their way elsewhere as may be.
@@ -387,7 +388,7 @@ impl Machine {
     /// Whether its units are to be on other machines, if these take them. One that stays with its machine through a
     /// reboot stays there when the machine says goodbye.
     pub(super) fn is_left(&self, keeps: bool) -> bool {
-        let goes = self.state == MachineState::Unreachable || self.leaving;
-        goes && !(keeps && self.leaving) || matches!(self.availability, Availability::Draining(_))
+        let goes = self.state == MachineState::Unreachable || self.record.leaving;
+        goes && !(keeps && self.record.leaving) || matches!(self.availability, Availability::Draining(_))
     }
 }

@@ -34,7 +34,8 @@ impl Leader {
             }
             if std::mem::take(&mut self.office.silent) {
                 self.turn.snapshots.extend(self.machines.keys());
-                self.farewells.extend(self.machines.iter().filter(|(_, m)| m.leaving).map(|(id, _)| *id));
+                self.farewells
+                    .extend(self.machines.iter().filter(|(_, m)| m.record.leaving).map(|(id, _)| *id));
             }
         }
     }

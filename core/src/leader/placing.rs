@@ -318,7 +318,7 @@ impl Leader {
             _ if unit.options.global => PlaceReason::Global,
             None if waited => PlaceReason::Waited,
             None => unit.why,
-            Some(machine) if machine.leaving => PlaceReason::MachineLeaves,
+            Some(machine) if machine.record.leaving => PlaceReason::MachineLeaves,
             Some(machine) if machine.state == MachineState::Unreachable => PlaceReason::MachineLost,
             Some(_) => PlaceReason::MachineDrained,
         }

@@ -163,7 +163,7 @@ impl Leader {
         let Some(machine) = self.machines.get(&hello.machine) else { return false };
         let is_known = machine.record.key == hello.key || self.is_at_address_of(machine, hello);
         // One that has said that it shuts down was to come back.
-        if is_known || machine.leaving {
+        if is_known || machine.record.leaving {
             return false;
         }
         let stop = |name: &UnitName| {

@@ -170,6 +170,7 @@ impl Leader {
             boot: hello.boot,
             key: hello.key,
             restarting: false,
+            leaving: hello.leaving,
             lease: self.machines.get(&id).map_or(Duration::ZERO, |machine| machine.record.lease),
         };
         if self.machines.get(&id).is_none_or(|machine| machine.record != record) {
@@ -179,13 +180,13 @@ impl Leader {
         let known = self.machines.contains_key(&id);
         let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
         let rebooted = machine.record.boot != record.boot || planted::is(Fault::EveryHelloIsAReboot);
+        let left = machine.record.leaving;
         machine.record = record;
         if rebooted {
             // What an earlier boot was granted has ended with it.
             machine.lease_until = Time::default();
         }
         machine.told = Some(self.term);
-        let left = std::mem::replace(&mut machine.leaving, hello.leaving);
         let beats = std::mem::take(&mut machine.beats);
         self.farewells.remove(&id);
         machine.opened = hello.session;
@@ -598,7 +599,7 @@ impl Leader {
                 && (machine.state == MachineState::Up
                     || machine.state == MachineState::Degraded && planted::is(Fault::DegradedIsOpen))
                 && (machine.availability == Availability::Open || planted::is(Fault::DrainedIsOpen))
-                && (!machine.leaving || planted::is(Fault::LeavingIsOpen))
+                && (!machine.record.leaving || planted::is(Fault::LeavingIsOpen))
         });
         if self.placer.set_open(id, open) && open {
             self.queue.touch(id);

@@ -27,7 +27,7 @@ fn why_closed(machine: &Machine) -> Option<&'static str> {
         }
         (MachineState::Unreachable, _) => "is unreachable",
         (MachineState::Awaited, _) => "has not reported yet",
-        _ if machine.leaving => "shuts down",
+        _ if machine.record.leaving => "shuts down",
         (_, Availability::Cordoned) => "is cordoned",
         (_, Availability::Draining(_)) => "is being drained",
         (MachineState::Degraded, _) => "has a systemd that does not answer",
@@ -230,7 +230,6 @@ impl Leader {
                 record: machine.record.clone(),
                 state: machine.state,
                 availability: machine.availability,
-                leaving: machine.leaving,
                 last_heard_ms: heard.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
                 units,
                 orphans: orphans.get(id).copied().unwrap_or_default(),

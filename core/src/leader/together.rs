@@ -1,6 +1,6 @@
 //! What is checked of unit files that is not in one file alone: how a unit goes with what it was and with other units.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Leader;
@@ -10,15 +10,19 @@ use crate::unit::{Options, UnitName};
 /// The options that a command's files bring, by unit: those that will count.
 pub(super) type Brought = BTreeMap<UnitName, Arc<Options>>;
 
+/// So many units of a circle are named.
+const NAMED: usize = 10;
+
 impl Leader {
     /// Everything that is wrong with these files beside the other units.
     pub(super) fn check_together(&self, brought: &Brought) -> Vec<UnitError> {
         let mut errors = Vec::new();
+        let mut waiting = self.wait_for_each_other(brought);
         for (name, options) in brought {
             let mut wrong = Vec::new();
             wrong.extend(self.changes_guard(name, options));
             wrong.extend(self.is_activated_unguarded(name, options, brought));
-            wrong.extend(self.waits_for_itself(name, options, brought));
+            wrong.extend(waiting.remove(name));
             if !wrong.is_empty() {
                 errors.push(UnitError { name: name.clone(), kind: UnitErrorKind::Invalid(wrong) });
             }
@@ -69,26 +73,59 @@ impl Leader {
         Some(format!("{activator} activates it, and is not exclusive: give that one Exclusive=yes first"))
     }
 
-    /// Units that wait for each other would wait for ever.
-    fn waits_for_itself(&self, name: &UnitName, options: &Options, brought: &Brought) -> Option<String> {
-        let mut seen = BTreeSet::new();
-        let mut next: Vec<(&UnitName, Vec<&UnitName>)> =
-            options.dependencies().map(|dependency| (dependency, Vec::new())).collect();
-        while let Some((dependency, path)) = next.pop() {
-            if dependency == name {
-                let path: Vec<&str> = path.into_iter().map(UnitName::as_str).collect();
-                return Some(format!(
-                    "[X-Muster] Requires= and After=: it waits for {}, and that for it",
-                    path.join(", which waits for ")
-                ));
+    /// Units that wait for each other would wait for ever: of each such circle that is found one of the units that are
+    /// brought, with the others.
+    fn wait_for_each_other(&self, brought: &Brought) -> BTreeMap<UnitName, String> {
+        let mut wrong = BTreeMap::new();
+        // Where a unit is on the path that is followed; none once all that it waits for was looked at. Each is looked at
+        // once, however many there are: heartbeats wait meanwhile.
+        let mut seen: BTreeMap<&UnitName, Option<usize>> = BTreeMap::new();
+        for (name, options) in brought {
+            if seen.contains_key(name) {
+                continue;
             }
-            if seen.insert(dependency)
-                && let Some(options) = self.options(dependency, brought)
-            {
-                let path: Vec<&UnitName> = path.iter().copied().chain([dependency]).collect();
-                next.extend(options.dependencies().map(|further| (further, path.clone())));
+            seen.insert(name, Some(0));
+            let mut path = vec![(name, options.dependencies())];
+            while let Some((name, dependencies)) = path.last_mut() {
+                let Some(dependency) = dependencies.next() else {
+                    seen.insert(*name, None);
+                    path.pop();
+                    continue;
+                };
+                match seen.get(dependency) {
+                    Some(None) => {}
+                    Some(Some(begin)) => {
+                        let circle = &path[*begin..];
+                        // What is known already was checked when it came.
+                        let new = circle.iter().position(|(name, _)| brought.contains_key(*name));
+                        if let Some(new) = new.filter(|new| !wrong.contains_key(circle[*new].0)) {
+                            let others = circle[new + 1..].iter().chain(&circle[..new]);
+                            let others = others.map(|(name, _)| name.as_str());
+                            wrong.insert(circle[new].0.clone(), waits_for_itself(others, circle.len() - 1));
+                        }
+                    }
+                    None => {
+                        if let Some(options) = self.options(dependency, brought) {
+                            seen.insert(dependency, Some(path.len()));
+                            path.push((dependency, options.dependencies()));
+                        }
+                    }
+                }
             }
         }
-        None
+        wrong
     }
+}
+
+/// A unit waits for the first of so many others, that for the next, and the last for it.
+fn waits_for_itself<'a>(others: impl Iterator<Item = &'a str>, count: usize) -> String {
+    let names: Vec<&str> = others.take(NAMED).collect();
+    let more = match count - names.len() {
+        0 => String::new(),
+        more => format!(", which waits for {more} more one after the other"),
+    };
+    format!(
+        "[X-Muster] Requires= and After=: it waits for {}{more}, and that for it",
+        names.join(", which waits for ")
+    )
 }

@@ -335,13 +335,12 @@ impl Placer {
         }
     }
 
-    /// The unit's copy on this machine is gone. Says whether there was one.
-    pub fn release(&mut self, name: &UnitName, machine: MachineId) -> bool {
-        let was = self.lift(name, machine);
+    /// The unit's copy on this machine is gone.
+    pub fn release(&mut self, name: &UnitName, machine: MachineId) {
+        self.lift(name, machine);
         if self.units.get(name).is_some_and(|entry| !entry.known && entry.on.is_empty()) {
             self.drop_entry(name);
         }
-        was
     }
 
     /// The machines on which a copy of the unit counts.
@@ -517,12 +516,12 @@ impl Placer {
     }
 
     /// Takes the unit's copy off the machine, and keeps the unit.
-    fn lift(&mut self, name: &UnitName, machine: MachineId) -> bool {
+    fn lift(&mut self, name: &UnitName, machine: MachineId) {
         let (Some(entry), Some(host)) = (self.units.get_mut(name), self.hosts.get_mut(&machine)) else {
-            return false;
+            return;
         };
         if entry.on.remove(&machine).is_none() {
-            return false;
+            return;
         }
         if host.open {
             self.open.remove(&host.score(machine));
@@ -531,7 +530,6 @@ impl Placer {
         if host.open {
             self.open.insert(host.score(machine));
         }
-        true
     }
 
     fn drop_entry(&mut self, name: &UnitName) {

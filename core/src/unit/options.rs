@@ -26,11 +26,6 @@ impl MachineIdMatch {
         (hex && matches!(text.len(), 8 | 32)).then(|| MachineIdMatch(text.to_ascii_lowercase().into()))
     }
 
-    /// Whether the machine with this id, 32 lower-case digits, is meant.
-    pub fn matches(&self, id: &str) -> bool {
-        id.len() == 32 && id.starts_with(&*self.0)
-    }
-
     /// The digits, in lower case.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -147,7 +147,7 @@ fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
         MachineState::Unreachable => Role::Bad,
     };
     let availability = match machine.availability {
-        _ if machine.leaving => "shutting down",
+        _ if machine.record.leaving => "shutting down",
         Availability::Open => "open",
         Availability::Cordoned => "cordoned",
         Availability::Draining(_) if machine.units + machine.orphans == 0 => "drained",
@@ -313,7 +313,7 @@ fn closed(cluster: &ClusterStatus) -> Vec<String> {
     let is = |machine: &MachineStatus| match (machine.state, machine.availability) {
         (MachineState::Unreachable, _) => None,
         (MachineState::Awaited, _) => Some("awaited (not heard yet since this scheduler took over)"),
-        _ if machine.leaving => Some("shutting down"),
+        _ if machine.record.leaving => Some("shutting down"),
         (_, Availability::Draining(_)) if machine.is_empty() => Some("drained"),
         (_, Availability::Draining(_)) => Some("draining"),
         (_, Availability::Cordoned) => Some("cordoned"),
@@ -506,7 +506,7 @@ mod tests {
         many.availability = Availability::Cordoned;
         cluster.machines.extend(std::iter::repeat_n(many, 7));
         let [mut drained, mut awaited, mut leaving] = [0; 3].map(|first| cluster.machines[first].clone());
-        (drained.units, awaited.state, leaving.leaving) = (0, MachineState::Awaited, true);
+        (drained.units, awaited.state, leaving.record.leaving) = (0, MachineState::Awaited, true);
         cluster.machines.extend([drained, awaited, leaving]);
         insta::assert_snapshot!(machine_notes(&cluster).join("\n"), @r"
         1 machine is awaited (not heard yet since this scheduler took over): 11111111... (198.18.0.101); it takes no new units.

@@ -26,6 +26,8 @@ pub enum Committed {
     },
     /// A new term was taken; what is committed from now on is committed under it.
     TermTaken(Term),
+    /// A term was not taken, for certain; what is committed goes on under the present one.
+    TermNotTaken,
     /// What the store holds is not known, or another leads: this leader must stop. Nothing is committed any more.
     Lost(CommitError),
 }
@@ -149,8 +151,17 @@ impl<S: Store, T: Fn(Committed)> Work<S, T> {
     }
 
     fn take_term(&mut self, above: Term) -> Result<(), CommitError> {
-        self.term = self.store.take_term(above).map_err(CommitError::Unknown)?;
-        (self.tell)(Committed::TermTaken(self.term));
+        match self.store.take_term(above) {
+            Ok(term) => {
+                self.term = term;
+                (self.tell)(Committed::TermTaken(term));
+            }
+            Err(CommitError::Failed(reason)) => {
+                warn!(%reason, "a higher term could not be taken");
+                (self.tell)(Committed::TermNotTaken);
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 }

@@ -146,8 +146,8 @@ impl Embedded {
 }
 
 impl Store for Embedded {
-    fn take_term(&mut self, above: Term) -> Result<Term, StoreError> {
-        let database = self.database()?;
+    fn take_term(&mut self, above: Term) -> Result<Term, CommitError> {
+        let database = self.database().map_err(CommitError::Unknown)?;
         let take = || -> Result<_, redb::Error> {
             let transaction = database.begin_write()?;
             let taken = {
@@ -160,7 +160,7 @@ impl Store for Embedded {
             transaction.commit()?;
             Ok(taken)
         };
-        let (last, term, commits) = take().map_err(|error| store_error(&self.path, error))?;
+        let (last, term, commits) = take().map_err(|error| self.failed(error))?;
         if let Some(witness) = &mut self.witness {
             // There was a term that this store does not know of.
             if above > last {

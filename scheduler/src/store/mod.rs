@@ -19,7 +19,7 @@ pub use self::embedded::{Embedded, FILE_NAME};
 /// All methods wait for the disk.
 pub trait Store: Send {
     /// Takes a new term, higher than `above` and than every term that was taken before. It is durable on return.
-    fn take_term(&mut self, above: Term) -> Result<Term, StoreError>;
+    fn take_term(&mut self, above: Term) -> Result<Term, CommitError>;
 
     /// Reads everything.
     fn load(&mut self) -> Result<Durable, StoreError>;

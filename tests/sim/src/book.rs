@@ -56,7 +56,7 @@ pub(crate) struct Book {
     pub(crate) said_active: BTreeSet<(UnitName, Epoch)>,
     /// The placements that their machine was told to start.
     pub(crate) told_to_start: BTreeSet<(UnitName, Epoch)>,
-    /// Of placements of units that require another: which placement that had when they were decided.
+    /// Of placements of units that require another: which placement that had when they were decided, or got first after.
     pub(crate) required: BTreeMap<(UnitName, Epoch, UnitName), Epoch>,
     /// What the present leader was told of units that failed, since a client last decided on them.
     pub(crate) failures: BTreeMap<UnitName, Failures>,
@@ -140,8 +140,9 @@ pub(crate) struct MachineBook {
     pub(crate) counts: Option<(Time, Micros)>,
     /// Until when the present leader has granted it time to restart its agent, by the leader's clock and at most.
     pub(crate) graced: Option<Time>,
-    /// Whether it told the present leader that it shuts down.
+    /// Whether it told a leader that it shuts down, as the present one must know; and whether its last Hello says so.
     pub(crate) leaving: bool,
+    pub(crate) says_leaving: bool,
     /// Whether the present leader knows that its PID 1 is silent for too long.
     pub(crate) pid1_lost: bool,
     /// The stream on which the present leader last welcomed it, and of which boot and session that is.
@@ -375,11 +376,12 @@ impl World {
         book.failures.clear();
         book.braked = false;
         book.expects = self.store.durable.machines.keys().copied().collect();
-        for machine in &mut book.machines {
+        let stored = &self.store.durable.machines;
+        for (machine, known) in book.machines.iter_mut().zip(&self.machines) {
             machine.heard = None;
             machine.unproven = false;
             machine.pid1_lost = false;
-            machine.leaving = false;
+            machine.leaving = stored.get(&known.id).is_some_and(|record| record.leaving);
             machine.graced = None;
             machine.stale.clear();
             machine.says.clear();
@@ -430,6 +432,7 @@ impl World {
             unproven: was.unproven,
             graced: was.graced,
             leaving: was.leaving,
+            says_leaving: was.says_leaving,
             pid1_lost: was.pid1_lost,
             welcomed: was.welcomed,
             last_heard: was.last_heard,
@@ -497,6 +500,7 @@ impl World {
             }
             Input::Disconnected(_)
             | Input::TermTaken(_)
+            | Input::TermNotTaken
             | Input::Knocked(..)
             | Input::Leads(_)
             | Input::Tick => Cause::Other,
@@ -588,6 +592,7 @@ impl World {
                 }
                 book.hello = Some((connection, hello.units.clone()));
                 book.says_degraded = hello.pid1_age > self.settings.lease_ttl;
+                book.says_leaving = hello.leaving;
             }
             FromAgent::Heartbeat { pid1_age, .. } => {
                 if book.welcomed.is_some_and(|(welcomed, _)| welcomed == connection) {

@@ -114,7 +114,7 @@ impl World {
             return found;
         };
         for status in &cluster.machines {
-            if status.availability != Availability::Open || status.leaving {
+            if status.availability != Availability::Open || status.record.leaving {
                 found.push(format!("{} is {:?}", status.id.short(), status.availability));
             }
             if (status.pressure == Pressure::default()) == self.plan.pressure {

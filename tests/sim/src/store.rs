@@ -145,12 +145,16 @@ impl World {
             return self.kill_scheduler(down);
         }
         let working = std::mem::take(&mut self.store.working);
-        if self.store.full > 0 && matches!(working.first(), Some(Job::Commit(..))) {
-            self.store.failed = true;
-            let reason = "no space left on device".to_owned();
+        if self.store.full > 0 {
             self.note(|| "store: no space left on device".to_owned());
-            let durable = Box::new(self.store.durable.clone());
-            self.tell_leader(Input::CommitFailed { reason, durable });
+            if commits {
+                self.store.failed = true;
+                let reason = "no space left on device".to_owned();
+                let durable = Box::new(self.store.durable.clone());
+                self.tell_leader(Input::CommitFailed { reason, durable });
+            } else {
+                self.tell_leader(Input::TermNotTaken);
+            }
         } else if let Some(input) = self.write_to_disk(working) {
             self.tell_leader(input);
         }
@@ -185,8 +189,7 @@ impl World {
         let working = std::mem::take(&mut self.store.working);
         self.store.queue.clear();
         self.store.failed = false;
-        let full = self.store.full > 0 && matches!(working.first(), Some(Job::Commit(..)));
-        if !full && !working.is_empty() {
+        if self.store.full == 0 && !working.is_empty() {
             let mut working = working;
             let mut written = if self.store.random.chance(500) { working.len() } else { 0 };
             // Each batch by itself is written as a whole, and in order.

@@ -74,6 +74,11 @@ fn changed(name: &str, active: &str, sub: &str) -> Input {
     Input::Changed { unit: unit(name), active: active.into(), sub: sub.into(), job: false }
 }
 
+/// What is written down of a leader of this term.
+fn membership(term: u64) -> Membership {
+    Membership { cluster: Some(CLUSTER), term: Term(term), machine: Some(identity().machine) }
+}
+
 /// An agent with a leader of term 5, whose messages it builds.
 struct Bench {
     agent: Agent,
@@ -100,7 +105,7 @@ impl Bench {
 
     /// The same before the snapshot.
     fn with_ledger(ledger: Ledger) -> Self {
-        let membership = Membership { cluster: Some(CLUSTER), term: Term(5) };
+        let membership = membership(5);
         let mut bench = Self::unconnected(membership, ledger);
         bench.step(Input::Connected(1));
         bench.hear(welcome(CLUSTER));
@@ -549,7 +554,7 @@ fn a_file_that_systemd_refuses_is_refused_in_its_words() {
 fn nothing_of_a_new_term_is_obeyed_before_it_is_written_down() {
     let mut bench = Bench::new();
     bench.term = Term(6);
-    let saved = Membership { cluster: Some(CLUSTER), term: Term(6) };
+    let saved = membership(6);
     let holds = vec![hold("a.service", epoch(6, 1), FILE, Target::Launched)];
     assert_eq!(bench.assign(true, holds, vec![]), [Effect::SaveMembership(saved)]);
     assert_eq!(bench.hear(LeaderMessage::HeartbeatAck { number: 1 }), []);
@@ -592,7 +597,7 @@ fn messages_of_another_session_are_ignored() {
 
 #[test]
 fn a_leader_of_another_cluster_is_left_and_its_term_forgotten() {
-    let membership = Membership { cluster: Some(CLUSTER), term: Term(5) };
+    let membership = membership(5);
     let mut bench = Bench::unconnected(membership, ledger());
     bench.step(Input::Connected(1));
     bench.term = Term(99);
@@ -608,7 +613,7 @@ fn the_first_cluster_is_joined_once_that_is_written_down() {
     let mut bench = Bench::unconnected(Membership::default(), ledger());
     let effects = bench.step(Input::Connected(1));
     assert!(matches!(&effects[..], [Effect::Send(FromAgent::Hello(hello))] if hello.cluster.is_none()));
-    let joined = Membership { cluster: Some(CLUSTER), term: Term(5) };
+    let joined = membership(5);
     assert_eq!(bench.hear(welcome(CLUSTER)), [Effect::SaveMembership(joined)]);
     let effects = bench.agent.step(bench.now, [Input::MembershipSaved(Ok(()))]);
     let pid1_age = Duration::ZERO;
@@ -620,6 +625,20 @@ fn the_first_cluster_is_joined_once_that_is_written_down() {
         })),
         "{effects:?}"
     );
+}
+
+#[test]
+fn the_disk_of_another_machine_brings_no_term() {
+    let other = Some(MachineId::new(77));
+    for (machine, told) in [(other, Term(0)), (None, Term(5)), (membership(5).machine, Term(5))] {
+        let mut bench = Bench::unconnected(Membership { machine, ..membership(5) }, ledger());
+        let effects = bench.step(Input::Connected(1));
+        let [Effect::Send(FromAgent::Hello(hello))] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!((hello.cluster, hello.term), (Some(CLUSTER), told));
+        // From now on it is this machine's own.
+        let saved = bench.hear(welcome(CLUSTER)).contains(&Effect::SaveMembership(membership(5)));
+        assert_eq!(saved, machine != membership(5).machine);
+    }
 }
 
 #[test]
@@ -670,7 +689,7 @@ fn a_restarted_agent_knows_what_is_its_own_and_starts_nothing_before_it_is_told(
     let text = serde_json::to_string(&ledger).unwrap();
     let ledger: Ledger = serde_json::from_str(&text).unwrap();
 
-    let membership = Membership { cluster: Some(CLUSTER), term: Term(5) };
+    let membership = membership(5);
     let mut bench = Bench::unconnected(membership, ledger);
     let effects = bench.step(Input::Connected(1));
     let [Effect::Send(FromAgent::Hello(hello))] = &effects[..] else { panic!("{effects:?}") };

@@ -234,8 +234,14 @@ fn what_keeps_to_its_machine_waits_for_it_through_a_reboot_and_no_longer() {
     world.reboot(M1);
     world.pass(30);
     assert!(world.running("keeps.service").is_empty());
+    // Also while another leader takes over.
+    let mut world = world.restarted();
+    world.connect(M2);
+    world.pass(30);
+    assert!(world.running("keeps.service").is_empty());
     world.connect(M1);
     assert_eq!(world.running("keeps.service"), [M1]);
+    assert!(!world.stored.machines[&M1].leaving);
     // A machine that is lost without a word is no reboot.
     world.reboot(M1);
     world.pass(6);

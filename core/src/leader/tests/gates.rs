@@ -359,6 +359,52 @@ fn units_that_wait_for_each_other_are_refused() {
 }
 
 #[test]
+fn a_circle_is_named_with_a_unit_that_is_new() {
+    let mut world = World::new(1);
+    world.start("known.service", "[X-Muster]\nAfter=z.service\n");
+    let after = |names: &str| service(&format!("[X-Muster]\nAfter={names}\n"));
+    let files = [
+        // It leads to the circle and is not on it.
+        ("a.service", after("known.service")),
+        ("z.service", after("known.service")),
+    ];
+    let files: Vec<(&str, &str)> = files.iter().map(|(unit, file)| (*unit, &**file)).collect();
+    let refused = invalid(&mut world, Verb::Submit, &files);
+    assert!(!refused.contains("a.service:"), "{refused}");
+    assert!(
+        refused.contains(
+            "z.service: [X-Muster] Requires= and After=: it waits for known.service, and that for it"
+        ),
+        "{refused}"
+    );
+}
+
+/// Checking them is the leader's step, in which no heartbeat is answered.
+#[test]
+fn many_units_that_wait_for_each_other_are_checked_at_once() {
+    const MANY: usize = 10_000;
+    let unit = |number: usize| format!("u{number}.service");
+    let mut world = World::new(1);
+    // Each waits for ten before it, the first of them for `first`.
+    let units = |first: &str| -> Vec<(String, String)> {
+        let before =
+            |number: usize| -> Vec<String> { (number.saturating_sub(10)..number).map(unit).collect() };
+        let after = |number| if number == 0 { first.to_owned() } else { before(number).join(" ") };
+        let file = |number| service(&format!("[X-Muster]\nAfter={}\n", after(number)));
+        (0..MANY).map(|number| (unit(number), file(number))).collect()
+    };
+    let circle = units(&unit(MANY - 1));
+    let circle: Vec<(&str, &str)> = circle.iter().map(|(unit, file)| (&**unit, &**file)).collect();
+    let refused = invalid(&mut world, Verb::Submit, &circle);
+    assert!(refused.contains("more one after the other, and that for it"), "{refused}");
+    assert!(refused.len() < 10_000, "{} bytes", refused.len());
+    let chain = units("");
+    let chain: Vec<(&str, Option<&str>)> =
+        chain.iter().map(|(unit, file)| (&**unit, Some(&**file))).collect();
+    world.command(Verb::Submit, &chain).unwrap();
+}
+
+#[test]
 fn who_asks_for_more_goes_first() {
     let mut world = World::new(0);
     let memory = |mib: u64| format!("[X-Muster]\nMemory={mib}M\n");

@@ -519,6 +519,27 @@ fn a_term_that_nothing_is_above_is_refused() {
 }
 
 #[test]
+fn a_term_that_could_not_be_taken_is_asked_for_again() {
+    let mut world = World::new(1);
+    world.cut(machine(1));
+    let asks = |world: &mut World| {
+        let agent = world.agents.get_mut(&machine(1)).unwrap();
+        agent.term = agent.term.max(Term(9));
+        world.connect(machine(1));
+        std::mem::take(&mut world.terms)
+    };
+    world.takes_terms = false;
+    assert_eq!(asks(&mut world), [Term(9)]);
+    assert_eq!(asks(&mut world), [], "it is being taken");
+    world.step(Input::TermNotTaken);
+    world.takes_terms = true;
+    assert_eq!(asks(&mut world), [Term(9)]);
+    asks(&mut world);
+    assert!(world.agents[&machine(1)].connection.is_some());
+    assert_eq!(world.leader.term, Term(10));
+}
+
+#[test]
 fn of_many_units_that_wait_some_are_explained() {
     let mut world = World::new(2);
     let tape = service("[X-Fleet]\nMachineMetadata=disk=tape\n");

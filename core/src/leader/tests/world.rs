@@ -65,6 +65,9 @@ pub(super) struct World {
     pub(super) results: BTreeMap<RequestId, CommandResult>,
     pub(super) answers: BTreeMap<RequestId, QueryAnswer>,
     pub(super) commits: usize,
+    /// The terms that the leader asked for one above, and whether the store takes it.
+    pub(super) terms: Vec<Term>,
+    pub(super) takes_terms: bool,
     pub(super) events: Vec<Event>,
     /// For which machines the brake was released, where it was held, when it was asked for last.
     pub(super) released: Option<Vec<MachineId>>,
@@ -127,6 +130,8 @@ impl World {
             results: BTreeMap::new(),
             answers: BTreeMap::new(),
             commits: 0,
+            terms: Vec::new(),
+            takes_terms: true,
             events: Vec::new(),
             released: None,
             hosts_answer: false,
@@ -306,7 +311,12 @@ impl World {
             Effect::AnswerQuery(request, answer) => {
                 self.answers.insert(request, answer);
             }
-            Effect::TakeTerm { above } => inputs.insert(0, Input::TermTaken(above.next())),
+            Effect::TakeTerm { above } => {
+                self.terms.push(above);
+                if self.takes_terms {
+                    inputs.insert(0, Input::TermTaken(above.next()));
+                }
+            }
             Effect::Event(event) => self.events.push(event),
             Effect::AnswerMachines(request, result) => {
                 self.machine_results.insert(request, result);

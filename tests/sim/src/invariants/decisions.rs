@@ -135,8 +135,10 @@ impl World {
                 let drained =
                     matches!(self.book.decided.availability.get(machine), Some(Availability::Draining(_)));
                 let keeps = self.keeps(name);
-                let leaves = book.leaving && !keeps;
-                let lost = !self.lease_holds(number) || book.pid1_lost || leaves || drained;
+                // It waits for its machine, for however long that is off.
+                let waits = book.leaving && keeps;
+                let away = !self.lease_holds(number) || book.pid1_lost || book.leaving;
+                let lost = away && !waits || drained;
                 let refused = book.stale.contains(&(name.clone(), *epoch));
                 let failed = book.failed.contains(&(name.clone(), *epoch));
                 let lease = self.settings.lease();
@@ -386,24 +388,18 @@ impl World {
         }
     }
 
-    /// Takes down where units are that new placements may wait for.
-    pub(super) fn note_what_is_required(&mut self, before: &Before) {
-        for (name, was) in before {
-            let (Some(unit), Some(file)) =
-                (self.book.decided.units.get(name), self.book.decided.files.get(name))
-            else {
-                continue;
-            };
-            let new = unit.placements.iter().filter(|(id, epoch)| !was.contains(&(**id, **epoch)));
-            for (_, epoch) in new {
-                for required in self.palette.contents[*file].options.requires {
-                    let required = &self.palette.names[*required];
-                    let on = self.book.decided.units.get(required).map(|unit| &unit.placements);
-                    // One of several is enough.
-                    if let Some(then) = on.and_then(|on| on.values().min()) {
-                        let key = (name.clone(), *epoch, required.clone());
-                        self.book.required.insert(key, *then);
-                    }
+    /// Takes down where units are that placements may wait for: those that were there first, or came after these placements.
+    pub(super) fn note_what_is_required(&mut self) {
+        for (name, unit) in &self.book.decided.units {
+            let Some(file) = self.book.decided.files.get(name) else { continue };
+            for required in self.palette.contents[*file].options.requires {
+                let required = &self.palette.names[*required];
+                let on = self.book.decided.units.get(required).map(|unit| &unit.placements);
+                // One of several is enough.
+                let Some(then) = on.and_then(|on| on.values().min()) else { continue };
+                for epoch in unit.placements.values() {
+                    let key = (name.clone(), *epoch, required.clone());
+                    self.book.required.entry(key).or_insert(*then);
                 }
             }
         }

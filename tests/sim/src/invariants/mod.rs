@@ -68,7 +68,7 @@ impl World {
                 Change::PutCommand(..) | Change::DeleteCommand(_) => {}
             }
         }
-        self.note_what_is_required(&before);
+        self.note_what_is_required();
         self.nothing_acknowledged_is_lost(&Acknowledged::Batch(cause, &before, &refiled));
         self.one_current_copy(&before, &ended);
         self.control_plane_is_not_the_workload(Touches::Decides(cause, &before));
@@ -121,7 +121,8 @@ impl World {
                         if !std::mem::replace(&mut book.unproven, true) || book.heard.is_none() {
                             book.counts = Some((now, stalled));
                         }
-                        (book.heard, book.pid1_lost, book.leaving) = (Some((now, stalled)), false, false);
+                        (book.heard, book.pid1_lost) = (Some((now, stalled)), false);
+                        book.leaving = book.says_leaving;
                         (book.grace, book.graced) = (None, None);
                         let said = book.hello.take_if(|(said, _)| said == connection);
                         for unit in said.into_iter().flat_map(|(_, said)| said) {
@@ -144,9 +145,10 @@ impl World {
                         self.work.told += (assignments.hold.len() + assignments.remove.len()) as u64 + 1;
                         self.write_before_act(number, assignments);
                     }
-                    LeaderMessage::Farewell { lease: None }
-                    | LeaderMessage::Refused(_)
-                    | LeaderMessage::Probe => {}
+                    LeaderMessage::Farewell { lease: None } => {
+                        self.a_goodbye_is_on_record(number, *connection);
+                    }
+                    LeaderMessage::Refused(_) | LeaderMessage::Probe => {}
                 }
             }
             _ => {}

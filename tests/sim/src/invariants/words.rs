@@ -156,6 +156,19 @@ impl World {
         }
     }
 
+    /// A machine that may go since nothing more of it moves is known by the next leader to have said goodbye.
+    pub(super) fn a_goodbye_is_on_record(&mut self, number: usize, connection: ConnectionId) {
+        let book = &self.book.machines[number];
+        let is_current = book.welcomed.is_some_and(|(welcomed, _)| welcomed == connection);
+        // That of an agent that is restarted is answered without a lease where nothing can be written.
+        let restarts = self.network.stream(connection).is_some_and(|stream| stream.goodbye.is_some());
+        let record = self.store.durable.machines.get(&self.machines[number].id);
+        if is_current && book.leaving && !restarts && record.is_none_or(|record| !record.leaving) {
+            let text = format!("m{number} may shut down, and the next leader would not know");
+            self.violate("write_before_act", text);
+        }
+    }
+
     /// What runs, as it should, is not to be loaded only.
     pub(super) fn what_runs_is_to_run_on(&mut self, number: usize, hold: &Assignment) {
         if self.was_to_run(number, hold) {
