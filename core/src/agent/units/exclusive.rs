@@ -18,19 +18,17 @@ impl Units {
         self.exclusive().next().is_some()
     }
 
-    /// Whether the guard may be started: some unit needs it, none of the last time is left, and none waits for its
-    /// removal, which may run on another machine by now.
+    /// Whether the guard may be started: some unit needs it, and nothing must end before.
     pub fn may_arm(&self) -> bool {
-        let mut wanted = false;
-        for (_, unit) in self.exclusive() {
-            match &unit.want {
-                _ if unit.ending => return false,
-                Some(Want::Remove(_)) => return false,
-                Some(Want::Hold(_)) => wanted = true,
-                None => {}
-            }
-        }
-        wanted
+        self.blocks_guard().is_none()
+            && self.exclusive().any(|(_, unit)| matches!(unit.want, Some(Want::Hold(_))))
+    }
+
+    /// A unit that must end before the guard may be started: it is left of the last time, or waits for its removal and may
+    /// run on another machine by now.
+    pub fn blocks_guard(&self) -> Option<&UnitName> {
+        let blocks = |unit: &Unit| unit.ending || matches!(unit.want, Some(Want::Remove(_)));
+        self.exclusive().find(|(_, unit)| blocks(unit)).map(|(name, _)| name)
     }
 
     /// Says whether exclusive units may be started.
