@@ -182,10 +182,9 @@ impl Guard {
         if !runs {
             self.failing = None;
         } else if matches!(self.state, State::Off | State::Ending { .. })
-            && let Some(blocker) = units.blocks_guard()
+            && let Some(reason) = units.blocks_guard()
             && *self.failing.get_or_insert(now) + PATIENCE <= now
         {
-            let reason = format!("{blocker} is still being ended here");
             units.guard_fails(&reason);
         }
     }

@@ -158,3 +158,64 @@ fn what_may_be_there_in_part_is_removed() {
     effects.extend(bench.step(forgotten("a.service")));
     assert!(effects.contains(&Effect::Remove(vec![unit("a.service")])), "{effects:?}");
 }
+
+#[test]
+fn the_leader_hears_why_a_copy_does_not_end() {
+    let why = |reason: &str, active: &str, sub: &str| {
+        let phase = Phase::StopFailed(Failure::without_result(reason));
+        report("a.service", epoch(5, 1), phase, Some(state(active, sub)))
+    };
+    let wait = |bench: &mut Bench| {
+        let mut effects = Vec::new();
+        for _ in 0..5 {
+            effects.extend(bench.later(Duration::from_secs(1)));
+            let number = bench.agent.session.last_number();
+            effects.extend(bench.hear(LeaderMessage::HeartbeatAck { number }));
+        }
+        effects
+    };
+    let mut bench = Bench::started();
+    bench.assign(false, vec![], removal());
+    let refused = || Err(CallError::Refused("Operation refused".into()));
+    let told = why("systemd refuses to stop it: Operation refused", "active", "running");
+    assert_eq!(bench.step(Input::Answered(unit("a.service"), Verb::Stop, refused())), [told]);
+    wait(&mut bench);
+    bench.step(seen("a.service", state("active", "running")));
+    let again = bench.step(Input::Answered(unit("a.service"), Verb::Stop, refused()));
+    assert_eq!(again, [], "the same is told once");
+    // As of a mount that is in use.
+    wait(&mut bench);
+    bench.step(seen("a.service", state("active", "running")));
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+    let effects = bench.step(Input::JobRemoved(unit("a.service"), 12, "failed".into()));
+    assert_eq!(effects, [why("its stop job failed (failed)", "active", "running")]);
+    wait(&mut bench);
+    bench.step(seen("a.service", state("active", "running")));
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(13)));
+    bench.step(changed("a.service", "inactive", "dead"));
+    let effects = bench.step(Input::JobRemoved(unit("a.service"), 13, "done".into()));
+    let ended = report("a.service", epoch(5, 1), Phase::Loaded, Some(state("inactive", "dead")));
+    assert_eq!(effects, [Effect::Remove(vec![unit("a.service")]), ended]);
+    // Its files.
+    let effects = bench.step(Input::Removed(vec![(unit("a.service"), Err("busy".into()))]));
+    assert_eq!(effects, [why("its files cannot be removed: busy", "inactive", "dead")]);
+    bench.later(Duration::from_secs(1));
+    bench.step(seen("a.service", state("inactive", "dead")));
+    assert_eq!(bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))])), [read("a.service")]);
+    // What PID 1 keeps in memory of it.
+    bench.step(seen("a.service", state("inactive", "dead")));
+    bench.later(Duration::from_secs(1));
+    assert_eq!(bench.step(seen("a.service", state("inactive", "dead"))), [Effect::Reload]);
+    let reason = "systemd cannot forget it without a reload: no space";
+    let told = why(reason, "inactive", "dead");
+    assert_eq!(bench.step(Input::Reloaded(Err("no space".into()))), [told.clone()]);
+    // The next session's Hello does not name it.
+    assert_eq!(bench.agent.hello(bench.now).units, []);
+    let mut effects = bench.assign(true, vec![], removal());
+    effects.retain(|effect| matches!(effect, Effect::Send(_)));
+    assert_eq!(effects, [told]);
+    let effects = wait(&mut bench);
+    assert!(effects.contains(&Effect::Reload), "{effects:?}");
+    assert_eq!(bench.step(Input::Reloaded(Ok(()))), [read("a.service")]);
+    assert_eq!(bench.step(forgotten("a.service")), [gone("a.service", epoch(5, 1))]);
+}

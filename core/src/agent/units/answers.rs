@@ -23,6 +23,7 @@ impl Units {
                 unit.verified = false;
                 unit.stopped = false;
                 unit.reloaded = false;
+                unit.hindrance = None;
                 unit.asked_for_content = false;
                 if let Some(Want::Hold(wanted)) = &mut unit.want
                     && wanted.epoch == epoch
@@ -78,11 +79,14 @@ impl Units {
                 unit.tried = None;
                 unit.removed = true;
                 self.unsaved = self.unsaved.max(Unsaved::Something);
+                self.hinder(&name, None);
                 self.due.insert(name);
             }
             Err(reason) => {
                 unit.doing = Doing::Pausing;
+                let why = format!("its files cannot be removed: {reason}");
                 self.out.events.push(Event::RemoveFailed(name.clone(), reason));
+                self.hinder(&name, Some(why));
                 self.read_later(now, &name, RETRY);
             }
         }
@@ -135,7 +139,9 @@ impl Units {
             }
             (Err(CallError::Refused(reason) | CallError::NotAsked(reason)), Verb::Stop) => {
                 unit.doing = Doing::Pausing;
+                let why = format!("systemd refuses to stop it: {reason}");
                 self.out.events.push(Event::StopFailed(name.clone(), reason));
+                self.hinder(&name, Some(why));
                 self.read_later(now, &name, FIRST_READ);
             }
             (Err(CallError::Unanswered(_)), Verb::Stop) if planted::is(Fault::UnansweredStopCounts) => {
@@ -165,7 +171,14 @@ impl Units {
         unit.job = false;
         match verb {
             // systemd signals a state before the end of the job that made it.
-            Verb::Stop if unit.state.is_some() => self.stop_ended(now, &name),
+            Verb::Stop if unit.state.is_some() => {
+                self.stop_ended(now, &name);
+                // A mount that is in use, for one.
+                let lasts = self.units.get(&name).is_some_and(|unit| unit.must_go() && !unit.is_inactive());
+                if lasts && result != "done" {
+                    self.hinder(&name, Some(format!("its stop job failed ({result})")));
+                }
+            }
             Verb::Stop => {
                 unit.doing = Doing::Pausing;
                 self.read(now, &name);
@@ -226,6 +239,10 @@ impl Units {
         let Some(unit) = self.units.get_mut(name) else { return };
         unit.stopped = true;
         let running = !unit.is_inactive();
+        if !(running && unit.must_go()) {
+            self.hinder(name, None);
+        }
+        let Some(unit) = self.units.get(name) else { return };
         if unit.held.as_ref().is_some_and(|held| held.phase == Phase::Stopping) {
             self.set_phase(name, Phase::Loaded);
         }
@@ -233,6 +250,14 @@ impl Units {
         if running {
             // Something started it again at once. If it must go, it is stopped again, but not in a tight loop.
             self.read_later(now, name, FIRST_READ);
+        }
+    }
+
+    /// Notes why the unit could not be stopped or removed, or that nothing is in the way of that any more.
+    fn hinder(&mut self, name: &UnitName, why: Option<String>) {
+        if let Some(unit) = self.units.get_mut(name).filter(|unit| unit.hindrance != why) {
+            unit.hindrance = why;
+            self.changed.insert(name.clone());
         }
     }
 
@@ -411,6 +436,7 @@ impl Units {
         unit.held = None;
         unit.removed = false;
         unit.ending = false;
+        unit.hindrance = None;
         unit.state = None;
         self.nothing_more(name.clone());
         self.out.events.push(Event::Gone(name.clone(), epoch));
@@ -456,6 +482,12 @@ impl Units {
                 }
             }
             Err(reason) => {
+                let why = format!("systemd cannot forget it without a reload: {reason}");
+                for name in &covered {
+                    if self.units.get(name).is_some_and(|unit| unit.removed) {
+                        self.hinder(name, Some(why.clone()));
+                    }
+                }
                 self.out.events.push(Event::ReloadFailed(reason));
                 self.outdated.extend(covered);
                 self.reload = Reload::Idle(Some(now + FIRST_READ));

@@ -20,15 +20,20 @@ impl Units {
 
     /// Whether the guard may be started: some unit needs it, and nothing must end before.
     pub fn may_arm(&self) -> bool {
-        self.blocks_guard().is_none()
-            && self.exclusive().any(|(_, unit)| matches!(unit.want, Some(Want::Hold(_))))
+        self.blocker().is_none() && self.exclusive().any(|(_, unit)| matches!(unit.want, Some(Want::Hold(_))))
     }
 
     /// A unit that must end before the guard may be started: it is left of the last time, or waits for its removal and may
     /// run on another machine by now.
-    pub fn blocks_guard(&self) -> Option<&UnitName> {
-        let blocks = |unit: &Unit| unit.ending || matches!(unit.want, Some(Want::Remove(_)));
-        self.exclusive().find(|(_, unit)| blocks(unit)).map(|(name, _)| name)
+    fn blocker(&self) -> Option<(&UnitName, &Unit)> {
+        self.exclusive().find(|(_, unit)| unit.ending || matches!(unit.want, Some(Want::Remove(_))))
+    }
+
+    /// What must end before the guard may be started, in words.
+    pub fn blocks_guard(&self) -> Option<String> {
+        let (name, unit) = self.blocker()?;
+        let why = unit.hindrance.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        Some(format!("{name} is still being ended here{why}"))
     }
 
     /// Says whether exclusive units may be started.
