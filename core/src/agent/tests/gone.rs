@@ -219,3 +219,27 @@ fn the_leader_hears_why_a_copy_does_not_end() {
     assert_eq!(bench.step(Input::Reloaded(Ok(()))), [read("a.service")]);
     assert_eq!(bench.step(forgotten("a.service")), [gone("a.service", epoch(5, 1))]);
 }
+
+#[test]
+fn what_somebody_else_has_removed_comes_back_once_and_under_a_later_epoch() {
+    let mut ledger = Bench::started().agent.ledger();
+    ledger.look(|_| false);
+    let mut bench = Bench::with_ledger(ledger);
+    let wanted = |counter| vec![hold("a.service", epoch(5, counter), FILE, Target::Launched)];
+    bench.step(seen("a.service", state("active", "running")));
+    // It is being stopped already.
+    bench.assign(true, wanted(1), vec![]);
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+    bench.step(changed("a.service", "inactive", "dead"));
+    assert_eq!(bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into())), [read("a.service")]);
+    // The leader is asked for another epoch at once, and not after the unit was started again.
+    let report = |change| UnitReport { name: unit("a.service"), epoch: epoch(5, 1), change };
+    let told = vec![report(ReportedChange::Gone), report(ReportedChange::Stale(epoch(5, 1)))];
+    assert_eq!(bench.step(forgotten("a.service")), [Effect::Send(FromAgent::Report(told))]);
+    let effects = bench.assign(false, wanted(2), vec![]);
+    assert_eq!(effects, [write("a.service", epoch(5, 2), Some(FILE), true)]);
+    let effects = bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
+    assert!(effects.contains(&Effect::Start(unit("a.service"))), "{effects:?}");
+    // A snapshot says nothing else.
+    assert_eq!(bench.assign(true, wanted(2), vec![]), []);
+}

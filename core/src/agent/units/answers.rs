@@ -438,9 +438,22 @@ impl Units {
         unit.ending = false;
         unit.hindrance = None;
         unit.state = None;
+        // Somebody else has removed the files of the copy that is wanted: what is said to be gone does not come back.
+        let wanted = match &unit.want {
+            Some(Want::Hold(wanted)) if wanted.epoch <= epoch && !planted::is(Fault::StoppedForgotten) => {
+                Some(wanted.epoch)
+            }
+            _ => None,
+        };
+        if wanted.is_some() {
+            unit.want = None;
+        }
         self.nothing_more(name.clone());
         self.out.events.push(Event::Gone(name.clone(), epoch));
-        self.gone(name, epoch);
+        self.gone(name.clone(), epoch);
+        if let Some(wanted) = wanted {
+            self.stale(name, wanted, epoch);
+        }
     }
 
     pub fn checked(&mut self, now: Time, name: UnitName, answer: Option<Checked>) {

@@ -318,7 +318,7 @@ impl Units {
         self.due.insert(name);
     }
 
-    fn stale(&mut self, name: UnitName, epoch: Epoch, newest: Epoch) {
+    pub(super) fn stale(&mut self, name: UnitName, epoch: Epoch, newest: Epoch) {
         self.out.events.push(Event::Stale(name.clone(), newest));
         self.out.reports.push(UnitReport { name, epoch, change: ReportedChange::Stale(newest) });
     }
