@@ -1,14 +1,16 @@
 //! The two small files that the agent keeps: what it knows of this boot, and where the machine belongs.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use muster_core::agent::{Ledger, Membership};
 use muster_core::ids::{AgentKey, BootId};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use crate::files::{replace, replace_for_good};
 
 /// Where the two files are.
 #[derive(Clone, Debug)]
@@ -40,14 +42,12 @@ impl Records {
 
     /// Replaces the ledger. It is kept where a reboot removes it, so nothing is flushed to a disk.
     pub(crate) fn save_ledger(&self, ledger: &Ledger) -> io::Result<()> {
-        replace(&self.ledger, ledger, |_| Ok(()))
+        replace(&self.ledger, &serde_json::to_vec(ledger)?)
     }
 
     /// Replaces the membership so that it survives a power cut.
     pub(crate) fn save_membership(&self, membership: Membership) -> io::Result<()> {
-        replace(&self.membership, &membership, File::sync_all)?;
-        let directory = self.membership.parent().unwrap_or(Path::new("/"));
-        File::open(directory)?.sync_all()
+        replace_for_good(&self.membership, &serde_json::to_vec(&membership)?)
     }
 }
 
@@ -57,23 +57,21 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    // Not started afresh: what it held would be forgotten, and an older term obeyed.
-    let value = serde_json::from_slice(&text)
-        .with_context(|| format!("{} is damaged; move it away to start without it", path.display()))?;
+    // Not started afresh: what it held would be forgotten, and an older term obeyed. Nor without what a later version has
+    // written down, and may rest on.
+    let value = serde_json::from_slice(&text).map_err(|error| {
+        let path = path.display();
+        let why = match error.classify() {
+            Category::Data => format!(
+                "{path} is not as this version ({}) writes it: if a later one has written it, install that again, or move \
+                 the file away to start without it",
+                env!("CARGO_PKG_VERSION")
+            ),
+            _ => format!("{path} is damaged; move it away to start without it"),
+        };
+        anyhow::Error::new(error).context(why)
+    })?;
     Ok(Some(value))
-}
-
-fn replace(
-    path: &Path,
-    value: &impl Serialize,
-    sync: impl FnOnce(&File) -> io::Result<()>,
-) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut writer = BufWriter::new(File::create(&new)?);
-    serde_json::to_writer(&mut writer, value)?;
-    writer.flush()?;
-    sync(writer.get_ref())?;
-    fs::rename(&new, path)
 }
 
 #[cfg(test)]
@@ -107,5 +105,10 @@ mod tests {
         fs::write(directory.path().join("agent.json"), "{\"cluster\":").unwrap();
         let error = format!("{:#}", records.membership().unwrap_err());
         assert!(error.contains("agent.json is damaged; move it away"), "{error}");
+        // What a later version has written is none.
+        fs::write(directory.path().join("agent.json"), "{\"cluster\":null,\"term\":1,\"new\":2}").unwrap();
+        let error = format!("{:#}", records.membership().unwrap_err());
+        assert!(error.contains("if a later one has written it, install that again"), "{error}");
+        assert!(error.contains("unknown field `new`"), "{error}");
     }
 }

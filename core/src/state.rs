@@ -80,6 +80,9 @@ pub enum Phase {
     Failed(Failure),
     /// A stop was asked for and has not ended.
     Stopping,
+    /// It is to be stopped or removed, and that came to nothing for this reason; it is tried again. (An agent tells it, and
+    /// writes it down nowhere: the next one tries anyway.)
+    StopFailed(Failure),
 }
 
 /// What is seen of one copy of a unit on one machine.

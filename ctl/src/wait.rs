@@ -168,14 +168,25 @@ fn everywhere(goal: &Goal, name: &UnitName, status: &UnitStatus, machines: &Mach
 fn held(status: &UnitStatus, machines: &Machines) -> Option<String> {
     let copy =
         status.copies.iter().find(|copy| copy.role != CopyRole::Orphaned && !machines.lost(copy.machine))?;
-    Some(format!("being stopped on {}", machines.legend(copy.machine, false)))
+    Some(format!("being stopped on {}{}", machines.legend(copy.machine, false), hindrance(copy)))
 }
 
 /// Which older copy still runs.
 fn older(status: &UnitStatus, machines: &Machines) -> Option<String> {
     let older = |copy: &&CopyStatus| copy.role == CopyRole::Stopping && !machines.lost(copy.machine);
     let copy = status.copies.iter().find(older)?;
-    Some(format!("an older copy is being stopped on {}", machines.legend(copy.machine, false)))
+    let on = machines.legend(copy.machine, false);
+    Some(format!("an older copy is being stopped on {on}{}", hindrance(copy)))
+}
+
+/// Why a copy could not be ended so far, if that was tried, to be added to a sentence.
+fn hindrance(copy: &CopyStatus) -> String {
+    match &copy.observation {
+        Some(Observation::Held { phase: Phase::StopFailed(failure), .. }) => {
+            format!(": {}", harmless(&failure.reason))
+        }
+        _ => String::new(),
+    }
 }
 
 /// How far the copy that was decided is on its machine.
@@ -206,7 +217,7 @@ fn on_machine(goal: &Goal, name: &UnitName, copy: &CopyStatus, machines: &Machin
             Progress::Waiting(format!("starting on {on}"))
         }
         (DesiredState::Loaded, Phase::Loaded) => Progress::Done(format!("Unit {name} loaded on {on}")),
-        _ => Progress::Waiting(format!("being stopped on {on}")),
+        _ => Progress::Waiting(format!("being stopped on {on}{}", hindrance(copy))),
     }
 }
 

@@ -204,6 +204,7 @@ impl From<Observation> for v1::Observation {
                     Phase::StartFailed(failure) => (v1::Phase::StartFailed, Some(failure.into())),
                     Phase::Failed(failure) => (v1::Phase::Failed, Some(failure.into())),
                     Phase::Stopping => (v1::Phase::Stopping, None),
+                    Phase::StopFailed(failure) => (v1::Phase::Stopping, Some(failure.into())),
                 };
                 Kind::Held(v1::Held { phase: phase.into(), failure, state: state.map(Into::into) })
             }
@@ -228,7 +229,9 @@ impl TryFrom<v1::Observation> for Observation {
                     v1::Phase::Launched => Phase::Launched,
                     v1::Phase::StartFailed => Phase::StartFailed(failure.unwrap_or_default().into()),
                     v1::Phase::Failed => Phase::Failed(failure.unwrap_or_default().into()),
-                    v1::Phase::Stopping => Phase::Stopping,
+                    v1::Phase::Stopping => {
+                        failure.map_or(Phase::Stopping, |failure| Phase::StopFailed(failure.into()))
+                    }
                 };
                 Self::Held { phase, state: state.map(Into::into) }
             }

@@ -73,6 +73,7 @@ fn observation() -> impl Strategy<Value = Observation> {
         Just(Phase::Stopping),
         failure().prop_map(Phase::StartFailed),
         failure().prop_map(Phase::Failed),
+        failure().prop_map(Phase::StopFailed),
     ];
     let state =
         (".{0,5}", ".{0,5}", ".{0,5}").prop_map(|(load, active, sub)| UnitState { load, active, sub });

@@ -11,6 +11,7 @@ use muster_core::leader::ConnectionId;
 use muster_core::message::{FromAgent, LeaderMessage, ToAgent};
 use muster_proto::v1::agents_server::Agents;
 use muster_proto::{FromAgentParts, SESSION_KEY, split_to_agent, v1};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -60,10 +61,16 @@ impl Sessions {
             };
             way.unwrap_or(&outbox.messages).try_send(Ok(message))
         });
-        if let Some(Err(_)) = sent {
-            warn!(connection = connection.0, "an agent reads too slowly: its stream is ended");
-            self.close(connection);
+        match sent {
+            None | Some(Ok(())) => return,
+            Some(Err(TrySendError::Full(_))) => {
+                warn!(connection = connection.0, "an agent reads too slowly: its stream is ended");
+            }
+            Some(Err(TrySendError::Closed(_))) => {
+                debug!(connection = connection.0, "an agent's stream is gone: its session is ended");
+            }
         }
+        self.close(connection);
     }
 
     /// Ends a session, after what was sent on it.

@@ -53,7 +53,7 @@ pub(super) struct Guard {
     asked: Asked,
     /// It is not started before this moment, after a failure.
     retry: Time,
-    /// Since when every attempt to start it has failed.
+    /// Since when it cannot be started, though there is a lease: every attempt has failed, or what must end before has not.
     failing: Option<Time>,
     /// When it was last seen whether it can be started.
     looked: Time,
@@ -179,6 +179,14 @@ impl Guard {
         }
         let runs = lease.is_some_and(|end| now < end);
         units.permit_exclusive(runs && matches!(self.state, State::On(_)));
+        if !runs {
+            self.failing = None;
+        } else if matches!(self.state, State::Off | State::Ending { .. })
+            && let Some(reason) = units.blocks_guard()
+            && *self.failing.get_or_insert(now) + PATIENCE <= now
+        {
+            units.guard_fails(&reason);
+        }
     }
 
     /// Does what is due, once the units have been looked at; `lease` and `last` as above.
@@ -201,8 +209,8 @@ impl Guard {
                     self.enter(State::Arming { until });
                     effects.push(Effect::ArmGuard { until });
                 }
-                Some(_) => {}
-                None => self.failing = None,
+                None if units.blocks_guard().is_none() => self.failing = None,
+                _ => {}
             },
             (State::On(_) | State::Unknown(_), _) if pid1_up && !units.has_exclusive() => {
                 self.enter(State::Disarming);
@@ -240,12 +248,17 @@ impl Guard {
     /// When to come back if nothing else happens.
     pub fn next_timer(&self, units: &Units, lease: Option<Time>, last: Option<Time>) -> Option<Time> {
         let later = |at: &Time| *at > self.looked;
+        // What cannot be started under a lease, and is not tried again by itself.
+        let patience = self.failing.map(|since| since + PATIENCE).filter(later);
         match self.state {
             // What else it may wait for than the moment, it hears of.
             State::Off if units.may_arm() => lease.and(Some(self.retry)).filter(later),
             State::Unknown(_) => last.filter(later),
             State::On(until) => Some(until),
-            State::Ending { since, fenced: false } => Some(since + units.shortest_stop()),
+            State::Ending { since, fenced: false } => {
+                Some(since + units.shortest_stop()).into_iter().chain(patience).min()
+            }
+            State::Off | State::Ending { .. } => patience,
             _ => None,
         }
     }

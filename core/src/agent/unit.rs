@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::io::{Held, Verb};
 use crate::ids::Epoch;
 use crate::planted::{self, Fault};
-use crate::state::{Observation, Phase, Target, UnitState};
+use crate::state::{Failure, Observation, Phase, Target, UnitState};
 use crate::time::Time;
 use crate::unit::ContentHash;
 
@@ -140,6 +140,8 @@ pub(super) struct Unit {
     pub removed: bool,
     /// Whether the guard of exclusive units has ended and this one has not been seen to end since.
     pub ending: bool,
+    /// Why it could not be stopped or removed, when that was last tried.
+    pub hindrance: Option<String>,
     /// Whether a snapshot was asked for because the content of the wanted copy is missing.
     pub asked_for_content: bool,
     pub doing: Doing,
@@ -181,6 +183,7 @@ impl Unit {
             stopped: false,
             reloaded: false,
             ending: false,
+            hindrance: None,
             asked_for_content: false,
             doing,
             reading: Reading::No,
@@ -230,7 +233,7 @@ impl Unit {
     /// What is to be done when the files of the wanted copy are in place.
     fn next_of_current(&self, target: Target, phase: &Phase) -> Action {
         match (phase, target) {
-            (Phase::Stopping, _)
+            (Phase::Stopping | Phase::StopFailed(_), _)
             | (
                 Phase::Starting | Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_),
                 Target::Loaded,
@@ -252,6 +255,11 @@ impl Unit {
                 (_, Target::Loaded) => Action::Nothing,
             },
         }
+    }
+
+    /// Whether it is to be stopped until it is inactive.
+    pub fn must_go(&self) -> bool {
+        self.removed || self.ending || matches!(self.want, Some(Want::Remove(_)))
     }
 
     /// Stops it first, even if it was seen to be inactive: a signal may be late or lost, and a stop too many does no
@@ -342,12 +350,13 @@ impl Unit {
         if let Some((epoch, reason)) = &self.refused {
             return Some((*epoch, Observation::Refused(reason.clone())));
         }
-        // Of what is removed there is only its end to tell. The leader may know that already.
-        let held = self.held.as_ref().filter(|_| !self.removed)?;
+        // Of what is removed there is only its end to tell, or why that does not come. The leader may know of the end already.
+        let tells = !self.removed || self.hindrance.is_some() && self.want.is_some();
+        let held = self.held.as_ref().filter(|_| tells)?;
         // That it is loaded is told once systemd was seen to accept it.
         let wanted_loaded = matches!(&self.want, Some(Want::Hold(wanted))
             if wanted.epoch == held.epoch && wanted.target == Target::Loaded);
-        if wanted_loaded && held.phase == Phase::Loaded && !self.verified {
+        if wanted_loaded && held.phase == Phase::Loaded && !self.verified && self.hindrance.is_none() {
             return None;
         }
         Some((held.epoch, self.observed(held)))
@@ -358,11 +367,12 @@ impl Unit {
         // What its guard has ended has neither run to its end nor failed; and what it ends does not run, whatever PID 1 said
         // last.
         let ends = (self.ending || self.is_doubtful()) && !planted::is(Fault::GuardEndsForGood);
-        let phase = match held.phase.clone() {
+        let phase = match (&self.hindrance, held.phase.clone()) {
+            (Some(reason), _) => Phase::StopFailed(Failure::without_result(reason.as_str())),
             _ if ends => Phase::Stopping,
             // It was asked for, and may have begun.
-            Phase::Loaded if self.may_have_begun() => Phase::Starting,
-            phase => phase,
+            (None, Phase::Loaded) if self.may_have_begun() => Phase::Starting,
+            (None, phase) => phase,
         };
         Observation::Held { phase, state: self.state.clone() }
     }

@@ -228,6 +228,17 @@ pub enum Event {
         /// systemd's words.
         reason: Box<str>,
     },
+    /// A copy of a unit could not be stopped or removed. Its machine tries again.
+    StopFailed {
+        /// The unit.
+        unit: UnitName,
+        /// The machine.
+        machine: MachineId,
+        /// Which placement.
+        epoch: Epoch,
+        /// The machine's words.
+        reason: Box<str>,
+    },
     /// systemd gave up a unit that had been started.
     Failed {
         /// The unit.
@@ -309,6 +320,9 @@ impl Event {
                 Phase::Failed(failure) => {
                     Self::Failed { unit, machine, epoch, reason: failure.reason.as_str().into() }
                 }
+                Phase::StopFailed(failure) => {
+                    Self::StopFailed { unit, machine, epoch, reason: failure.reason.as_str().into() }
+                }
                 Phase::Loaded | Phase::Starting | Phase::Stopping => return None,
             },
         })
@@ -360,6 +374,7 @@ impl Event {
             Self::Gone { .. } => "copy_gone",
             Self::Started { .. } => "unit_started",
             Self::StartFailed { .. } => "start_failed",
+            Self::StopFailed { .. } => "stop_failed",
             Self::Failed { .. } => "unit_failed",
             Self::Refused { .. } => "unit_refused",
             Self::Orphaned { .. } => "unit_orphaned",
@@ -384,6 +399,7 @@ impl Event {
             | Self::Gone { unit, .. }
             | Self::Started { unit, .. }
             | Self::StartFailed { unit, .. }
+            | Self::StopFailed { unit, .. }
             | Self::Failed { unit, .. }
             | Self::Refused { unit, .. }
             | Self::Orphaned { unit, .. } => std::slice::from_ref(unit),
@@ -431,6 +447,7 @@ impl Event {
             | Self::Gone { machine, .. }
             | Self::Started { machine, .. }
             | Self::StartFailed { machine, .. }
+            | Self::StopFailed { machine, .. }
             | Self::Failed { machine, .. }
             | Self::Refused { machine, .. }
             | Self::Orphaned { machine, .. } => vec![*machine],
@@ -456,6 +473,7 @@ impl Event {
             | Self::Gone { epoch, .. }
             | Self::Started { epoch, .. }
             | Self::StartFailed { epoch, .. }
+            | Self::StopFailed { epoch, .. }
             | Self::Failed { epoch, .. }
             | Self::Refused { epoch, .. } => Some(*epoch),
             _ => None,
@@ -472,6 +490,7 @@ impl Event {
             Self::Unplaced { reason, .. } => Some(reason.to_string()),
             Self::LingeringEnded { reason, .. } => Some(reason.to_string()),
             Self::StartFailed { reason, .. }
+            | Self::StopFailed { reason, .. }
             | Self::Failed { reason, .. }
             | Self::Refused { reason, .. }
             | Self::Withheld { reason, .. }
@@ -497,6 +516,7 @@ impl Event {
             | Self::Stalled(_)
             | Self::BrakeReleased(_)
             | Self::StartFailed { .. }
+            | Self::StopFailed { .. }
             | Self::Failed { .. }
             | Self::Refused { .. }
             | Self::Orphaned { .. } => Severity::Warning,
@@ -524,6 +544,7 @@ impl Event {
         let names: usize = self.units().iter().map(|name| size_of::<UnitName>() + name.as_str().len()).sum();
         let text = match self {
             Self::StartFailed { reason, .. }
+            | Self::StopFailed { reason, .. }
             | Self::Failed { reason, .. }
             | Self::Refused { reason, .. }
             | Self::Withheld { reason, .. }
@@ -709,6 +730,9 @@ impl fmt::Display for Event {
             }
             Self::StartFailed { unit, machine, epoch: _, reason } => {
                 write!(f, "{unit} did not start on {}: {reason}", machine.short())
+            }
+            Self::StopFailed { unit, machine, epoch: _, reason } => {
+                write!(f, "{unit} could not be ended on {}, and is tried again: {reason}", machine.short())
             }
             Self::Failed { unit, machine, epoch: _, reason } => {
                 write!(f, "{unit} failed on {}: {reason}", machine.short())

@@ -217,7 +217,10 @@ impl Leader {
                 let unit = self.units.get(name)?;
                 let begun = match &copy.observation {
                     Observation::Refused(_)
-                    | Observation::Held { phase: Phase::Loaded | Phase::Stopping, .. } => false,
+                    | Observation::Held {
+                        phase: Phase::Loaded | Phase::Stopping | Phase::StopFailed(_),
+                        ..
+                    } => false,
                     _ if unit.options.exclusive.is_some() => was_started_for_certain(&copy.observation),
                     Observation::Held { .. } => true,
                 };
@@ -264,8 +267,9 @@ impl Leader {
                     )
                 } else {
                     format!(
-                        "it is exclusive, and {} has not yet said that its copy there has ended",
-                        other.short()
+                        "it is exclusive, and {} has not yet said that its copy there has ended{}",
+                        other.short(),
+                        self.hindrance(name, other),
                     )
                 };
                 return Some(Gate::Shut { why, until: None });

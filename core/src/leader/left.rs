@@ -85,19 +85,33 @@ impl Leader {
         }
         let unit = self.units.get(name).filter(|unit| !unit.options.global);
         let home = unit.and_then(|unit| Some((unit, unit.placements.iter().next()?)));
-        let Some((unit, (home, epoch))) = home else { return ("is being stopped here".to_owned(), true) };
+        let hindrance = self.hindrance(name, id);
+        let Some((unit, (home, epoch))) = home else {
+            return (format!("is being stopped here{hindrance}"), true);
+        };
         let there = home.short();
         if self.lingering.contains(id, name) {
             return (self.how_it_starts(name, unit, *home, *epoch), false);
         }
         let why = if self.is_active_on(name, *home, *epoch) {
-            format!("is active on {there}, and is being stopped here")
+            format!("is active on {there}, and is being stopped here{hindrance}")
         } else if unit.options.exclusive.is_some() {
-            format!("is exclusive, and is being stopped here before it is started on {there}")
+            format!("is exclusive, and is being stopped here before it is started on {there}{hindrance}")
         } else {
-            format!("is being stopped here, and goes to {there}")
+            format!("is being stopped here, and goes to {there}{hindrance}")
         };
         (why, true)
+    }
+
+    /// Why the unit's copy on the machine could not be ended so far, if that was tried, to be added to a sentence.
+    pub(super) fn hindrance(&self, name: &UnitName, id: MachineId) -> String {
+        let copy = self.machines.get(&id).and_then(|machine| machine.observed.get(name));
+        match copy.map(|copy| &copy.observation) {
+            Some(Observation::Held { phase: Phase::StopFailed(failure), .. }) => {
+                format!(": {}", failure.reason)
+            }
+            _ => String::new(),
+        }
     }
 
     /// How far the unit is where it is to become active.

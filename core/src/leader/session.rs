@@ -437,9 +437,10 @@ impl Leader {
                 let placed = self.units.get(&name).and_then(|unit| unit.placements.get(&id));
                 let current = (placed == Some(&epoch)).then(|| observation.clone());
                 let before = machine.observed.get(&name).filter(|copy| copy.epoch == epoch);
-                let news = current.is_some().then(|| {
-                    Event::seen(&name, id, epoch, before.map(|copy| &copy.observation), &observation)
-                });
+                let news = Event::seen(&name, id, epoch, before.map(|copy| &copy.observation), &observation);
+                // Of a copy that is to go, only what keeps it here.
+                let news =
+                    news.filter(|event| current.is_some() || matches!(event, Event::StopFailed { .. }));
                 match machine.observed.get_mut(&name) {
                     Some(copy) if copy.epoch == epoch => copy.observation = observation,
                     Some(copy) if copy.epoch > epoch && current.is_none() => {}
@@ -450,14 +451,14 @@ impl Leader {
                 }
                 // Of one that is to end, its end is told as such.
                 let ends = self.units.get(&name).is_some_and(|unit| unit.options.ends);
-                let news = news.flatten();
                 if let Some(event) = news.filter(|event| !(ends && matches!(event, Event::Inactive { .. }))) {
                     self.event(event);
                 }
+                // Also of an older copy: an exclusive unit waits for its end.
+                if self.units.get(&name).is_some_and(|unit| unit.options.is_gated()) {
+                    self.gates.look_at(&name);
+                }
                 if let Some(observation) = current {
-                    if self.units.get(&name).is_some_and(|unit| unit.options.is_gated()) {
-                        self.gates.look_at(&name);
-                    }
                     self.look_at_current(id, &name, epoch, &observation);
                     self.look_at_dependents(&name);
                 }

@@ -239,7 +239,7 @@ pub fn phase_name(observation: &Observation) -> &'static str {
             Phase::Launched => "launched",
             Phase::StartFailed(_) => "start-failed",
             Phase::Failed(_) => "failed",
-            Phase::Stopping => "stopping",
+            Phase::Stopping | Phase::StopFailed(_) => "stopping",
         },
     }
 }
@@ -248,9 +248,10 @@ pub fn phase_name(observation: &Observation) -> &'static str {
 pub fn error(observation: &Observation) -> Option<&str> {
     match observation {
         Observation::Refused(reason) => Some(reason),
-        Observation::Held { phase: Phase::StartFailed(failure) | Phase::Failed(failure), .. } => {
-            Some(&failure.reason)
-        }
+        Observation::Held {
+            phase: Phase::StartFailed(failure) | Phase::Failed(failure) | Phase::StopFailed(failure),
+            ..
+        } => Some(&failure.reason),
         Observation::Held { .. } => None,
     }
 }

@@ -88,7 +88,7 @@ pub fn current_state(status: &UnitStatus) -> Option<DesiredState> {
     Some(match current_copy(status).and_then(|copy| copy.observation.as_ref()) {
         None | Some(Observation::Refused(_)) => DesiredState::Inactive,
         Some(Observation::Held { phase, .. }) => match phase {
-            Phase::Loaded | Phase::Starting | Phase::Stopping => DesiredState::Loaded,
+            Phase::Loaded | Phase::Starting | Phase::Stopping | Phase::StopFailed(_) => DesiredState::Loaded,
             Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_) => DesiredState::Launched,
         },
     })

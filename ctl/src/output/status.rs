@@ -124,6 +124,11 @@ impl Page {
                 let text = format!("systemd gave it up: {}", harmless(&failure.reason));
                 self.line("Error", &Role::Bad.paint(&text));
             }
+            Some(Observation::Held { phase: Phase::StopFailed(failure), .. }) => {
+                let text =
+                    format!("it could not be ended, and is tried again: {}", harmless(&failure.reason));
+                self.line("Error", &Role::Bad.paint(&text));
+            }
             Some(Observation::Held { phase: Phase::Starting, .. }) => self.line("Job", "start is running"),
             Some(Observation::Held { phase: Phase::Stopping, .. }) => self.line("Job", "stop is running"),
             None | Some(Observation::Held { phase: Phase::Loaded | Phase::Launched, .. }) => {}
@@ -162,7 +167,13 @@ fn older_copy(copy: &CopyStatus, machines: &Machines) -> String {
         Some(_) => format!(", {}", active(copy)),
         None => String::new(),
     };
-    format!("{} (epoch {}){seen}; {what}", machines.legend(copy.machine, false), copy.epoch)
+    let hindrance = match &copy.observation {
+        Some(Observation::Held { phase: Phase::StopFailed(failure), .. }) => {
+            Role::Bad.paint(&format!(": {}", harmless(&failure.reason)))
+        }
+        _ => String::new(),
+    };
+    format!("{} (epoch {}){seen}; {what}{hindrance}", machines.legend(copy.machine, false), copy.epoch)
 }
 
 /// The same for programs.
@@ -202,8 +213,10 @@ pub fn as_json(status: &UnitStatus, machines: &Machines) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use muster_core::state::Failure;
+
     use super::*;
-    use crate::fixtures::{machines, running, zoo};
+    use crate::fixtures::{held, machines, running, zoo};
 
     #[test]
     fn pages() {
@@ -228,6 +241,23 @@ mod tests {
             zoo().into_iter().filter(all_active).map(|status| status.name.to_string()).collect();
         assert_eq!(active, ["moved.service"]);
         assert!(all_active(&running("web.service")));
+    }
+
+    #[test]
+    fn what_keeps_a_copy_from_ending_is_shown() {
+        let failure = Failure::without_result("systemd refuses to stop it: busy");
+        let mut status = running("web.service");
+        status.copies[0].observation = Some(held(Phase::StopFailed(failure), "active", "running"));
+        let page = |status: &UnitStatus| {
+            let mut out = Vec::new();
+            write_page(&mut out, status, &machines()).expect("written");
+            anstream::adapter::strip_str(&String::from_utf8(out).expect("text")).to_string()
+        };
+        let current = "Error: it could not be ended, and is tried again: systemd refuses to stop it: busy";
+        assert!(page(&status).contains(current), "{}", page(&status));
+        status.copies[0].role = CopyRole::Stopping;
+        assert!(page(&status).contains("is being stopped: systemd refuses to stop it: busy"));
+        assert_eq!(as_json(&status, &machines())["copies"][0]["error"], "systemd refuses to stop it: busy");
     }
 
     #[test]

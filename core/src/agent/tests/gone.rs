@@ -158,3 +158,88 @@ fn what_may_be_there_in_part_is_removed() {
     effects.extend(bench.step(forgotten("a.service")));
     assert!(effects.contains(&Effect::Remove(vec![unit("a.service")])), "{effects:?}");
 }
+
+#[test]
+fn the_leader_hears_why_a_copy_does_not_end() {
+    let why = |reason: &str, active: &str, sub: &str| {
+        let phase = Phase::StopFailed(Failure::without_result(reason));
+        report("a.service", epoch(5, 1), phase, Some(state(active, sub)))
+    };
+    let wait = |bench: &mut Bench| {
+        let mut effects = Vec::new();
+        for _ in 0..5 {
+            effects.extend(bench.later(Duration::from_secs(1)));
+            let number = bench.agent.session.last_number();
+            effects.extend(bench.hear(LeaderMessage::HeartbeatAck { number }));
+        }
+        effects
+    };
+    let mut bench = Bench::started();
+    bench.assign(false, vec![], removal());
+    let refused = || Err(CallError::Refused("Operation refused".into()));
+    let told = why("systemd refuses to stop it: Operation refused", "active", "running");
+    assert_eq!(bench.step(Input::Answered(unit("a.service"), Verb::Stop, refused())), [told]);
+    wait(&mut bench);
+    bench.step(seen("a.service", state("active", "running")));
+    let again = bench.step(Input::Answered(unit("a.service"), Verb::Stop, refused()));
+    assert_eq!(again, [], "the same is told once");
+    // As of a mount that is in use.
+    wait(&mut bench);
+    bench.step(seen("a.service", state("active", "running")));
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+    let effects = bench.step(Input::JobRemoved(unit("a.service"), 12, "failed".into()));
+    assert_eq!(effects, [why("its stop job failed (failed)", "active", "running")]);
+    wait(&mut bench);
+    bench.step(seen("a.service", state("active", "running")));
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(13)));
+    bench.step(changed("a.service", "inactive", "dead"));
+    let effects = bench.step(Input::JobRemoved(unit("a.service"), 13, "done".into()));
+    let ended = report("a.service", epoch(5, 1), Phase::Loaded, Some(state("inactive", "dead")));
+    assert_eq!(effects, [Effect::Remove(vec![unit("a.service")]), ended]);
+    // Its files.
+    let effects = bench.step(Input::Removed(vec![(unit("a.service"), Err("busy".into()))]));
+    assert_eq!(effects, [why("its files cannot be removed: busy", "inactive", "dead")]);
+    bench.later(Duration::from_secs(1));
+    bench.step(seen("a.service", state("inactive", "dead")));
+    assert_eq!(bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))])), [read("a.service")]);
+    // What PID 1 keeps in memory of it.
+    bench.step(seen("a.service", state("inactive", "dead")));
+    bench.later(Duration::from_secs(1));
+    assert_eq!(bench.step(seen("a.service", state("inactive", "dead"))), [Effect::Reload]);
+    let reason = "systemd cannot forget it without a reload: no space";
+    let told = why(reason, "inactive", "dead");
+    assert_eq!(bench.step(Input::Reloaded(Err("no space".into()))), std::slice::from_ref(&told));
+    // The next session's Hello does not name it.
+    assert_eq!(bench.agent.hello(bench.now).units, []);
+    let mut effects = bench.assign(true, vec![], removal());
+    effects.retain(|effect| matches!(effect, Effect::Send(_)));
+    assert_eq!(effects, [told]);
+    let effects = wait(&mut bench);
+    assert!(effects.contains(&Effect::Reload), "{effects:?}");
+    assert_eq!(bench.step(Input::Reloaded(Ok(()))), [read("a.service")]);
+    assert_eq!(bench.step(forgotten("a.service")), [gone("a.service", epoch(5, 1))]);
+}
+
+#[test]
+fn what_somebody_else_has_removed_comes_back_once_and_under_a_later_epoch() {
+    let mut ledger = Bench::started().agent.ledger();
+    ledger.look(|_| false);
+    let mut bench = Bench::with_ledger(ledger);
+    let wanted = |counter| vec![hold("a.service", epoch(5, counter), FILE, Target::Launched)];
+    bench.step(seen("a.service", state("active", "running")));
+    // It is being stopped already.
+    bench.assign(true, wanted(1), vec![]);
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+    bench.step(changed("a.service", "inactive", "dead"));
+    assert_eq!(bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into())), [read("a.service")]);
+    // The leader is asked for another epoch at once, and not after the unit was started again.
+    let report = |change| UnitReport { name: unit("a.service"), epoch: epoch(5, 1), change };
+    let told = vec![report(ReportedChange::Gone), report(ReportedChange::Stale(epoch(5, 1)))];
+    assert_eq!(bench.step(forgotten("a.service")), [Effect::Send(FromAgent::Report(told))]);
+    let effects = bench.assign(false, wanted(2), vec![]);
+    assert_eq!(effects, [write("a.service", epoch(5, 2), Some(FILE), true)]);
+    let effects = bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
+    assert!(effects.contains(&Effect::Start(unit("a.service"))), "{effects:?}");
+    // A snapshot says nothing else.
+    assert_eq!(bench.assign(true, wanted(2), vec![]), []);
+}

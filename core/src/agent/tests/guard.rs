@@ -312,6 +312,64 @@ fn what_waits_for_a_guard_that_cannot_be_started_fails_in_the_end() {
 }
 
 #[test]
+fn what_waits_behind_another_unit_that_does_not_end_fails_in_the_end() {
+    let held = |name, counter| exclusive(name, epoch(5, counter), Target::Launched);
+    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };
+    // The guard has ended, and this one takes its time; or its files cannot be removed.
+    for removed in [false, true] {
+        let mut bench = Bench::exclusive();
+        bench.step(Input::Disconnected(1));
+        bench.now = bench.agent.lease_end().unwrap();
+        bench.step(Input::Tick);
+        bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+        bench.reconnect();
+        bench.ack(1);
+        let (a, b) = (held("a.service", 1), held("b.service", 2));
+        let (hold, remove) = if removed { (vec![b], vec![removal.clone()]) } else { (vec![a, b], vec![]) };
+        bench.assign(true, hold, remove);
+        bench.step(Input::Written(vec![(unit("b.service"), DONE)]));
+        if removed {
+            bench.step(changed("a.service", "inactive", "dead"));
+            bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into()));
+        }
+        let begun = bench.now;
+        let why = if removed { ": its files cannot be removed: busy" } else { "" };
+        let failure = Failure::without_result(format!("guard: a.service is still being ended here{why}"));
+        let failed = report("b.service", epoch(5, 2), Phase::StartFailed(failure), None);
+        let next = |bench: &mut Bench| {
+            let mut effects = bench.later(Duration::from_secs(1));
+            let number = bench.agent.session.last_number();
+            effects.extend(bench.ack(number));
+            if removed {
+                let denied = Err("busy".to_owned());
+                effects.extend(bench.step(Input::Removed(vec![(unit("a.service"), denied)])));
+                effects.extend(bench.step(seen("a.service", state("inactive", "dead"))));
+            }
+            effects
+        };
+        while bench.now + Duration::from_secs(1) < begun + Duration::from_secs(20) {
+            let effects = next(&mut bench);
+            assert!(!effects.contains(&failed), "{:?}: {effects:?}", bench.now);
+        }
+        let timer = bench.agent.next_timer().unwrap();
+        assert!(timer <= begun + Duration::from_secs(20), "{timer:?}");
+        let effects = next(&mut bench);
+        assert!(effects.contains(&failed), "{effects:?}");
+        // The guard starts as soon as nothing is in its way.
+        assert_eq!(until(&effects), None);
+        let effects = if removed {
+            bench.later(Duration::from_secs(1));
+            bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
+            bench.step(forgotten("a.service"))
+        } else {
+            bench.step(changed("a.service", "inactive", "dead"));
+            bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into()))
+        };
+        assert!(until(&effects).is_some(), "{effects:?}");
+    }
+}
+
+#[test]
 fn a_lease_is_the_guards_before_it_is_known_what_the_leader_wants() {
     let mut bench = Bench::exclusive();
     bench.step(Input::Disconnected(1));

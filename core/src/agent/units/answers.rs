@@ -23,6 +23,7 @@ impl Units {
                 unit.verified = false;
                 unit.stopped = false;
                 unit.reloaded = false;
+                unit.hindrance = None;
                 unit.asked_for_content = false;
                 if let Some(Want::Hold(wanted)) = &mut unit.want
                     && wanted.epoch == epoch
@@ -79,11 +80,14 @@ impl Units {
                 unit.tried = None;
                 unit.removed = true;
                 self.unsaved = self.unsaved.max(Unsaved::Something);
+                self.hinder(&name, None);
                 self.due.insert(name);
             }
             Err(reason) => {
                 unit.doing = Doing::Pausing;
+                let why = format!("its files cannot be removed: {reason}");
                 self.out.events.push(Event::RemoveFailed(name.clone(), reason));
+                self.hinder(&name, Some(why));
                 self.read_later(now, &name, RETRY);
             }
         }
@@ -136,7 +140,9 @@ impl Units {
             }
             (Err(CallError::Refused(reason) | CallError::NotAsked(reason)), Verb::Stop) => {
                 unit.doing = Doing::Pausing;
+                let why = format!("systemd refuses to stop it: {reason}");
                 self.out.events.push(Event::StopFailed(name.clone(), reason));
+                self.hinder(&name, Some(why));
                 self.read_later(now, &name, FIRST_READ);
             }
             (Err(CallError::Unanswered(_)), Verb::Stop) if planted::is(Fault::UnansweredStopCounts) => {
@@ -166,7 +172,14 @@ impl Units {
         unit.job = false;
         match verb {
             // systemd signals a state before the end of the job that made it.
-            Verb::Stop if unit.state.is_some() => self.stop_ended(now, &name),
+            Verb::Stop if unit.state.is_some() => {
+                self.stop_ended(now, &name);
+                // A mount that is in use, for one.
+                let lasts = self.units.get(&name).is_some_and(|unit| unit.must_go() && !unit.is_inactive());
+                if lasts && result != "done" {
+                    self.hinder(&name, Some(format!("its stop job failed ({result})")));
+                }
+            }
             Verb::Stop => {
                 unit.doing = Doing::Pausing;
                 self.read(now, &name);
@@ -227,6 +240,10 @@ impl Units {
         let Some(unit) = self.units.get_mut(name) else { return };
         unit.stopped = true;
         let running = !unit.is_inactive();
+        if !(running && unit.must_go()) {
+            self.hinder(name, None);
+        }
+        let Some(unit) = self.units.get(name) else { return };
         if unit.held.as_ref().is_some_and(|held| held.phase == Phase::Stopping) {
             self.set_phase(name, Phase::Loaded);
         }
@@ -234,6 +251,14 @@ impl Units {
         if running {
             // Something started it again at once. If it must go, it is stopped again, but not in a tight loop.
             self.read_later(now, name, FIRST_READ);
+        }
+    }
+
+    /// Notes why the unit could not be stopped or removed, or that nothing is in the way of that any more.
+    fn hinder(&mut self, name: &UnitName, why: Option<String>) {
+        if let Some(unit) = self.units.get_mut(name).filter(|unit| unit.hindrance != why) {
+            unit.hindrance = why;
+            self.changed.insert(name.clone());
         }
     }
 
@@ -412,10 +437,24 @@ impl Units {
         unit.held = None;
         unit.removed = false;
         unit.ending = false;
+        unit.hindrance = None;
         unit.state = None;
+        // Somebody else has removed the files of the copy that is wanted: what is said to be gone does not come back.
+        let wanted = match &unit.want {
+            Some(Want::Hold(wanted)) if wanted.epoch <= epoch && !planted::is(Fault::StoppedForgotten) => {
+                Some(wanted.epoch)
+            }
+            _ => None,
+        };
+        if wanted.is_some() {
+            unit.want = None;
+        }
         self.nothing_more(name.clone());
         self.out.events.push(Event::Gone(name.clone(), epoch));
-        self.gone(name, epoch);
+        self.gone(name.clone(), epoch);
+        if let Some(wanted) = wanted {
+            self.stale(name, wanted, epoch);
+        }
     }
 
     pub fn checked(&mut self, now: Time, name: UnitName, answer: Option<Checked>) {
@@ -457,6 +496,12 @@ impl Units {
                 }
             }
             Err(reason) => {
+                let why = format!("systemd cannot forget it without a reload: {reason}");
+                for name in &covered {
+                    if self.units.get(name).is_some_and(|unit| unit.removed) {
+                        self.hinder(name, Some(why.clone()));
+                    }
+                }
                 self.out.events.push(Event::ReloadFailed(reason));
                 self.outdated.extend(covered);
                 self.reload = Reload::Idle(Some(now + FIRST_READ));

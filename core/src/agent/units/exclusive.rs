@@ -18,19 +18,22 @@ impl Units {
         self.exclusive().next().is_some()
     }
 
-    /// Whether the guard may be started: some unit needs it, none of the last time is left, and none waits for its
-    /// removal, which may run on another machine by now.
+    /// Whether the guard may be started: some unit needs it, and nothing must end before.
     pub fn may_arm(&self) -> bool {
-        let mut wanted = false;
-        for (_, unit) in self.exclusive() {
-            match &unit.want {
-                _ if unit.ending => return false,
-                Some(Want::Remove(_)) => return false,
-                Some(Want::Hold(_)) => wanted = true,
-                None => {}
-            }
-        }
-        wanted
+        self.blocker().is_none() && self.exclusive().any(|(_, unit)| matches!(unit.want, Some(Want::Hold(_))))
+    }
+
+    /// A unit that must end before the guard may be started: it is left of the last time, or waits for its removal and may
+    /// run on another machine by now.
+    fn blocker(&self) -> Option<(&UnitName, &Unit)> {
+        self.exclusive().find(|(_, unit)| unit.ending || matches!(unit.want, Some(Want::Remove(_))))
+    }
+
+    /// What must end before the guard may be started, in words.
+    pub fn blocks_guard(&self) -> Option<String> {
+        let (name, unit) = self.blocker()?;
+        let why = unit.hindrance.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        Some(format!("{name} is still being ended here{why}"))
     }
 
     /// Says whether exclusive units may be started.

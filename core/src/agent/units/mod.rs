@@ -260,6 +260,8 @@ impl Units {
                 if let Some(unit) = self.units.get_mut(&name) {
                     let remove = planted::is(Fault::UnnamedRemoved).then(|| unit.epoch()).flatten();
                     unit.want = remove.map(Want::Remove);
+                    // It is tried no more.
+                    unit.hindrance = None;
                     self.due.insert(name);
                 }
             }
@@ -316,7 +318,7 @@ impl Units {
         self.due.insert(name);
     }
 
-    fn stale(&mut self, name: UnitName, epoch: Epoch, newest: Epoch) {
+    pub(super) fn stale(&mut self, name: UnitName, epoch: Epoch, newest: Epoch) {
         self.out.events.push(Event::Stale(name.clone(), newest));
         self.out.reports.push(UnitReport { name, epoch, change: ReportedChange::Stale(newest) });
     }
@@ -335,6 +337,10 @@ impl Units {
                 unit.want = None;
                 self.forget(name.clone());
                 return self.gone(name, epoch);
+            }
+            // No Hello has said of what is removed why it is still here.
+            if unit.removed && unit.hindrance.is_some() {
+                self.changed.insert(name.clone());
             }
             if !matches!(&unit.want, Some(Want::Hold(wanted)) if wanted.epoch > epoch) {
                 unit.stopped &= matches!(&unit.want, Some(Want::Remove(_)));

@@ -261,6 +261,35 @@ fn what_is_left_of_exclusive_units_and_after_the_deadline() {
 }
 
 #[test]
+fn why_a_copy_does_not_end_is_told_wherever_it_is_waited_for() {
+    let mut world = with_units(0);
+    world.start("x.service", &format!("[X-Muster]\nExclusive=yes\nMachineID={M1}\n"));
+    world.replace(Verb::Start, "x.service", &super::service("[X-Muster]\nExclusive=yes\n")).unwrap();
+    mute(&mut world, M1);
+    world.machine_command(drain(0), M1).unwrap();
+    world.events.clear();
+    let epoch = world.leader.retired[&(M1, name("x.service"))].epoch;
+    let state = UnitState { load: "loaded".into(), active: "active".into(), sub: "running".into() };
+    let connection = world.agents[&M1].connection.unwrap();
+    for _ in 0..2 {
+        let phase = Phase::StopFailed(Failure::without_result("systemd refuses to stop it: busy"));
+        let observation = Observation::Held { phase, state: Some(state.clone()) };
+        let change = ReportedChange::Observed(observation);
+        let report = UnitReport { name: name("x.service"), epoch, change };
+        world.step(Input::Agent(connection, FromAgent::Report(vec![report])));
+    }
+    let why = "systemd refuses to stop it: busy";
+    let left = left(&mut world);
+    let place = "before it is started on 00000002";
+    assert_eq!(left, [format!("x.service is exclusive, and is being stopped here {place}: {why}.")]);
+    let waits = format!("00000001 has not yet said that its copy there has ended: {why}");
+    assert!(world.reason("x.service").contains(&waits), "{}", world.reason("x.service"));
+    let told: Vec<String> = world.events.iter().map(|event| format!("{}: {event}", event.kind())).collect();
+    let event = format!("stop_failed: x.service could not be ended on 00000001, and is tried again: {why}");
+    assert_eq!(told, [event]);
+}
+
+#[test]
 fn of_much_that_is_left_the_first_is_told() {
     let mut world = with_units(0);
     for number in 10..40 {
