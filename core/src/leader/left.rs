@@ -3,10 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::{Copy, Leader, Unit};
+use super::{Copy, Leader, Machine, Unit};
 use crate::command::Left;
 use crate::ids::{Epoch, MachineId};
-use crate::machine::{Availability, MachineState};
+use crate::machine::Availability;
 use crate::state::{Observation, Phase};
 use crate::unit::UnitName;
 
@@ -103,12 +103,8 @@ impl Leader {
     /// How far the unit is where it is to become active.
     fn how_it_starts(&self, name: &UnitName, unit: &Unit, home: MachineId, epoch: Epoch) -> String {
         let there = home.short();
-        let machine = self.machines.get(&home);
-        if machine.is_none_or(|machine| machine.state == MachineState::Unreachable) {
-            return format!("is to start on {there}, which is unreachable");
-        }
-        if machine.is_some_and(|machine| machine.leaving) {
-            return format!("is to start on {there}, which shuts down");
+        if let Some(why) = self.machines.get(&home).and_then(Machine::why_idle) {
+            return format!("is to start on {there}, which {why}");
         }
         if let Some(why) = self.withheld(name, unit) {
             return format!("is to start on {there}, and is not started yet: {why}");

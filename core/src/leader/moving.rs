@@ -174,6 +174,8 @@ impl Leader {
     fn empty(&mut self, id: MachineId) {
         for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
             self.mark(&name);
+            // Nothing is started any more on a machine that shuts down.
+            self.look_at_dependents(&name);
             self.turn.seen.push(name);
         }
     }
@@ -240,8 +242,7 @@ impl Leader {
     /// Whether the unit is where it may become active: else it is not waited for, and nothing of it is stopped either.
     fn may_become_active(&self, name: &UnitName) -> bool {
         let on = self.units.get(name).and_then(|unit| unit.placements.keys().next());
-        let machine = on.and_then(|id| self.machines.get(id));
-        machine.is_some_and(|machine| machine.state != MachineState::Unreachable && !machine.leaving)
+        on.and_then(|id| self.machines.get(id)).is_some_and(|machine| machine.why_idle().is_none())
     }
 
     /// Whether as many units of the machine are on their way elsewhere as may be.
@@ -389,5 +390,15 @@ impl Machine {
     pub(super) fn is_left(&self, keeps: bool) -> bool {
         let goes = self.state == MachineState::Unreachable || self.leaving;
         goes && !(keeps && self.leaving) || matches!(self.availability, Availability::Draining(_))
+    }
+
+    /// Why nothing that is placed on it is started there at present, if that is so.
+    pub(super) fn why_idle(&self) -> Option<&'static str> {
+        match (self.state, self.leaving) {
+            (MachineState::Unreachable, true) => Some("was shut down"),
+            (MachineState::Unreachable, false) => Some("is unreachable"),
+            (_, true) => Some("shuts down"),
+            (MachineState::Awaited | MachineState::Up | MachineState::Degraded, false) => None,
+        }
     }
 }

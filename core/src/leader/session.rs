@@ -579,6 +579,7 @@ impl Leader {
             }
             self.mark(&name);
             self.gates.look_at(&name);
+            self.look_at_dependents(&name);
             self.turn.seen.push(name);
         }
         self.event(Event::MachineLost { machine: id, units, reason });

@@ -9,20 +9,10 @@ use crate::ids::MachineId;
 use crate::leader::{Arrival, Event, Input};
 use crate::machine::Availability;
 use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
-use crate::state::{Failure, Observation, Phase, UnitState};
+use crate::state::{Failure, Phase};
 
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
-
-/// The second machine says this of its copy.
-fn report(world: &mut World, unit: &str, phase: Phase, active: &str) {
-    let epoch = world.leader.units.get(&name(unit)).unwrap().placements[&M2];
-    let state = UnitState { load: "loaded".into(), active: active.into(), sub: String::new() };
-    let observation = Observation::Held { phase, state: Some(state) };
-    let report = UnitReport { name: name(unit), epoch, change: ReportedChange::Observed(observation) };
-    let connection = world.agents[&M2].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Report(vec![report])));
-}
 
 /// The machine does nothing of what it is told from now on.
 fn mute(world: &mut World, id: MachineId) {
@@ -230,14 +220,14 @@ fn what_is_left_on_a_machine_is_told_with_why() {
             all
         ]
     );
-    report(&mut world, "u1.service", Phase::StartFailed(Failure::without_result("exit-code")), "failed");
+    world.report(M2, "u1.service", Phase::StartFailed(Failure::without_result("exit-code")), "failed");
     assert_eq!(
         left(&mut world)[0],
         "u1.service did not start on 00000002: exit-code; it is started anew in 5 s (attempt 1 of 3)"
     );
     // It is stopped where it was as soon as it is active; that takes its time.
     mute(&mut world, M1);
-    report(&mut world, "u1.service", Phase::Launched, "active");
+    world.report(M2, "u1.service", Phase::Launched, "active");
     assert_eq!(left(&mut world)[0], "u1.service is active on 00000002, and is being stopped here.");
     world.command(Verb::Destroy, &[("u1.service", None)]).unwrap();
     assert_eq!(left(&mut world)[0], "u1.service is being stopped here.");
