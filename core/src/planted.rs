@@ -99,6 +99,8 @@ faults! {
     DrainNeverEnds,
     /// the deadline of a drain is counted anew for each unit
     DrainEndsUnitByUnit,
+    /// the deadline of a drain stops also what has failed elsewhere
+    DrainStopsTheLast,
     /// an agent that is restarted gets no longer lease
     NoRestartGrace,
     /// an exclusive unit is placed without waiting for older copies

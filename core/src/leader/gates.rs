@@ -333,10 +333,10 @@ impl Leader {
         if unit.desired != DesiredState::Launched {
             return Some(format!("which is {}; start it", unit.desired));
         }
-        if self.current_copies(name, unit).any(has_failed) {
+        if self.current_copies(name, unit).any(Observation::has_failed) {
             return Some("which has failed".to_owned());
         }
-        if self.current_copies(name, unit).any(has_ended) {
+        if self.current_copies(name, unit).any(Observation::has_ended) {
             return Some("which has ended".to_owned());
         }
         let mut why = Some("which is on no machine".to_owned());
@@ -351,14 +351,9 @@ impl Leader {
     /// Whether a copy of the unit is active somewhere, or it has run to its end.
     fn has_become_active(&self, name: &UnitName, unit: &Unit) -> bool {
         unit.done
-            || self.current_copies(name, unit).any(|observation| {
-                matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
-                if match &*state.active {
-                    "active" | "reloading" => true,
-                    // One of those of a global unit.
-                    "inactive" => unit.options.ends,
-                    _ => false,
-                })
+            || self.current_copies(name, unit).any(|copy| {
+                // One of those of a global unit may have run to its end.
+                copy.is_active() || copy.has_ended() && unit.options.ends
             })
     }
 
@@ -398,18 +393,6 @@ impl Leader {
             retired.is_none_or(|retired| retired.exclusive.is_some_and(|old| old <= stop))
         })
     }
-}
-
-fn has_failed(copy: &Observation) -> bool {
-    matches!(
-        copy,
-        Observation::Refused(_) | Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. }
-    )
-}
-
-/// Whether the copy was started, and has ended by itself or was stopped at its machine: it stays so.
-fn has_ended(copy: &Observation) -> bool {
-    matches!(copy, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "inactive")
 }
 
 /// Whether the machine's systemd has said that the copy runs, and nobody has begun to end it; or that it has ended by

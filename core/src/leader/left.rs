@@ -87,10 +87,10 @@ impl Leader {
         let home = unit.and_then(|unit| Some((unit, unit.placements.iter().next()?)));
         let Some((unit, (home, epoch))) = home else { return ("is being stopped here".to_owned(), true) };
         let there = home.short();
-        if self.lingering.contains(id, name) {
+        if self.lingering.runs_on(id, name) {
             return (self.how_it_starts(name, unit, *home, *epoch), false);
         }
-        let why = if self.is_active_on(name, *home, *epoch) {
+        let why = if self.copy_on(name, *home, *epoch).is_some_and(|copy| copy.observation.is_active()) {
             format!("is active on {there}, and is being stopped here")
         } else if unit.options.exclusive.is_some() {
             format!("is exclusive, and is being stopped here before it is started on {there}")
@@ -120,12 +120,6 @@ impl Leader {
             }
             _ => format!("is being started on {there}"),
         }
-    }
-
-    fn is_active_on(&self, name: &UnitName, machine: MachineId, epoch: Epoch) -> bool {
-        let copy = self.copy_on(name, machine, epoch).map(|copy| &copy.observation);
-        matches!(copy, Some(Observation::Held { phase: Phase::Launched, state: Some(state) })
-            if state.active == "active")
     }
 
     fn copy_on(&self, name: &UnitName, machine: MachineId, epoch: Epoch) -> Option<&Copy> {

@@ -14,7 +14,7 @@ use crate::leader::io::RequestId;
 use crate::machine::{Availability, MachineState};
 use crate::message::{Goodbye, LeaderMessage};
 use crate::planted::{self, Fault};
-use crate::state::{DesiredState, Observation, Phase};
+use crate::state::{DesiredState, Observation};
 use crate::time::Time;
 use crate::unit::UnitName;
 
@@ -40,6 +40,8 @@ struct Move {
     ends: Time,
     /// Whether its old copy runs on until the new one is active. That of an exclusive unit does not.
     runs_on: bool,
+    /// Whether it has failed since where it goes. Then nothing but its being active there ends the old copy.
+    failed: bool,
 }
 
 /// Units on their way from these machines.
@@ -55,14 +57,28 @@ impl Lingering {
         self.0.iter().flat_map(|(machine, names)| names.iter().map(|(name, moves)| (*machine, name, *moves)))
     }
 
-    /// Whether the unit's old copy there runs on.
-    pub(super) fn contains(&self, machine: MachineId, name: &UnitName) -> bool {
-        self.0.get(&machine).and_then(|names| names.get(name)).is_some_and(|moves| moves.runs_on)
+    fn get(&self, machine: MachineId, name: &UnitName) -> Option<&Move> {
+        self.0.get(&machine)?.get(name)
     }
 
-    /// How many are on their way from there.
-    fn count(&self, machine: MachineId) -> usize {
-        self.0.get(&machine).map_or(0, BTreeMap::len)
+    /// Whether the unit is on its way from there.
+    fn moves(&self, machine: MachineId, name: &UnitName) -> bool {
+        self.get(machine, name).is_some()
+    }
+
+    /// Whether it is, and its old copy there runs on.
+    pub(super) fn runs_on(&self, machine: MachineId, name: &UnitName) -> bool {
+        self.get(machine, name).is_some_and(|moves| moves.runs_on)
+    }
+
+    /// What is on its way from there.
+    fn from(&self, machine: MachineId) -> impl Iterator<Item = &UnitName> {
+        self.0.get(&machine).into_iter().flat_map(BTreeMap::keys)
+    }
+
+    /// The unit has failed where it goes.
+    fn has_failed(&mut self, name: &UnitName) {
+        self.0.values_mut().filter_map(|names| names.get_mut(name)).for_each(|moves| moves.failed = true);
     }
 
     /// What is on its way from there has until then.
@@ -190,7 +206,7 @@ impl Leader {
         let runs_on = may_run_twice && !planted::is(Fault::DrainStopsFirst);
         if launched && runs && machine.state != MachineState::Unreachable {
             let ends = self.lingers_until(from);
-            self.lingering.insert(from, name, Move { ends, runs_on });
+            self.lingering.insert(from, name, Move { ends, runs_on, failed: false });
         }
     }
 
@@ -232,34 +248,49 @@ impl Leader {
                 unit.desired == DesiredState::Launched && !unit.options.global && !unit.placements.is_empty()
             });
             let retired = self.retired.contains_key(&(id, name.clone()));
-            if let Some(unit) = moved.filter(|_| retired && !self.lingering.contains(id, &name)) {
+            if let Some(unit) = moved.filter(|_| retired && !self.lingering.moves(id, &name)) {
                 let runs_on = unit.options.exclusive.is_none();
-                self.lingering.insert(id, &name, Move { ends, runs_on });
+                self.lingering.insert(id, &name, Move { ends, runs_on, failed: false });
             }
         }
     }
 
-    /// Whether the unit is where it may become active: else it is not waited for, and nothing of it is stopped either.
+    /// Whether the unit is where it may become active by itself: else it is not waited for, and nothing of it is stopped
+    /// either.
     fn may_become_active(&self, name: &UnitName) -> bool {
+        if self.is_given_up(name) {
+            return false;
+        }
         let on = self.units.get(name).and_then(|unit| unit.placements.keys().next());
         on.and_then(|id| self.machines.get(id)).is_some_and(|machine| machine.why_idle().is_none())
     }
 
-    /// Whether as many units of the machine are on their way elsewhere as may be.
+    /// Whether as many units of the machine are on their way elsewhere as may be. What was given up there is not.
     pub(super) fn moves_enough(&self, id: MachineId) -> bool {
         self.machines.get(&id).is_some_and(|machine| match machine.availability {
             _ if machine.state == MachineState::Unreachable => false,
             Availability::Draining(_) if self.drains.get(&id).is_some_and(|drain| drain.over) => false,
-            Availability::Draining(drain) => self.lingering.count(id) >= drain.max_parallel(),
+            Availability::Draining(drain) => {
+                let moves = self.lingering.from(id).filter(|name| !self.is_given_up(name));
+                moves.count() >= drain.max_parallel()
+            }
             Availability::Open | Availability::Cordoned => false,
         })
     }
 
     /// What this observation of a unit's current copy means for its old ones: once it is active they go.
     pub(super) fn look_at_lingering(&mut self, name: &UnitName, observation: &Observation) {
-        let active = matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "active");
-        if active {
+        if observation.is_active() {
             self.end_lingering(name, LingerEnd::Active);
+        } else if observation.has_failed() {
+            self.lingering.has_failed(name);
+        }
+    }
+
+    /// The unit was given up where it goes: others may go meanwhile.
+    pub(super) fn let_others_move(&mut self, name: &UnitName) {
+        for machine in self.lingering.machines_of(name) {
+            self.empty(machine);
         }
     }
 
@@ -334,10 +365,9 @@ impl Leader {
     pub(super) fn finish_moves(&mut self) {
         let awake = self.awake();
         let over = |(_, name, moves): &(MachineId, &UnitName, Move)| {
-            let placed = self.units.get(name).is_some_and(|unit| !unit.placements.is_empty());
-            moves.ends <= awake
-                && !planted::is(Fault::DrainNeverEnds)
-                && (!moves.runs_on || !placed || self.may_become_active(name))
+            let replaced =
+                planted::is(Fault::DrainStopsTheLast) || !moves.failed && self.may_become_active(name);
+            moves.ends <= awake && !planted::is(Fault::DrainNeverEnds) && (!moves.runs_on || replaced)
         };
         let over: Vec<(MachineId, UnitName)> =
             self.lingering.iter().filter(over).map(|(id, name, _)| (id, name.clone())).collect();

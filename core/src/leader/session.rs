@@ -361,10 +361,8 @@ impl Leader {
         self.look_at_lingering(name, observation);
         self.look_at_failure(name, id, epoch, observation);
         self.look_at_what_was_started(name, id, epoch, observation);
-        let ended = matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
-            if state.active == "inactive");
         if let Some(unit) = self.units.get_mut(name)
-            && ended
+            && observation.has_ended()
             && unit.options.ends
             // That runs to its end on each machine.
             && !unit.options.global
@@ -488,7 +486,7 @@ impl Leader {
             && let Some(Retired { epoch, .. }) = self.retired.remove(&key)
         {
             self.event(Event::Gone { unit: name.clone(), machine: id, epoch });
-            if self.lingering.contains(id, name) {
+            if self.lingering.runs_on(id, name) {
                 self.forget_move(id, name);
             }
             self.turn.changes.push(Change::DeleteRetired(id, name.clone()));

@@ -171,6 +171,89 @@ fn the_deadline_of_a_drain_stops_nothing_that_would_run_nowhere() {
     assert_eq!(held(&world, M1), 2);
 }
 
+fn fails(world: &mut World, unit: &str) {
+    world.report(M2, unit, Phase::StartFailed(Failure::without_result("exit-code")), "failed");
+}
+
+#[test]
+fn what_has_failed_elsewhere_runs_on_beyond_the_deadline() {
+    for attempts in [0, 3] {
+        let mut world = with_units(0);
+        world.machine_command(Availability::Cordoned, M2).unwrap();
+        world.start("u.service", &format!("[X-Muster]\nRescheduleAttempts={attempts}\n"));
+        world.machine_command(Availability::Open, M2).unwrap();
+        slow_to_start(&mut world, M2, true);
+        world.machine_command(drain(0), M1).unwrap();
+        world.pass(28);
+        fails(&mut world, "u.service");
+        world.pass(10);
+        assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+        let told =
+            |event: &Event| matches!(event, Event::NotDrained { units, .. } if *units == [name("u.service")]);
+        assert!(world.events.iter().any(told));
+        let how = if attempts == 0 { "did not start" } else { "is being started" };
+        assert!(left(&mut world)[0].starts_with(&format!("u.service {how}")), "{:?}", left(&mut world));
+        // Nor is it stopped for another attempt.
+        world.command(Verb::Restart, &[("u.service", None)]).unwrap();
+        world.pass(1);
+        assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+        slow_to_start(&mut world, M2, false);
+        assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+    }
+}
+
+#[test]
+fn what_has_failed_elsewhere_runs_on_where_its_machine_stays_after_all() {
+    let mut world = with_units(0);
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.start("u.service", "[X-Muster]\nRescheduleAttempts=0\n");
+    world.machine_command(Availability::Open, M2).unwrap();
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    fails(&mut world, "u.service");
+    world.machine_command(Availability::Open, M1).unwrap();
+    world.pass(70);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+}
+
+#[test]
+fn a_shutdown_waits_for_what_is_tried_again_and_not_for_what_was_given_up() {
+    let mut world = with_units(0);
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.start("u.service", "[X-Muster]\nRescheduleAttempts=1\n");
+    world.machine_command(Availability::Open, M2).unwrap();
+    slow_to_start(&mut world, M2, true);
+    world.goodbye(M1, Goodbye::Shutdown);
+    fails(&mut world, "u.service");
+    assert!(!world.agents[&M1].farewell);
+    world.pass(6);
+    assert!(!world.agents[&M1].farewell);
+    fails(&mut world, "u.service");
+    assert!(world.agents[&M1].farewell);
+    // It comes to nothing.
+    world.connect(M1);
+    world.pass(70);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+}
+
+#[test]
+fn what_was_given_up_elsewhere_makes_room_for_the_next() {
+    let mut world = with_units(0);
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.start("u1.service", "[X-Muster]\nRescheduleAttempts=1\n");
+    world.start("u2.service", "");
+    world.machine_command(Availability::Open, M2).unwrap();
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    fails(&mut world, "u1.service");
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 1), "it is tried again");
+    world.pass(6);
+    fails(&mut world, "u1.service");
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 2));
+    slow_to_start(&mut world, M2, false);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 2));
+}
+
 #[test]
 fn exclusive_units_on_their_way_are_counted() {
     let mut world = with_units(0);

@@ -265,7 +265,7 @@ impl World {
 
     /// Drain: the deadline always ends it.
     ///
-    /// Here: it is one for the whole drain. Where the unit may become active elsewhere, its old copy is told to stop soon
+    /// Here: it is one for the whole drain. Where the unit may become active elsewhere, and has not failed, its old copy is told to stop soon
     /// after, if all that takes part is well; also one that moves only then.
     pub(super) fn the_deadline_ends_a_drain(&mut self) {
         if self.queue.now() - self.book.troubled < 3 * SECOND {
@@ -282,7 +282,12 @@ impl World {
                 // Another command may have given it more time.
                 let (last, longest) = book.drained;
                 let more = self.ago(last) <= longest + soon;
-                placed && !more && self.ago(moved.since) > moved.most + soon && self.ago(moved.at) > soon
+                let failed = self.has_failed_since(name, moved.at);
+                placed
+                    && !failed
+                    && !more
+                    && self.ago(moved.since) > moved.most + soon
+                    && self.ago(moved.at) > soon
             };
             if let Some((name, moved)) = book.moved.iter().find(over) {
                 let text =

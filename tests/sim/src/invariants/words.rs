@@ -147,7 +147,12 @@ impl World {
         let passed = self.ago_at_most(moved.since);
         if !active && !knows_less && passed < moved.most {
             let text = format!("m{number} is told to stop {name} ({epoch}) before it is active elsewhere");
-            self.violate("what_moves_runs_on", text);
+            return self.violate("what_moves_runs_on", text);
+        }
+        // Whatever time has passed.
+        if !active && !knows_less && self.has_failed_since(name, moved.at) {
+            let text = format!("m{number} is told to stop {name} ({epoch}), which has failed elsewhere");
+            self.violate("what_has_failed_elsewhere_runs_on", text);
         }
     }
 
