@@ -63,11 +63,14 @@ impl Leader {
             };
             return format!("no other machine takes {tied}: {}", summary(&refusals));
         }
-        self.why_not_yet(id)
+        self.why_not_yet(&group.units, id)
     }
 
-    /// Why a unit is on the machine still that another one takes.
-    pub(super) fn why_not_yet(&self, id: MachineId) -> String {
+    /// Why units are on the machine still that another one takes.
+    pub(super) fn why_not_yet(&self, units: &[UnitName], id: MachineId) -> String {
+        if self.may_run_to_its_end(units) {
+            return "runs to its end here, if the time of the drain lasts".to_owned();
+        }
         match self.machines.get(&id).map(|machine| machine.availability) {
             Some(Availability::Draining(drain)) if self.moves_enough(id) => {
                 format!("waits for its turn (--max-parallel {})", drain.max_parallel)

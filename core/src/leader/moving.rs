@@ -1,20 +1,21 @@
 //! Machines that are emptied: by an operator's word (drain), or since they shut down (goodbye).
 //!
 //! Their units are placed elsewhere as those of a lost machine are, but what runs there runs on until it is seen to be
-//! active elsewhere: its old copy lingers. What fits nowhere else stays. Global units go nowhere else: a drain stops them
+//! active elsewhere: its old copy lingers. What runs to its end may do so first, while the drain lasts. What fits nowhere
+//! else stays. Global units go nowhere else: a drain stops them
 //! when nothing else is left.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Change, Effect, Event, Leader, LingerEnd, Machine, UnplaceReason};
+use super::{Change, Copy, Effect, Event, Leader, LingerEnd, Machine, Unit, UnplaceReason};
 use crate::command::{MachineCommand, MachineCommandError};
 use crate::ids::MachineId;
 use crate::leader::io::RequestId;
 use crate::machine::{Availability, MachineState};
 use crate::message::{Goodbye, LeaderMessage};
 use crate::planted::{self, Fault};
-use crate::state::{DesiredState, Observation};
+use crate::state::{DesiredState, Observation, Phase};
 use crate::time::Time;
 use crate::unit::UnitName;
 
@@ -38,7 +39,7 @@ pub(super) struct OngoingDrain {
 struct Move {
     /// Until when it may be, in the leader's own time.
     ends: Time,
-    /// Whether its old copy runs on until the new one is active. That of an exclusive unit does not.
+    /// Whether its old copy runs on until the new one is active. That of an exclusive unit, or of a one-shot one, does not.
     runs_on: bool,
     /// Whether it has failed since where it goes. Then nothing but its being active there ends the old copy.
     failed: bool,
@@ -201,13 +202,31 @@ impl Leader {
     pub(super) fn linger(&mut self, name: &UnitName, from: MachineId) {
         let launched = self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Launched);
         let Some(machine) = self.machines.get(&from) else { return };
-        let runs = machine.observed.get(name).is_some_and(super::Copy::runs);
-        let may_run_twice = self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_none());
-        let runs_on = may_run_twice && !planted::is(Fault::DrainStopsFirst);
+        let runs = machine.observed.get(name).is_some_and(Copy::runs);
+        let runs_on =
+            self.units.get(name).is_some_and(Unit::may_run_twice) && !planted::is(Fault::DrainStopsFirst);
         if launched && runs && machine.state != MachineState::Unreachable {
             let ends = self.lingers_until(from);
             self.lingering.insert(from, name, Move { ends, runs_on, failed: false });
         }
+    }
+
+    /// Whether one of these runs to its end on a machine that is drained, and has the time to: what it has done would be
+    /// done a second time elsewhere.
+    pub(super) fn may_run_to_its_end(&self, units: &[UnitName]) -> bool {
+        let at_work = |name: &UnitName| {
+            let unit = self.units.get(name).filter(|unit| {
+                unit.options.ends
+                    && unit.desired == DesiredState::Launched
+                    && !planted::is(Fault::DrainRunsAgain)
+            })?;
+            let (id, epoch) = unit.placements.iter().next()?;
+            let machine = self.machines.get(id).filter(|machine| machine.why_idle().is_none())?;
+            let has_time = self.drains.get(id).is_some_and(|drain| !drain.over);
+            let copy = machine.observed.get(name).filter(|copy| copy.epoch == *epoch)?;
+            Some(has_time && copy.is_at_work())
+        };
+        units.iter().any(|name| at_work(name) == Some(true))
     }
 
     /// When what lingers on the machine from now on is stopped in any case.
@@ -249,7 +268,7 @@ impl Leader {
             });
             let retired = self.retired.contains_key(&(id, name.clone()));
             if let Some(unit) = moved.filter(|_| retired && !self.lingering.moves(id, &name)) {
-                let runs_on = unit.options.exclusive.is_none();
+                let runs_on = unit.may_run_twice();
                 self.lingering.insert(id, &name, Move { ends, runs_on, failed: false });
             }
         }
@@ -411,6 +430,24 @@ impl Leader {
         // What was decided on its units may not be durable yet.
         let message = self.message(number, LeaderMessage::Farewell { lease });
         self.hold(Effect::Send(connection, message));
+    }
+}
+
+impl Unit {
+    /// Whether a second copy may be started while one runs. What runs to its end would do its work twice.
+    fn may_run_twice(&self) -> bool {
+        self.options.exclusive.is_none() && !self.options.ends
+    }
+}
+
+impl Copy {
+    /// Whether it was started, and has not ended, as far as its machine has said.
+    fn is_at_work(&self) -> bool {
+        match &self.observation {
+            Observation::Held { phase: Phase::Starting, .. } => true,
+            Observation::Held { phase: Phase::Launched, .. } => self.runs(),
+            Observation::Held { .. } | Observation::Refused(_) => false,
+        }
     }
 }
 

@@ -361,6 +361,10 @@ impl Leader {
         self.look_at_lingering(name, observation);
         self.look_at_failure(name, id, epoch, observation);
         self.look_at_what_was_started(name, id, epoch, observation);
+        if self.units.get(name).is_some_and(|unit| unit.options.ends) {
+            // Its machine may be drained, and have waited for its end.
+            self.mark_tied(name);
+        }
         if let Some(unit) = self.units.get_mut(name)
             && observation.has_ended()
             && unit.options.ends

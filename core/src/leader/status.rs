@@ -183,7 +183,7 @@ impl Leader {
                         return reason(&format!(
                             "its machine {} {why}, and it {}",
                             id.short(),
-                            self.why_not_yet(*id)
+                            self.why_not_yet(&group.units, *id)
                         ));
                     }
                     format!("its machine {} {why}, and no other machine takes {subject}", id.short())

@@ -254,6 +254,59 @@ fn what_was_given_up_elsewhere_makes_room_for_the_next() {
     assert_eq!((held(&world, M1), held(&world, M2)), (1, 2));
 }
 
+/// A one-shot unit at work on the first machine, and another machine.
+fn at_work() -> World {
+    let mut world = World::new(1);
+    world.agents.get_mut(&M1).unwrap().activates = false;
+    let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
+    world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
+    world.join(M2, &[]);
+    slow_to_start(&mut world, M2, true);
+    world
+}
+
+#[test]
+fn a_one_shot_unit_runs_to_its_end_before_it_moves() {
+    let mut world = at_work();
+    world.machine_command(drain(0), M1).unwrap();
+    world.pass(20);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 0));
+    assert_eq!(left(&mut world), ["job.service runs to its end here, if the time of the drain lasts"]);
+    world.report(M1, "job.service", Phase::Launched, "inactive");
+    assert!(world.status("job.service").unwrap().done);
+    assert_eq!(world.running("job.service"), [], "it is not run again");
+    assert!(world.events.contains(&Event::Drained(M1)));
+}
+
+#[test]
+fn a_one_shot_unit_that_fails_moves_at_once() {
+    let mut world = at_work();
+    world.machine_command(drain(0), M1).unwrap();
+    world.report(M1, "job.service", Phase::StartFailed(Failure::without_result("exit-code")), "failed");
+    assert_eq!(world.running("job.service"), [M2]);
+}
+
+#[test]
+fn a_one_shot_unit_has_as_long_as_the_drain() {
+    let mut world = at_work();
+    world.machine_command(drain(0), M1).unwrap();
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.pass(29);
+    assert_eq!(world.running("job.service"), [M1]);
+    world.pass(2);
+    assert_eq!(world.running("job.service"), [M2]);
+}
+
+#[test]
+fn a_one_shot_unit_whose_machine_shuts_down_stops_there_first() {
+    let mut world = at_work();
+    world.goodbye(M1, Goodbye::Shutdown);
+    assert_eq!(world.running("job.service"), [M2]);
+    assert!(world.agents[&M1].farewell);
+}
+
 #[test]
 fn exclusive_units_on_their_way_are_counted() {
     let mut world = with_units(0);

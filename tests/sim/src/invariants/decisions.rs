@@ -68,6 +68,11 @@ impl World {
         file.is_some_and(|file| self.palette.contents[*file].options.keep)
     }
 
+    fn is_oneshot(&self, name: &UnitName) -> bool {
+        let file = self.book.decided.files.get(name);
+        file.is_some_and(|file| self.palette.contents[*file].options.oneshot)
+    }
+
     pub(super) fn is_global(&self, name: &UnitName) -> bool {
         let file = self.book.decided.files.get(name);
         file.is_some_and(|file| self.palette.contents[*file].options.global)
@@ -165,6 +170,14 @@ impl World {
                 let twice = !self.is_global(name) && !self.is_exclusive(name);
                 if now.is_none() && emptied && alive && active && launched && !failed && twice {
                     moved.push((number, name.clone(), *epoch));
+                }
+                let at_work = self.is_oneshot(name)
+                    && book.says_at_work.contains(&(name.clone(), *epoch))
+                    && self.ago_at_most(book.drains.0) < book.drains.1;
+                let well = alive && !book.leaving && !book.rebooted && !book.pid1_lost && !overtaken;
+                if now.is_none() && launched && drained && at_work && well {
+                    let text = format!("{name} is moved from m{number}, where it runs to its end");
+                    return self.violate("what_runs_to_its_end_has_the_time_of_a_drain", text);
                 }
                 // What an earlier boot had is placed anew, also where it was.
                 let rebooted = !self.lease_holds(number) || book.rebooted;
