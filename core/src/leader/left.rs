@@ -88,7 +88,12 @@ impl Leader {
         }
         let unit = self.units.get(name).filter(|unit| !unit.options.global);
         let home = unit.and_then(|unit| Some((unit, unit.placements.iter().next()?)));
-        let Some((unit, (home, epoch))) = home else { return ("is being stopped here".to_owned(), true) };
+        let Some((unit, (home, epoch))) = home else {
+            if self.lingering.runs_on(id, name) {
+                return ("runs on here, and no other machine takes it".to_owned(), false);
+            }
+            return ("is being stopped here".to_owned(), true);
+        };
         let there = home.short();
         if self.lingering.runs_on(id, name) {
             return (self.how_it_starts(name, unit, *home, *epoch), false);

@@ -263,6 +263,7 @@ impl Leader {
         }
         let ends = self.lingers_until(id);
         for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
+            // What is on no machine may have been ended for what it is tied to.
             let moved = self.units.get(&name).filter(|unit| {
                 unit.desired == DesiredState::Launched && !unit.options.global && !unit.placements.is_empty()
             });
@@ -383,10 +384,12 @@ impl Leader {
     /// machines of which nothing more can be moved.
     pub(super) fn finish_moves(&mut self) {
         let awake = self.awake();
-        let over = |(_, name, moves): &(MachineId, &UnitName, Move)| {
+        let over = |(id, name, moves): &(MachineId, &UnitName, Move)| {
+            let copy = self.machines.get(id).and_then(|machine| machine.observed.get(*name));
+            let runs_on = moves.runs_on && copy.is_none_or(Copy::runs);
             let replaced =
-                planted::is(Fault::DrainStopsTheLast) || !moves.failed && self.may_become_active(name);
-            moves.ends <= awake && !planted::is(Fault::DrainNeverEnds) && (!moves.runs_on || replaced)
+                !moves.failed && self.may_become_active(name) || planted::is(Fault::DrainStopsTheLast);
+            moves.ends <= awake && !planted::is(Fault::DrainNeverEnds) && (!runs_on || replaced)
         };
         let over: Vec<(MachineId, UnitName)> =
             self.lingering.iter().filter(over).map(|(id, name, _)| (id, name.clone())).collect();

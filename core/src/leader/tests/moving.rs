@@ -254,6 +254,34 @@ fn what_was_given_up_elsewhere_makes_room_for_the_next() {
     assert_eq!((held(&world, M1), held(&world, M2)), (1, 2));
 }
 
+#[test]
+fn what_is_on_no_other_machine_after_all_runs_on_beyond_the_deadline() {
+    let mut world = with_units(1);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.reboot(M2);
+    world.connect(M2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 0));
+    world.pass(40);
+    assert_eq!(world.running("u1.service"), [M1]);
+    assert_eq!(left(&mut world), ["u1.service runs on here, and no other machine takes it"]);
+    // What finds a place later does not wait.
+    world.machine_command(Availability::Open, M2).unwrap();
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
+#[test]
+fn what_has_failed_here_too_ends_with_the_drain() {
+    let mut world = with_units(1);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    fails(&mut world, "u1.service");
+    world.report(M1, "u1.service", Phase::Failed(Failure::without_result("exit-code")), "failed");
+    world.pass(31);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
 /// A one-shot unit at work on the first machine, and another machine.
 fn at_work() -> World {
     let mut world = World::new(1);
