@@ -99,6 +99,10 @@ faults! {
     DrainNeverEnds,
     /// the deadline of a drain is counted anew for each unit
     DrainEndsUnitByUnit,
+    /// the deadline of a drain stops also what has failed elsewhere
+    DrainStopsTheLast,
+    /// a drain starts a one-shot unit elsewhere that runs here
+    DrainRunsAgain,
     /// an agent that is restarted gets no longer lease
     NoRestartGrace,
     /// an exclusive unit is placed without waiting for older copies

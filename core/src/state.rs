@@ -99,3 +99,28 @@ pub enum Observation {
     /// The machine cannot hold it, for this reason.
     Refused(String),
 }
+
+impl Observation {
+    /// Whether it was started, and is active.
+    pub fn is_active(&self) -> bool {
+        self.launched().is_some_and(|active| matches!(active, "active" | "reloading"))
+    }
+
+    /// Whether it was started, and has ended by itself or was stopped at its machine: it stays so.
+    pub fn has_ended(&self) -> bool {
+        self.launched() == Some("inactive")
+    }
+
+    /// Whether it was refused, or systemd has given it up.
+    pub fn has_failed(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. })
+    }
+
+    /// What systemd says of one that was started (`ActiveState`).
+    fn launched(&self) -> Option<&str> {
+        match self {
+            Self::Held { phase: Phase::Launched, state: Some(state) } => Some(&state.active),
+            Self::Held { .. } | Self::Refused(_) => None,
+        }
+    }
+}

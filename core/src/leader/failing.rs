@@ -85,16 +85,16 @@ impl Leader {
                 (&failure.reason, &*failure.result)
             }
             Observation::Refused(reason) => (reason, ""),
-            Observation::Held { phase: Phase::Launched, state: Some(state) } => {
-                let active = state.active == "active";
-                if active && let Some(trouble) = self.troubles.by_unit.get_mut(name) {
+            Observation::Held { .. } => {
+                if observation.is_active()
+                    && let Some(trouble) = self.troubles.by_unit.get_mut(name)
+                {
                     // systemd, or somebody at the machine, has started it after all. Should it fail again, that counts anew.
                     (trouble.last, trouble.given_up) = (Epoch::default(), None);
                     self.troubles.set_retry(name, None);
                 }
                 return;
             }
-            Observation::Held { .. } => return,
         };
         let Some(unit) = self.units.get(name) else { return };
         if unit.desired != DesiredState::Launched || unit.options.global || unit.done {
@@ -172,6 +172,11 @@ impl Leader {
             self.troubles.set_retry(name, None);
         }
         self.event(Event::GivenUp { unit: name.clone(), machine, reason: reason.into() });
+        self.let_others_move(name);
+    }
+
+    pub(super) fn is_given_up(&self, name: &UnitName) -> bool {
+        self.troubles.by_unit.get(name).is_some_and(|trouble| trouble.given_up.is_some())
     }
 
     /// Starts anew the units whose time has come.

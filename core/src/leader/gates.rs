@@ -316,47 +316,50 @@ impl Leader {
                     return Some(format!("it requires {name}, which the cluster does not know; submit it"));
                 }
                 Some(unit) if self.has_become_active(name, unit) => {}
-                Some(unit) if unit.desired != DesiredState::Launched => {
-                    return Some(format!("it requires {name}, which is {}; start it", unit.desired));
+                Some(unit) => {
+                    let why = self.why_not_started(name, unit);
+                    let why = why.unwrap_or_else(|| "which is not active yet".to_owned());
+                    return Some(format!("it requires {name}, {why}"));
                 }
-                Some(_) => return Some(format!("it requires {name}, which is not active yet")),
             }
         }
         let starts = |name: &&UnitName| {
             self.units.get(name).is_some_and(|unit| {
-                unit.desired == DesiredState::Launched
-                    && !unit.placements.is_empty()
-                    && !self.has_become_active(name, unit)
-                    && !self.has_failed(name, unit)
+                !self.has_become_active(name, unit) && self.why_not_started(name, unit).is_none()
             })
         };
         let after = options.after.iter().find(starts)?;
-        Some(format!("it is started after {after}, which is being started"))
+        // It may wait itself.
+        Some(format!("it is started after {after}, which is not active yet"))
+    }
+
+    /// Why a unit that is not active will not become so by itself; none where it is being started, or waits for that itself.
+    fn why_not_started(&self, name: &UnitName, unit: &Unit) -> Option<String> {
+        if unit.desired != DesiredState::Launched {
+            return Some(format!("which is {}; start it", unit.desired));
+        }
+        if self.current_copies(name, unit).any(Observation::has_failed) {
+            return Some("which has failed".to_owned());
+        }
+        if self.current_copies(name, unit).any(Observation::has_ended) {
+            return Some("which has ended".to_owned());
+        }
+        let mut why = Some("which is on no machine".to_owned());
+        for id in unit.placements.keys() {
+            // One of those of a global unit is enough.
+            let idle = self.machines.get(id)?.why_idle()?;
+            why = Some(format!("whose machine {} {idle}", id.short()));
+        }
+        why
     }
 
     /// Whether a copy of the unit is active somewhere, or it has run to its end.
     fn has_become_active(&self, name: &UnitName, unit: &Unit) -> bool {
         unit.done
-            || self.current_copies(name, unit).any(|observation| {
-                matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
-                if match &*state.active {
-                    "active" | "reloading" => true,
-                    // One of those of a global unit.
-                    "inactive" => unit.options.ends,
-                    _ => false,
-                })
+            || self.current_copies(name, unit).any(|copy| {
+                // One of those of a global unit may have run to its end.
+                copy.is_active() || copy.has_ended() && unit.options.ends
             })
-    }
-
-    /// Whether no copy of it will become active by itself.
-    fn has_failed(&self, name: &UnitName, unit: &Unit) -> bool {
-        self.current_copies(name, unit).any(|observation| {
-            matches!(
-                observation,
-                Observation::Refused(_)
-                    | Observation::Held { phase: Phase::StartFailed(_) | Phase::Failed(_), .. }
-            )
-        })
     }
 
     fn current_copies<'a>(

@@ -3,10 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::{Copy, Leader, Unit};
+use super::{Copy, Leader, Machine, Unit};
 use crate::command::Left;
 use crate::ids::{Epoch, MachineId};
-use crate::machine::{Availability, MachineState};
+use crate::machine::Availability;
 use crate::state::{Observation, Phase};
 use crate::unit::UnitName;
 
@@ -63,11 +63,14 @@ impl Leader {
             };
             return format!("no other machine takes {tied}: {}", summary(&refusals));
         }
-        self.why_not_yet(id)
+        self.why_not_yet(&group.units, id)
     }
 
-    /// Why a unit is on the machine still that another one takes.
-    pub(super) fn why_not_yet(&self, id: MachineId) -> String {
+    /// Why units are on the machine still that another one takes.
+    pub(super) fn why_not_yet(&self, units: &[UnitName], id: MachineId) -> String {
+        if self.may_run_to_its_end(units) {
+            return "runs to its end here, if the time of the drain lasts".to_owned();
+        }
         match self.machines.get(&id).map(|machine| machine.availability) {
             Some(Availability::Draining(drain)) if self.moves_enough(id) => {
                 format!("waits for its turn (--max-parallel {})", drain.max_parallel)
@@ -87,13 +90,16 @@ impl Leader {
         let home = unit.and_then(|unit| Some((unit, unit.placements.iter().next()?)));
         let hindrance = self.hindrance(name, id);
         let Some((unit, (home, epoch))) = home else {
+            if self.lingering.runs_on(id, name) {
+                return ("runs on here, and no other machine takes it".to_owned(), false);
+            }
             return (format!("is being stopped here{hindrance}"), true);
         };
         let there = home.short();
-        if self.lingering.contains(id, name) {
+        if self.lingering.runs_on(id, name) {
             return (self.how_it_starts(name, unit, *home, *epoch), false);
         }
-        let why = if self.is_active_on(name, *home, *epoch) {
+        let why = if self.copy_on(name, *home, *epoch).is_some_and(|copy| copy.observation.is_active()) {
             format!("is active on {there}, and is being stopped here{hindrance}")
         } else if unit.options.exclusive.is_some() {
             format!("is exclusive, and is being stopped here before it is started on {there}{hindrance}")
@@ -117,12 +123,8 @@ impl Leader {
     /// How far the unit is where it is to become active.
     fn how_it_starts(&self, name: &UnitName, unit: &Unit, home: MachineId, epoch: Epoch) -> String {
         let there = home.short();
-        let machine = self.machines.get(&home);
-        if machine.is_none_or(|machine| machine.state == MachineState::Unreachable) {
-            return format!("is to start on {there}, which is unreachable");
-        }
-        if machine.is_some_and(|machine| machine.record.leaving) {
-            return format!("is to start on {there}, which shuts down");
+        if let Some(why) = self.machines.get(&home).and_then(Machine::why_idle) {
+            return format!("is to start on {there}, which {why}");
         }
         if let Some(why) = self.withheld(name, unit) {
             return format!("is to start on {there}, and is not started yet: {why}");
@@ -138,12 +140,6 @@ impl Leader {
             }
             _ => format!("is being started on {there}"),
         }
-    }
-
-    fn is_active_on(&self, name: &UnitName, machine: MachineId, epoch: Epoch) -> bool {
-        let copy = self.copy_on(name, machine, epoch).map(|copy| &copy.observation);
-        matches!(copy, Some(Observation::Held { phase: Phase::Launched, state: Some(state) })
-            if state.active == "active")
     }
 
     fn copy_on(&self, name: &UnitName, machine: MachineId, epoch: Epoch) -> Option<&Copy> {

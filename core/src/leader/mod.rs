@@ -663,7 +663,7 @@ impl Leader {
                     name,
                 });
             } else if let Some(retired) = self.retired.get(&(id, name.clone()))
-                && !self.lingering.contains(id, &name)
+                && !self.lingering.runs_on(id, &name)
             {
                 remove.push(Removal { name, epoch: retired.epoch });
             }

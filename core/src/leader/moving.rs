@@ -1,13 +1,14 @@
 //! Machines that are emptied: by an operator's word (drain), or since they shut down (goodbye).
 //!
 //! Their units are placed elsewhere as those of a lost machine are, but what runs there runs on until it is seen to be
-//! active elsewhere: its old copy lingers. What fits nowhere else stays. Global units go nowhere else: a drain stops them
+//! active elsewhere: its old copy lingers. What runs to its end may do so first, while the drain lasts. What fits nowhere
+//! else stays. Global units go nowhere else: a drain stops them
 //! when nothing else is left.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Change, Effect, Event, Leader, LingerEnd, Machine, UnplaceReason};
+use super::{Change, Copy, Effect, Event, Leader, LingerEnd, Machine, Unit, UnplaceReason};
 use crate::command::{MachineCommand, MachineCommandError};
 use crate::ids::MachineId;
 use crate::leader::io::RequestId;
@@ -38,8 +39,10 @@ pub(super) struct OngoingDrain {
 struct Move {
     /// Until when it may be, in the leader's own time.
     ends: Time,
-    /// Whether its old copy runs on until the new one is active. That of an exclusive unit does not.
+    /// Whether its old copy runs on until the new one is active. That of an exclusive unit, or of a one-shot one, does not.
     runs_on: bool,
+    /// Whether it has failed since where it goes. Then nothing but its being active there ends the old copy.
+    failed: bool,
 }
 
 /// Units on their way from these machines.
@@ -55,14 +58,28 @@ impl Lingering {
         self.0.iter().flat_map(|(machine, names)| names.iter().map(|(name, moves)| (*machine, name, *moves)))
     }
 
-    /// Whether the unit's old copy there runs on.
-    pub(super) fn contains(&self, machine: MachineId, name: &UnitName) -> bool {
-        self.0.get(&machine).and_then(|names| names.get(name)).is_some_and(|moves| moves.runs_on)
+    fn get(&self, machine: MachineId, name: &UnitName) -> Option<&Move> {
+        self.0.get(&machine)?.get(name)
     }
 
-    /// How many are on their way from there.
-    fn count(&self, machine: MachineId) -> usize {
-        self.0.get(&machine).map_or(0, BTreeMap::len)
+    /// Whether the unit is on its way from there.
+    fn moves(&self, machine: MachineId, name: &UnitName) -> bool {
+        self.get(machine, name).is_some()
+    }
+
+    /// Whether it is, and its old copy there runs on.
+    pub(super) fn runs_on(&self, machine: MachineId, name: &UnitName) -> bool {
+        self.get(machine, name).is_some_and(|moves| moves.runs_on)
+    }
+
+    /// What is on its way from there.
+    fn from(&self, machine: MachineId) -> impl Iterator<Item = &UnitName> {
+        self.0.get(&machine).into_iter().flat_map(BTreeMap::keys)
+    }
+
+    /// The unit has failed where it goes.
+    fn has_failed(&mut self, name: &UnitName) {
+        self.0.values_mut().filter_map(|names| names.get_mut(name)).for_each(|moves| moves.failed = true);
     }
 
     /// What is on its way from there has until then.
@@ -174,6 +191,8 @@ impl Leader {
     fn empty(&mut self, id: MachineId) {
         for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
             self.mark(&name);
+            // Nothing is started any more on a machine that shuts down.
+            self.look_at_dependents(&name);
             self.turn.seen.push(name);
         }
     }
@@ -183,13 +202,31 @@ impl Leader {
     pub(super) fn linger(&mut self, name: &UnitName, from: MachineId) {
         let launched = self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Launched);
         let Some(machine) = self.machines.get(&from) else { return };
-        let runs = machine.observed.get(name).is_some_and(super::Copy::runs);
-        let may_run_twice = self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_none());
-        let runs_on = may_run_twice && !planted::is(Fault::DrainStopsFirst);
+        let runs = machine.observed.get(name).is_some_and(Copy::runs);
+        let runs_on =
+            self.units.get(name).is_some_and(Unit::may_run_twice) && !planted::is(Fault::DrainStopsFirst);
         if launched && runs && machine.state != MachineState::Unreachable {
             let ends = self.lingers_until(from);
-            self.lingering.insert(from, name, Move { ends, runs_on });
+            self.lingering.insert(from, name, Move { ends, runs_on, failed: false });
         }
+    }
+
+    /// Whether one of these runs to its end on a machine that is drained, and has the time to: what it has done would be
+    /// done a second time elsewhere.
+    pub(super) fn may_run_to_its_end(&self, units: &[UnitName]) -> bool {
+        let at_work = |name: &UnitName| {
+            let unit = self.units.get(name).filter(|unit| {
+                unit.options.ends
+                    && unit.desired == DesiredState::Launched
+                    && !planted::is(Fault::DrainRunsAgain)
+            })?;
+            let (id, epoch) = unit.placements.iter().next()?;
+            let machine = self.machines.get(id).filter(|machine| machine.why_idle().is_none())?;
+            let has_time = self.drains.get(id).is_some_and(|drain| !drain.over);
+            let copy = machine.observed.get(name).filter(|copy| copy.epoch == *epoch)?;
+            Some(has_time && copy.is_at_work())
+        };
+        units.iter().any(|name| at_work(name) == Some(true))
     }
 
     /// When what lingers on the machine from now on is stopped in any case.
@@ -227,39 +264,54 @@ impl Leader {
         }
         let ends = self.lingers_until(id);
         for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
+            // What is on no machine may have been ended for what it is tied to.
             let moved = self.units.get(&name).filter(|unit| {
                 unit.desired == DesiredState::Launched && !unit.options.global && !unit.placements.is_empty()
             });
             let retired = self.retired.contains_key(&(id, name.clone()));
-            if let Some(unit) = moved.filter(|_| retired && !self.lingering.contains(id, &name)) {
-                let runs_on = unit.options.exclusive.is_none();
-                self.lingering.insert(id, &name, Move { ends, runs_on });
+            if let Some(unit) = moved.filter(|_| retired && !self.lingering.moves(id, &name)) {
+                let runs_on = unit.may_run_twice();
+                self.lingering.insert(id, &name, Move { ends, runs_on, failed: false });
             }
         }
     }
 
-    /// Whether the unit is where it may become active: else it is not waited for, and nothing of it is stopped either.
+    /// Whether the unit is where it may become active by itself: else it is not waited for, and nothing of it is stopped
+    /// either.
     fn may_become_active(&self, name: &UnitName) -> bool {
+        if self.is_given_up(name) {
+            return false;
+        }
         let on = self.units.get(name).and_then(|unit| unit.placements.keys().next());
-        let machine = on.and_then(|id| self.machines.get(id));
-        machine.is_some_and(|machine| machine.state != MachineState::Unreachable && !machine.record.leaving)
+        on.and_then(|id| self.machines.get(id)).is_some_and(|machine| machine.why_idle().is_none())
     }
 
-    /// Whether as many units of the machine are on their way elsewhere as may be.
+    /// Whether as many units of the machine are on their way elsewhere as may be. What was given up there is not.
     pub(super) fn moves_enough(&self, id: MachineId) -> bool {
         self.machines.get(&id).is_some_and(|machine| match machine.availability {
             _ if machine.state == MachineState::Unreachable => false,
             Availability::Draining(_) if self.drains.get(&id).is_some_and(|drain| drain.over) => false,
-            Availability::Draining(drain) => self.lingering.count(id) >= drain.max_parallel(),
+            Availability::Draining(drain) => {
+                let moves = self.lingering.from(id).filter(|name| !self.is_given_up(name));
+                moves.count() >= drain.max_parallel()
+            }
             Availability::Open | Availability::Cordoned => false,
         })
     }
 
     /// What this observation of a unit's current copy means for its old ones: once it is active they go.
     pub(super) fn look_at_lingering(&mut self, name: &UnitName, observation: &Observation) {
-        let active = matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "active");
-        if active {
+        if observation.is_active() {
             self.end_lingering(name, LingerEnd::Active);
+        } else if observation.has_failed() {
+            self.lingering.has_failed(name);
+        }
+    }
+
+    /// The unit was given up where it goes: others may go meanwhile.
+    pub(super) fn let_others_move(&mut self, name: &UnitName) {
+        for machine in self.lingering.machines_of(name) {
+            self.empty(machine);
         }
     }
 
@@ -333,11 +385,12 @@ impl Leader {
     /// machines of which nothing more can be moved.
     pub(super) fn finish_moves(&mut self) {
         let awake = self.awake();
-        let over = |(_, name, moves): &(MachineId, &UnitName, Move)| {
-            let placed = self.units.get(name).is_some_and(|unit| !unit.placements.is_empty());
-            moves.ends <= awake
-                && !planted::is(Fault::DrainNeverEnds)
-                && (!moves.runs_on || !placed || self.may_become_active(name))
+        let over = |(id, name, moves): &(MachineId, &UnitName, Move)| {
+            let copy = self.machines.get(id).and_then(|machine| machine.observed.get(*name));
+            let runs_on = moves.runs_on && copy.is_none_or(Copy::runs);
+            let replaced =
+                !moves.failed && self.may_become_active(name) || planted::is(Fault::DrainStopsTheLast);
+            moves.ends <= awake && !planted::is(Fault::DrainNeverEnds) && (!runs_on || replaced)
         };
         let over: Vec<(MachineId, UnitName)> =
             self.lingering.iter().filter(over).map(|(id, name, _)| (id, name.clone())).collect();
@@ -384,11 +437,39 @@ impl Leader {
     }
 }
 
+impl Unit {
+    /// Whether a second copy may be started while one runs. What runs to its end would do its work twice.
+    fn may_run_twice(&self) -> bool {
+        self.options.exclusive.is_none() && !self.options.ends
+    }
+}
+
+impl Copy {
+    /// Whether it was started, and has not ended, as far as its machine has said.
+    fn is_at_work(&self) -> bool {
+        match &self.observation {
+            Observation::Held { phase: Phase::Starting, .. } => true,
+            Observation::Held { phase: Phase::Launched, .. } => self.runs(),
+            Observation::Held { .. } | Observation::Refused(_) => false,
+        }
+    }
+}
+
 impl Machine {
     /// Whether its units are to be on other machines, if these take them. One that stays with its machine through a
     /// reboot stays there when the machine says goodbye.
     pub(super) fn is_left(&self, keeps: bool) -> bool {
         let goes = self.state == MachineState::Unreachable || self.record.leaving;
         goes && !(keeps && self.record.leaving) || matches!(self.availability, Availability::Draining(_))
+    }
+
+    /// Why nothing that is placed on it is started there at present, if that is so.
+    pub(super) fn why_idle(&self) -> Option<&'static str> {
+        match (self.state, self.record.leaving) {
+            (MachineState::Unreachable, true) => Some("was shut down"),
+            (MachineState::Unreachable, false) => Some("is unreachable"),
+            (_, true) => Some("shuts down"),
+            (MachineState::Awaited | MachineState::Up | MachineState::Degraded, false) => None,
+        }
     }
 }

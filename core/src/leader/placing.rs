@@ -230,8 +230,11 @@ impl Leader {
         ordered
     }
 
-    /// Whether the brake, or how many units are on their way already, keeps one of these where it is.
+    /// Whether the brake, its own work, or how many units are on their way already, keeps one of these where it is.
     fn is_held(&self, units: &[UnitName]) -> bool {
+        if self.may_run_to_its_end(units) {
+            return true;
+        }
         let on = |name| self.units.get(name).into_iter().flat_map(|unit| unit.placements.keys());
         let mut machines = units.iter().flat_map(on);
         machines.any(|machine| self.is_braked(*machine) || self.moves_enough(*machine))

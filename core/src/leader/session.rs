@@ -362,10 +362,12 @@ impl Leader {
         self.look_at_lingering(name, observation);
         self.look_at_failure(name, id, epoch, observation);
         self.look_at_what_was_started(name, id, epoch, observation);
-        let ended = matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) }
-            if state.active == "inactive");
+        if self.units.get(name).is_some_and(|unit| unit.options.ends) {
+            // Its machine may be drained, and have waited for its end.
+            self.mark_tied(name);
+        }
         if let Some(unit) = self.units.get_mut(name)
-            && ended
+            && observation.has_ended()
             && unit.options.ends
             // That runs to its end on each machine.
             && !unit.options.global
@@ -490,7 +492,7 @@ impl Leader {
             && let Some(Retired { epoch, .. }) = self.retired.remove(&key)
         {
             self.event(Event::Gone { unit: name.clone(), machine: id, epoch });
-            if self.lingering.contains(id, name) {
+            if self.lingering.runs_on(id, name) {
                 self.forget_move(id, name);
             }
             self.turn.changes.push(Change::DeleteRetired(id, name.clone()));
@@ -581,6 +583,7 @@ impl Leader {
             }
             self.mark(&name);
             self.gates.look_at(&name);
+            self.look_at_dependents(&name);
             self.turn.seen.push(name);
         }
         // Whose systemd hangs has an agent that lives: that the host answers would tell nothing, and mislead.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Effect, Held, Leader, Machine};
+use super::{Effect, Held, Leader, Machine, Unit};
 use crate::command::{
     BrakeStatus, ClusterStatus, CopyRole, CopyStatus, MachineStatus, Query, QueryAnswer, UnitStatus, Waiting,
 };
@@ -137,7 +137,7 @@ impl Leader {
     fn waiting(&self, name: &UnitName, explain: bool) -> Option<Waiting> {
         let unit = self.units.get(name)?;
         if !self.waits(name, unit) {
-            let reason = self.withheld(name, unit)?.to_owned();
+            let reason = self.away_with(unit).or_else(|| self.withheld(name, unit).map(str::to_owned))?;
             return Some(Waiting { reason, machines: Vec::new() });
         }
         let reason = |reason: &str| Some(Waiting { reason: reason.to_owned(), machines: Vec::new() });
@@ -183,7 +183,7 @@ impl Leader {
                         return reason(&format!(
                             "its machine {} {why}, and it {}",
                             id.short(),
-                            self.why_not_yet(*id)
+                            self.why_not_yet(&group.units, *id)
                         ));
                     }
                     format!("its machine {} {why}, and no other machine takes {subject}", id.short())
@@ -192,6 +192,17 @@ impl Leader {
             },
             machines: refusals,
         })
+    }
+
+    /// Why nothing of a unit runs that stays with its machine, if that one is away.
+    fn away_with(&self, unit: &Unit) -> Option<String> {
+        let id = self.live_machine(unit).filter(|_| !unit.options.global && !unit.done)?;
+        let machine = self.machines.get(&id).filter(|machine| machine.state == MachineState::Unreachable)?;
+        Some(format!(
+            "it stays with its machine {} (OnReboot=keep), which {}",
+            id.short(),
+            machine.why_idle()?
+        ))
     }
 
     /// What each machine has against these units, if anything.

@@ -158,6 +158,8 @@ pub(crate) struct MachineBook {
     pub(crate) applied: Option<(Term, Revision)>,
     /// The copies that it said to be active when it last said anything of them.
     pub(crate) says_active: BTreeSet<(UnitName, Epoch)>,
+    /// The same of those that it has begun to start, and that have not ended.
+    pub(crate) says_at_work: BTreeSet<(UnitName, Epoch)>,
     /// Since when the time of its drain counts, by the leader's clock, and how long the leader had been stopped until then.
     pub(crate) drained: ((Time, Micros), Duration),
     /// The same of the time that it has at least.
@@ -303,6 +305,17 @@ pub(crate) fn has_run_to_its_end(observation: &Observation) -> bool {
     matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "inactive")
 }
 
+/// Whether the start of a copy was begun, and neither that nor what was started has ended.
+fn is_at_work(observation: &Observation) -> bool {
+    match observation {
+        Observation::Held { phase: Phase::Starting, .. } => true,
+        Observation::Held { phase: Phase::Launched, state } => {
+            state.as_ref().is_none_or(|state| !matches!(&*state.active, "inactive" | "failed"))
+        }
+        Observation::Held { .. } | Observation::Refused(_) => false,
+    }
+}
+
 /// Whether a copy was started and is active.
 pub(crate) fn is_active(observation: &Observation) -> bool {
     matches!(observation, Observation::Held { phase: Phase::Launched, state: Some(state) } if state.active == "active")
@@ -386,6 +399,7 @@ impl World {
             machine.stale.clear();
             machine.says.clear();
             machine.says_active.clear();
+            machine.says_at_work.clear();
             machine.hello = None;
             (machine.welcomed, machine.last_heard, machine.degraded) = (None, None, false);
         }
@@ -440,6 +454,7 @@ impl World {
             says: was.says,
             hello: was.hello,
             says_active: was.says_active,
+            says_at_work: was.says_at_work,
             drained: was.drained,
             drains: was.drains,
             moved: was.moved,
@@ -587,6 +602,8 @@ impl World {
                 let active = hello.units.iter().filter(|unit| is_active(&unit.observation));
                 book.says_active = active.map(|unit| (unit.name.clone(), unit.epoch)).collect();
                 self.book.said_active.extend(book.says_active.iter().cloned());
+                let at_work = hello.units.iter().filter(|unit| is_at_work(&unit.observation));
+                book.says_at_work = at_work.map(|unit| (unit.name.clone(), unit.epoch)).collect();
                 if book.rebooted {
                     book.moved.clear();
                 }
@@ -617,6 +634,11 @@ impl World {
                             }
                             book.says.insert(report.name.clone(), report.epoch);
                             let copy = (report.name.clone(), report.epoch);
+                            if known && is_at_work(observation) {
+                                book.says_at_work.insert(copy.clone());
+                            } else {
+                                book.says_at_work.remove(&copy);
+                            }
                             if is_active(observation) {
                                 book.says_active.insert(copy.clone());
                                 self.book.said_active.insert(copy);

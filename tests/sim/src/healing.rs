@@ -174,6 +174,7 @@ impl World {
             found.push("the leader does not answer at once".to_owned());
             return;
         };
+        self.what_is_waited_for_is_being_started(&statuses);
         let durable = &self.store.durable;
         for status in statuses.iter().filter(|status| status.known) {
             let stored = durable.units.get(&status.name);

@@ -346,6 +346,62 @@ fn after_waits_only_for_what_is_being_started() {
 }
 
 #[test]
+fn after_waits_for_nothing_that_has_ended_by_itself() {
+    let mut world = World::new(1);
+    world.start("db.service", "");
+    world.report(M1, "db.service", Phase::Launched, "inactive");
+    world.start("web.service", "[X-Muster]\nAfter=db.service\n");
+    assert_eq!(world.running("web.service"), [M1]);
+    world.start("app.service", "[X-Muster]\nRequires=db.service\n");
+    assert_eq!(world.reason("app.service"), "it requires db.service, which has ended");
+    // Also where it ends before it was active.
+    world.agents.get_mut(&M1).unwrap().activates = false;
+    world.command(Verb::Restart, &[("db.service", None)]).unwrap();
+    world.command(Verb::Restart, &[("web.service", None)]).unwrap();
+    assert_eq!(world.reason("web.service"), "it is started after db.service, which is not active yet");
+    world.report(M1, "db.service", Phase::Launched, "inactive");
+    assert_eq!(world.running("web.service"), [M1]);
+}
+
+#[test]
+fn after_waits_for_no_machine_that_is_lost() {
+    let mut world = World::new(2);
+    world.start("db.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
+    world.start("web.service", &format!("[X-Fleet]\nMachineID={M2}\n[X-Muster]\nAfter=db.service\n"));
+    world.start("app.service", &format!("[X-Fleet]\nMachineID={M2}\n[X-Muster]\nRequires=db.service\n"));
+    world.agents.get_mut(&M1).unwrap().activates = false;
+    for unit in ["db.service", "web.service", "app.service"] {
+        world.command(Verb::Restart, &[(unit, None)]).unwrap();
+    }
+    assert!(world.running("web.service").is_empty());
+    world.cut(M1);
+    world.pass(6);
+    assert_eq!(world.running("web.service"), [M2]);
+    assert_eq!(world.reason("app.service"), "it requires db.service, whose machine 00000001 is unreachable");
+}
+
+#[test]
+fn after_waits_for_no_machine_that_shuts_down() {
+    let mut world = World::new(2);
+    world.start("db.service", &format!("[X-Fleet]\nMachineID={M1}\n[X-Muster]\nOnReboot=keep\n"));
+    world.start("web.service", &format!("[X-Fleet]\nMachineID={M2}\n[X-Muster]\nAfter=db.service\n"));
+    world.start("app.service", &format!("[X-Fleet]\nMachineID={M2}\n[X-Muster]\nRequires=db.service\n"));
+    world.agents.get_mut(&M1).unwrap().activates = false;
+    for unit in ["db.service", "web.service", "app.service"] {
+        world.command(Verb::Restart, &[(unit, None)]).unwrap();
+    }
+    assert!(world.running("web.service").is_empty());
+    world.goodbye(M1, Goodbye::Shutdown);
+    assert_eq!(world.running("web.service"), [M2]);
+    assert_eq!(world.reason("app.service"), "it requires db.service, whose machine 00000001 shuts down");
+    world.cut(M1);
+    world.pass(6);
+    world.command(Verb::Restart, &[("web.service", None)]).unwrap();
+    assert_eq!(world.running("web.service"), [M2]);
+    assert_eq!(world.reason("app.service"), "it requires db.service, whose machine 00000001 was shut down");
+}
+
+#[test]
 fn units_that_wait_for_each_other_are_refused() {
     let mut world = World::new(1);
     world.start("a.service", "[X-Muster]\nRequires=b.service\n");

@@ -14,16 +14,6 @@ use crate::state::{Failure, Observation, Phase, UnitState};
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
 
-/// The second machine says this of its copy.
-fn report(world: &mut World, unit: &str, phase: Phase, active: &str) {
-    let epoch = world.leader.units.get(&name(unit)).unwrap().placements[&M2];
-    let state = UnitState { load: "loaded".into(), active: active.into(), sub: String::new() };
-    let observation = Observation::Held { phase, state: Some(state) };
-    let report = UnitReport { name: name(unit), epoch, change: ReportedChange::Observed(observation) };
-    let connection = world.agents[&M2].connection.unwrap();
-    world.step(Input::Agent(connection, FromAgent::Report(vec![report])));
-}
-
 /// The machine does nothing of what it is told from now on.
 fn mute(world: &mut World, id: MachineId) {
     world.agents.get_mut(&id).unwrap().deaf = true;
@@ -181,6 +171,170 @@ fn the_deadline_of_a_drain_stops_nothing_that_would_run_nowhere() {
     assert_eq!(held(&world, M1), 2);
 }
 
+fn fails(world: &mut World, unit: &str) {
+    world.report(M2, unit, Phase::StartFailed(Failure::without_result("exit-code")), "failed");
+}
+
+#[test]
+fn what_has_failed_elsewhere_runs_on_beyond_the_deadline() {
+    for attempts in [0, 3] {
+        let mut world = with_units(0);
+        world.machine_command(Availability::Cordoned, M2).unwrap();
+        world.start("u.service", &format!("[X-Muster]\nRescheduleAttempts={attempts}\n"));
+        world.machine_command(Availability::Open, M2).unwrap();
+        slow_to_start(&mut world, M2, true);
+        world.machine_command(drain(0), M1).unwrap();
+        world.pass(28);
+        fails(&mut world, "u.service");
+        world.pass(10);
+        assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+        let told =
+            |event: &Event| matches!(event, Event::NotDrained { units, .. } if *units == [name("u.service")]);
+        assert!(world.events.iter().any(told));
+        let how = if attempts == 0 { "did not start" } else { "is being started" };
+        assert!(left(&mut world)[0].starts_with(&format!("u.service {how}")), "{:?}", left(&mut world));
+        // Nor is it stopped for another attempt.
+        world.command(Verb::Restart, &[("u.service", None)]).unwrap();
+        world.pass(1);
+        assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+        slow_to_start(&mut world, M2, false);
+        assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+    }
+}
+
+#[test]
+fn what_has_failed_elsewhere_runs_on_where_its_machine_stays_after_all() {
+    let mut world = with_units(0);
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.start("u.service", "[X-Muster]\nRescheduleAttempts=0\n");
+    world.machine_command(Availability::Open, M2).unwrap();
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    fails(&mut world, "u.service");
+    world.machine_command(Availability::Open, M1).unwrap();
+    world.pass(70);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+}
+
+#[test]
+fn a_shutdown_waits_for_what_is_tried_again_and_not_for_what_was_given_up() {
+    let mut world = with_units(0);
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.start("u.service", "[X-Muster]\nRescheduleAttempts=1\n");
+    world.machine_command(Availability::Open, M2).unwrap();
+    slow_to_start(&mut world, M2, true);
+    world.goodbye(M1, Goodbye::Shutdown);
+    fails(&mut world, "u.service");
+    assert!(!world.agents[&M1].farewell);
+    world.pass(6);
+    assert!(!world.agents[&M1].farewell);
+    fails(&mut world, "u.service");
+    assert!(world.agents[&M1].farewell);
+    // It comes to nothing.
+    world.connect(M1);
+    world.pass(70);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
+}
+
+#[test]
+fn what_was_given_up_elsewhere_makes_room_for_the_next() {
+    let mut world = with_units(0);
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.start("u1.service", "[X-Muster]\nRescheduleAttempts=1\n");
+    world.start("u2.service", "");
+    world.machine_command(Availability::Open, M2).unwrap();
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(1), M1).unwrap();
+    fails(&mut world, "u1.service");
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 1), "it is tried again");
+    world.pass(6);
+    fails(&mut world, "u1.service");
+    assert_eq!((held(&world, M1), held(&world, M2)), (2, 2));
+    slow_to_start(&mut world, M2, false);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 2));
+}
+
+#[test]
+fn what_is_on_no_other_machine_after_all_runs_on_beyond_the_deadline() {
+    let mut world = with_units(1);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.reboot(M2);
+    world.connect(M2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 0));
+    world.pass(40);
+    assert_eq!(world.running("u1.service"), [M1]);
+    assert_eq!(left(&mut world), ["u1.service runs on here, and no other machine takes it"]);
+    // What finds a place later does not wait.
+    world.machine_command(Availability::Open, M2).unwrap();
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
+#[test]
+fn what_has_failed_here_too_ends_with_the_drain() {
+    let mut world = with_units(1);
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    fails(&mut world, "u1.service");
+    world.report(M1, "u1.service", Phase::Failed(Failure::without_result("exit-code")), "failed");
+    world.pass(31);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
+/// A one-shot unit at work on the first machine, and another machine.
+fn at_work() -> World {
+    let mut world = World::new(1);
+    world.agents.get_mut(&M1).unwrap().activates = false;
+    let job = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
+    world.command(Verb::Start, &[("job.service", Some(job))]).unwrap();
+    world.join(M2, &[]);
+    slow_to_start(&mut world, M2, true);
+    world
+}
+
+#[test]
+fn a_one_shot_unit_runs_to_its_end_before_it_moves() {
+    let mut world = at_work();
+    world.machine_command(drain(0), M1).unwrap();
+    world.pass(20);
+    assert_eq!((held(&world, M1), held(&world, M2)), (1, 0));
+    assert_eq!(left(&mut world), ["job.service runs to its end here, if the time of the drain lasts"]);
+    world.report(M1, "job.service", Phase::Launched, "inactive");
+    assert!(world.status("job.service").unwrap().done);
+    assert_eq!(world.running("job.service"), [], "it is not run again");
+    assert!(world.events.contains(&Event::Drained(M1)));
+}
+
+#[test]
+fn a_one_shot_unit_that_fails_moves_at_once() {
+    let mut world = at_work();
+    world.machine_command(drain(0), M1).unwrap();
+    world.report(M1, "job.service", Phase::StartFailed(Failure::without_result("exit-code")), "failed");
+    assert_eq!(world.running("job.service"), [M2]);
+}
+
+#[test]
+fn a_one_shot_unit_has_as_long_as_the_drain() {
+    let mut world = at_work();
+    world.machine_command(drain(0), M1).unwrap();
+    let mut world = world.restarted();
+    world.connect(M1);
+    world.connect(M2);
+    world.pass(29);
+    assert_eq!(world.running("job.service"), [M1]);
+    world.pass(2);
+    assert_eq!(world.running("job.service"), [M2]);
+}
+
+#[test]
+fn a_one_shot_unit_whose_machine_shuts_down_stops_there_first() {
+    let mut world = at_work();
+    world.goodbye(M1, Goodbye::Shutdown);
+    assert_eq!(world.running("job.service"), [M2]);
+    assert!(world.agents[&M1].farewell);
+}
+
 #[test]
 fn exclusive_units_on_their_way_are_counted() {
     let mut world = with_units(0);
@@ -230,14 +384,14 @@ fn what_is_left_on_a_machine_is_told_with_why() {
             all
         ]
     );
-    report(&mut world, "u1.service", Phase::StartFailed(Failure::without_result("exit-code")), "failed");
+    world.report(M2, "u1.service", Phase::StartFailed(Failure::without_result("exit-code")), "failed");
     assert_eq!(
         left(&mut world)[0],
         "u1.service did not start on 00000002: exit-code; it is started anew in 5 s (attempt 1 of 3)"
     );
     // It is stopped where it was as soon as it is active; that takes its time.
     mute(&mut world, M1);
-    report(&mut world, "u1.service", Phase::Launched, "active");
+    world.report(M2, "u1.service", Phase::Launched, "active");
     assert_eq!(left(&mut world)[0], "u1.service is active on 00000002, and is being stopped here.");
     world.command(Verb::Destroy, &[("u1.service", None)]).unwrap();
     assert_eq!(left(&mut world)[0], "u1.service is being stopped here.");

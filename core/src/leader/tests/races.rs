@@ -214,7 +214,7 @@ fn stale_lingering_after_coming_home() {
     world.cut(M2);
     world.pass(8); // comes home, and is starting
     assert!(world.leader.units.get(&name("u1.service")).unwrap().placements.contains_key(&M1));
-    assert!(!world.leader.lingering.contains(M1, &name("u1.service")), "current and lingering at once");
+    assert!(!world.leader.lingering.runs_on(M1, &name("u1.service")), "current and lingering at once");
     let _ = Verb::Stop;
     let _ = |e: &Event| matches!(e, Event::MachineUp { .. });
 }

@@ -261,6 +261,18 @@ impl World {
         }
     }
 
+    /// The machine says this of its copy of the unit, which is the current one.
+    pub(super) fn report(&mut self, id: MachineId, unit: &str, phase: Phase, active: &str) {
+        let agent = self.agents.get_mut(&id).unwrap();
+        let held = agent.held.get_mut(&name(unit)).unwrap();
+        let state = UnitState { load: "loaded".into(), active: active.into(), sub: String::new() };
+        held.observation = Observation::Held { phase, state: Some(state) };
+        let change = ReportedChange::Observed(held.observation.clone());
+        let report = UnitReport { name: name(unit), epoch: held.epoch, change };
+        let connection = agent.connection.unwrap();
+        self.step(Input::Agent(connection, FromAgent::Report(vec![report])));
+    }
+
     /// The machine goes silent, with all that it holds running on.
     pub(super) fn cut(&mut self, id: MachineId) {
         let connection = self.agents.get_mut(&id).unwrap().connection.take().unwrap();

@@ -68,6 +68,11 @@ impl World {
         file.is_some_and(|file| self.palette.contents[*file].options.keep)
     }
 
+    fn is_oneshot(&self, name: &UnitName) -> bool {
+        let file = self.book.decided.files.get(name);
+        file.is_some_and(|file| self.palette.contents[*file].options.oneshot)
+    }
+
     pub(super) fn is_global(&self, name: &UnitName) -> bool {
         let file = self.book.decided.files.get(name);
         file.is_some_and(|file| self.palette.contents[*file].options.global)
@@ -168,6 +173,14 @@ impl World {
                 if now.is_none() && emptied && alive && active && launched && !failed && twice {
                     moved.push((number, name.clone(), *epoch));
                 }
+                let at_work = self.is_oneshot(name)
+                    && book.says_at_work.contains(&(name.clone(), *epoch))
+                    && self.ago_at_most(book.drains.0) < book.drains.1;
+                let well = alive && !book.leaving && !book.rebooted && !book.pid1_lost && !overtaken;
+                if now.is_none() && launched && drained && at_work && well {
+                    let text = format!("{name} is moved from m{number}, where it runs to its end");
+                    return self.violate("what_runs_to_its_end_has_the_time_of_a_drain", text);
+                }
                 // What an earlier boot had is placed anew, also where it was.
                 let rebooted = !self.lease_holds(number) || book.rebooted;
                 if launched && !(lost || refused || rebooted || overtaken) {
@@ -267,7 +280,7 @@ impl World {
 
     /// Drain: the deadline always ends it.
     ///
-    /// Here: it is one for the whole drain. Where the unit may become active elsewhere, its old copy is told to stop soon
+    /// Here: it is one for the whole drain. Where the unit may become active elsewhere, and has not failed, its old copy is told to stop soon
     /// after, if all that takes part is well; also one that moves only then.
     pub(super) fn the_deadline_ends_a_drain(&mut self) {
         if self.queue.now() - self.book.troubled < 3 * SECOND {
@@ -284,7 +297,12 @@ impl World {
                 // Another command may have given it more time.
                 let (last, longest) = book.drained;
                 let more = self.ago(last) <= longest + soon;
-                placed && !more && self.ago(moved.since) > moved.most + soon && self.ago(moved.at) > soon
+                let failed = self.has_failed_since(name, moved.at);
+                placed
+                    && !failed
+                    && !more
+                    && self.ago(moved.since) > moved.most + soon
+                    && self.ago(moved.at) > soon
             };
             if let Some((name, moved)) = book.moved.iter().find(over) {
                 let text =

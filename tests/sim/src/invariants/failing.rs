@@ -7,12 +7,14 @@ use muster_core::ids::{Epoch, MachineId};
 use muster_core::machine::Availability;
 use muster_core::message::Assignment;
 use muster_core::state::{DesiredState, Observation, Phase};
+use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
 use super::Before;
 use crate::book::{Cause, Failed, has_failed, has_run_to_its_end, is_active};
 use crate::fits::{misfit, tied};
 use crate::palette::{MEMORY, Options, Reschedule};
+use crate::queue::Micros;
 use crate::world::World;
 
 /// What makes a machine short of memory, as systemd says it.
@@ -71,6 +73,14 @@ impl World {
             failures.last = Some(epoch);
             failures.all.push(Failed { at: now, machine: number, within, wants_memory });
         }
+    }
+
+    /// Whether the leader was told since then that the unit has failed.
+    pub(super) fn has_failed_since(&self, name: &UnitName, (since, _): (Time, Micros)) -> bool {
+        self.book
+            .failures
+            .get(name)
+            .is_some_and(|failures| failures.all.iter().any(|failed| failed.at.0 >= since))
     }
 
     /// `RescheduleAttempts=`, `RescheduleDelay=`, `RescheduleInterval=`: what happens when systemd gives a unit up: elsewhere,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use muster_core::command::{CommandError, CommandResult, QueryAnswer};
-use muster_core::ids::{CommandId, Epoch, Term};
+use muster_core::command::{CommandError, CommandResult, CopyRole, QueryAnswer, UnitStatus};
+use muster_core::ids::{CommandId, Epoch, MachineId, Term};
 use muster_core::leader::{ConnectionId, Effect, RequestId};
 use muster_core::machine::Availability;
 use muster_core::message::{Assignment, Assignments};
@@ -12,7 +12,7 @@ use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
 use super::Touches;
-use crate::book::Expected;
+use crate::book::{Expected, has_failed, has_run_to_its_end};
 use crate::intent::Intent;
 use crate::machine::Machine;
 use crate::palette::ALL_UNITS;
@@ -74,6 +74,7 @@ impl World {
             return self.violate("write_before_act", "a client is told what is not durable".to_owned());
         }
         let QueryAnswer::Units(units) = answer else { return };
+        self.what_is_waited_for_is_being_started(units);
         let mut told = Intent::default();
         for status in units.iter().filter(|status| status.known) {
             let content = status.content.as_ref().and_then(|text| self.palette.number(text));
@@ -87,6 +88,47 @@ impl World {
                 format!("a client is told {told:?}, and it is {intent:?}"),
             );
         }
+    }
+
+    /// `After=`: once these are active, as long as they are being started too.
+    pub(crate) fn what_is_waited_for_is_being_started(&mut self, units: &[UnitStatus]) {
+        // What the store could not take is looked at again after a while.
+        if self.book.store_failed {
+            return;
+        }
+        for status in units {
+            let reason = status.waiting.as_ref().map(|waiting| &*waiting.reason);
+            let Some(reason) = reason.and_then(|reason| reason.strip_prefix("it is started after ")) else {
+                continue;
+            };
+            let first = reason
+                .split(',')
+                .next()
+                .and_then(|first| units.iter().find(|unit| unit.name.as_str() == first));
+            let starts = first.is_some_and(|first| {
+                let current = || first.copies.iter().filter(|copy| copy.role == CopyRole::Current);
+                let over = current()
+                    .filter_map(|copy| copy.observation.as_ref())
+                    .any(|seen| has_failed(seen) || has_run_to_its_end(seen));
+                first.desired == DesiredState::Launched
+                    && !over
+                    && current().any(|copy| !self.is_long_lost(copy.machine))
+            });
+            if !starts {
+                let text =
+                    format!("{} waits for what is not being started: {reason}: {first:?}", status.name);
+                return self.violate("what_is_waited_for_is_being_started", text);
+            }
+        }
+    }
+
+    /// Whether the leader has known for a while that the machine is lost.
+    fn is_long_lost(&self, id: MachineId) -> bool {
+        let Some(book) = self.machine_number(id).map(|number| &self.book.machines[number]) else {
+            return false;
+        };
+        let long = self.settings.lease_ttl * 3;
+        book.heard.is_none() && book.last_heard.is_some_and(|heard| self.ago_at_most(heard) > long)
     }
 
     /// Drain: units start elsewhere before they stop here where they may run twice. / A machine that shuts down: its units move
@@ -105,7 +147,12 @@ impl World {
         let passed = self.ago_at_most(moved.since);
         if !active && !knows_less && passed < moved.most {
             let text = format!("m{number} is told to stop {name} ({epoch}) before it is active elsewhere");
-            self.violate("what_moves_runs_on", text);
+            return self.violate("what_moves_runs_on", text);
+        }
+        // Whatever time has passed.
+        if !active && !knows_less && self.has_failed_since(name, moved.at) {
+            let text = format!("m{number} is told to stop {name} ({epoch}), which has failed elsewhere");
+            self.violate("what_has_failed_elsewhere_runs_on", text);
         }
     }
 
