@@ -1,7 +1,7 @@
 //! What systemd and the disk say of units.
 
 use super::{FIRST_READ, RETRY, Reload, Units, Unsaved};
-use crate::agent::io::{Held, CallError, Checked, Event, Seen, Verb, Written};
+use crate::agent::io::{CallError, Checked, Event, Held, Seen, Verb, Written};
 use crate::agent::unit::{Doing, Files, Reading, Unit, Want};
 use crate::ids::Epoch;
 use crate::planted::{self, Fault};
