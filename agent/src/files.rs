@@ -190,28 +190,11 @@ impl UnitFiles {
 
 /// Writes a file so that nobody ever sees half of it.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    put(path, content, false)
-}
-
-/// The same, so that the file survives a power cut.
-pub(crate) fn replace_for_good(path: &Path, content: &[u8]) -> io::Result<()> {
-    put(path, content, true)
-}
-
-fn put(path: &Path, content: &[u8], for_good: bool) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     // No suffix that systemd looks at.
     new.push("~");
-    let mut file = File::create(&new)?;
-    file.write_all(content)?;
-    if for_good {
-        file.sync_all()?;
-    }
-    fs::rename(&new, path)?;
-    if for_good {
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
-    }
-    Ok(())
+    fs::write(&new, content)?;
+    fs::rename(&new, path)
 }
 
 /// It is well when there was nothing to remove.

@@ -1,8 +1,8 @@
 //! The machine's goodbye before a shutdown, which `muster-goodbye.service` asks the running agent for, and logind, where
 //! that runs.
 //!
-//! That unit stops first when the machine shuts down, since all of Muster's units are ordered before it; its stop lasts
-//! until the agent says that their copies are active elsewhere.
+//! That unit stops first when the machine shuts down, since all of Muster's units but exclusive ones are ordered before it;
+//! its stop lasts until the agent says that their copies are active elsewhere, and exclusive units have ended here.
 
 use std::fs;
 use std::io;

@@ -29,19 +29,20 @@ pub const EXCLUSIVE_SLICE: &str = "muster-exclusive";
 /// [`GOODBYE`] stop before it when the machine shuts down.
 ///
 /// An exclusive unit is bound to the guard ([`LEASE`]), in a slice that is killed when so much time has passed since the
-/// end of the lease. What its own file says of its slice and its stop does not count.
+/// end of the lease. What its own file says of its slice and its stop does not count. A shutdown stops it at once: it is
+/// started elsewhere only when it has ended here, and [`GOODBYE`] waits for that.
 pub fn drop_in(name: &UnitName, epoch: Epoch, file: &str, exclusive: Option<Duration>) -> Option<String> {
-    let bound = match exclusive {
+    let relations = match exclusive {
         // One that could not be stopped would keep all others from starting.
         Some(_) => format!("BindsTo={LEASE}\nAfter={LEASE}\nRefuseManualStop=no\n"),
-        None => String::new(),
+        None => format!("Before={GOODBYE}\n"),
     };
     let kind = name.unit_type();
     if !matches!(kind, UnitType::Service | UnitType::Socket | UnitType::Mount | UnitType::Swap) {
-        return exclusive.map(|_| format!("# {EPOCH}{epoch}\n[Unit]\n{bound}"));
+        return exclusive.map(|_| format!("# {EPOCH}{epoch}\n[Unit]\n{relations}"));
     }
     let section = kind.section();
-    let mut text = format!("[Unit]\nBefore={GOODBYE}\n{bound}[{section}]\nEnvironment={EPOCH}{epoch}\n");
+    let mut text = format!("[Unit]\n{relations}[{section}]\nEnvironment={EPOCH}{epoch}\n");
     if let Some(stop) = exclusive {
         let timeout = if kind == UnitType::Service { "TimeoutStopSec" } else { "TimeoutSec" };
         let seconds = stop.as_secs();

@@ -105,7 +105,9 @@ impl Guard {
         let Some(seen) = seen.filter(|_| !overtaken) else { return };
         self.asked = Asked::Answered;
         match self.state {
-            State::Unknown(_) | State::On(_) if seen.state.active != "active" => {
+            // While it has a job it is about to be stopped, as at a shutdown, and so is what is bound to it: a unit that has
+            // ended before the others has not run to its end.
+            State::Unknown(_) | State::On(_) if seen.state.active != "active" || seen.job => {
                 self.end(now, units, effects);
             }
             State::Unknown(told) => {

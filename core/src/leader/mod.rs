@@ -273,8 +273,7 @@ impl Leader {
         };
         leader.load(durable);
         let short = planted::is(Fault::NewLeaderCountsShort);
-        let lease =
-            now + if short { leader.settings.lease() - leader.settings.lease_ttl } else { leader.lease() };
+        let lease = now + if short { Duration::from_millis(100) } else { leader.lease() };
         for (id, machine) in &mut leader.machines {
             let granted = (now + leader.settings.with_margin(machine.record.lease)).max(lease);
             let deadline = if machine.record.restarting { granted } else { lease };

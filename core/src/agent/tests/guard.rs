@@ -27,8 +27,12 @@ fn lease() -> UnitName {
 
 /// What systemd says of the guard when it is asked.
 fn guard(active: &str) -> Input {
+    guard_with_job(active, false)
+}
+
+fn guard_with_job(active: &str, job: bool) -> Input {
     let state = state(active, "");
-    Input::Read(vec![(lease(), Some(Seen { state, job: false, load_error: None }))])
+    Input::Read(vec![(lease(), Some(Seen { state, job, load_error: None }))])
 }
 
 /// What systemd signals of the guard.
@@ -279,6 +283,19 @@ fn what_ended_is_told_to_have_run_to_its_end_once_its_guard_was_seen_since() {
 }
 
 #[test]
+fn what_a_shutdown_stops_has_not_run_to_its_end_though_its_guard_waits_for_others() {
+    let mut bench = Bench::exclusive();
+    bench.step(changed("a.service", "inactive", "dead"));
+    // Its stop waits for a unit that takes longer.
+    assert_eq!(bench.step(guard_with_job("active", true))[0], stop());
+    let mut effects = bench.stopped();
+    effects.append(&mut bench.later(Duration::from_millis(100)));
+    let told = |phase| report("a.service", epoch(5, 1), phase, Some(state("inactive", "dead")));
+    assert!(effects.contains(&told(Phase::Loaded)), "{effects:?}");
+    assert!(!effects.contains(&told(Phase::Launched)), "{effects:?}");
+}
+
+#[test]
 fn what_waits_for_a_guard_that_cannot_be_started_fails_in_the_end() {
     let mut bench = Bench::new();
     let wants = |counter| vec![exclusive("a.service", epoch(5, counter), Target::Launched)];
@@ -498,6 +515,8 @@ fn drop_ins_bind_exclusive_units_to_the_guard() {
     ] {
         assert_eq!(service.lines().filter(|found| *found == line).count(), 1, "{line}: {service}");
     }
+    // The goodbye waits for its end: were it ordered before that, its stop would wait for the goodbye.
+    assert!(!service.contains("muster-goodbye.service"), "{service}");
     assert_eq!(
         text("a.timer", ""),
         "# MUSTER_EPOCH=5.1\n[Unit]\nBindsTo=muster-lease.service\nAfter=muster-lease.service\nRefuseManualStop=no\n"

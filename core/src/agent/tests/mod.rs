@@ -317,6 +317,39 @@ fn sockets_are_started_before_services() {
 }
 
 #[test]
+fn sockets_are_started_first_also_where_there_are_more_units_than_may_start_at_once() {
+    let mut bench = Bench::new();
+    let name = |number: usize, kind| format!("a{number:03}.{kind}");
+    let names: Vec<String> =
+        (0..450).flat_map(|number| [name(number, "service"), name(number, "socket")]).collect();
+    let holds = names.iter().map(|name| hold(name, epoch(5, 1), FILE, Target::Launched)).collect();
+    bench.assign(false, holds, vec![]);
+    let mut effects = bench.step(Input::Written(names.iter().map(|name| (unit(name), DONE)).collect()));
+    let mut order = Vec::new();
+    loop {
+        let starts = effects.iter().filter_map(|effect| match effect {
+            Effect::Start(name) => Some(name.clone()),
+            _ => None,
+        });
+        let starts: Vec<UnitName> = starts.collect();
+        if starts.is_empty() {
+            break;
+        }
+        order.extend(starts.iter().map(ToString::to_string));
+        let mut inputs = Vec::new();
+        for (name, job) in starts.into_iter().zip(1..) {
+            inputs.push(Input::Answered(name.clone(), Verb::Start, Ok(job)));
+            inputs.push(changed(name.as_str(), "active", "running"));
+            inputs.push(Input::JobRemoved(name, job, "done".into()));
+        }
+        effects = bench.agent.step(bench.now, inputs);
+    }
+    let expected: Vec<String> =
+        ["socket", "service"].iter().flat_map(|kind| (0..450).map(|number| name(number, kind))).collect();
+    assert_eq!(order, expected);
+}
+
+#[test]
 fn a_failed_start_says_why() {
     let answer = |error| Input::Answered(unit("a.service"), Verb::Start, Err(error));
     let start = || {

@@ -91,6 +91,10 @@ pub(super) struct Units {
     out: Out,
 }
 
+fn is_socket(name: &UnitName) -> bool {
+    name.unit_type() == UnitType::Socket
+}
+
 impl Units {
     pub fn new(
         held: BTreeMap<UnitName, Held>,
@@ -443,7 +447,10 @@ impl Units {
                 let has_job = |name: &UnitName| self.units.get(name).is_some_and(|unit| unit.has_job(verb));
                 self.due.extend(window.next(now, has_job));
             }
-            while let Some(name) = self.due.pop_first() {
+            // A service that runs keeps its socket from starting: sockets have their turn first, the rest go by name.
+            let (sockets, others) =
+                std::mem::take(&mut self.due).into_iter().partition::<Vec<_>, _>(is_socket);
+            for name in sockets.into_iter().chain(others) {
                 self.advance(name);
             }
             self.start_reload(now, effects);
@@ -451,10 +458,8 @@ impl Units {
         let Out { reports, content_missing, .. } = &mut self.out;
         let kept =
             Out { reports: std::mem::take(reports), content_missing: *content_missing, ..Out::default() };
-        let Out { writes, removes, resets, stops, mut starts, checks, explains, reads, events, .. } =
+        let Out { writes, removes, resets, stops, starts, checks, explains, reads, events, .. } =
             std::mem::replace(&mut self.out, kept);
-        // A service that runs keeps its socket from starting: sockets go first, the rest by name.
-        starts.sort_by_key(|name| name.unit_type() != UnitType::Socket);
         if !writes.is_empty() {
             effects.push(Effect::Write(writes));
         }

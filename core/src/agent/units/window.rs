@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::is_socket;
 use crate::machine::Capacity;
 use crate::time::Time;
 use crate::unit::UnitName;
@@ -27,7 +28,8 @@ pub(super) struct Window {
     most_young: usize,
     /// With the moment when each was asked for. Some of these may have ended since.
     pending: BTreeMap<UnitName, Time>,
-    waiting: BTreeSet<UnitName>,
+    /// Sockets first, the rest by name, as all that has its turn.
+    waiting: BTreeSet<(bool, UnitName)>,
     now: Time,
 }
 
@@ -54,7 +56,7 @@ impl Window {
         if room {
             self.pending.insert(name.clone(), self.now);
         } else {
-            self.waiting.insert(name.clone());
+            self.waiting.insert((!is_socket(name), name.clone()));
         }
         room
     }
@@ -72,7 +74,7 @@ impl Window {
         }
         self.pending.retain(|name, _| has_job(name));
         let room = self.room();
-        std::iter::from_fn(|| self.waiting.pop_first()).take(room).collect()
+        std::iter::from_fn(|| self.waiting.pop_first()).map(|(_, name)| name).take(room).collect()
     }
 
     /// When the next one that waits has its turn, if no job ends.
@@ -118,6 +120,17 @@ mod tests {
             assert_eq!(admitted(starts(cpus)), expected, "{cpus} CPUs");
         }
         assert_eq!(admitted(Window::stops()), 64);
+    }
+
+    #[test]
+    fn among_those_that_wait_sockets_go_first() {
+        let mut window = starts(2);
+        assert_eq!((0..64).filter(|number| window.admits(&name(*number))).count(), 64);
+        let names = ["a.service", "b.socket", "c.service", "d.socket"].map(|name| name.parse().unwrap());
+        assert_eq!(names.iter().filter(|name| window.admits(name)).count(), 0);
+        let next = window.next(seconds(1), |name| name.as_str() >= "u004");
+        let [a, b, c, d] = names;
+        assert_eq!(next, [b, d, a, c]);
     }
 
     #[test]

@@ -18,6 +18,25 @@ fn start_some(world: &World, count: usize) -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_machine_whose_disk_is_full_is_not_lost_when_the_scheduler_is_restarted() -> Result<()> {
+    let world = World::of(2)?;
+    let (full, other) = (world.cluster.machine("m1")?, world.cluster.machine("m2")?);
+    world.ctl(&["cordon", other.machine_id()])?;
+    world.start("plain.service", SLEEP)?;
+    world.start("exclusive.service", &format!("{SLEEP}[X-Muster]\nExclusive=yes\n"))?;
+    world.ctl(&["uncordon", other.machine_id()])?;
+    let before = world.invocations()?;
+    full.fill("/var/lib")?;
+    // Each one has another term, which the agent writes down before it says that the machine is alive.
+    for _ in 0..3 {
+        world.scheduler()?.exec(&["systemctl", "restart", "muster-scheduler"])?.ok()?;
+        world.wait_machines_up(2)?;
+        world.wait_invocations(&before)?;
+    }
+    Ok(())
+}
+
 /// Each of these units is active on exactly one machine in the cluster, by the word of the machines' own systemd.
 fn each_runs_once(world: &World, units: &[String]) -> Result<()> {
     world.cluster.wait_for("every unit active on exactly one machine", LIMIT, || {

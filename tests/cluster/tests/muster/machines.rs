@@ -1,17 +1,22 @@
 //! Machines that an operator empties, or that shut down; and many that seem to die at once.
 
 use anyhow::{Context, Result, ensure};
-use muster_cluster::{Cluster, Machine};
+use muster_cluster::{Cluster, Machine, Power};
 
 use super::support::{LIMIT, SLEEP, World, main_pid, property};
 
 /// A service that says of itself when it ran: its lines stay on the machine through reboots.
-const DIARY: &str = "[Service]\nType=exec\nExecStart=/bin/sh -c 'echo start $(date +%%s.%%N) >> /var/lib/diary; \
-                     exec sleep infinity'\nExecStopPost=/bin/sh -c 'echo stop $(date +%%s.%%N) >> /var/lib/diary'\n";
+const DIARY: &str = "[Service]\nType=exec\nExecStart=/bin/sh -c 'echo start $(date +%%s.%%N) >> /var/lib/%N; \
+                     exec sleep infinity'\nExecStopPost=/bin/sh -c 'echo stop $(date +%%s.%%N) >> /var/lib/%N'\n";
 
 /// The moment of the last line of that kind in a machine's diary, in seconds.
 fn diary(world: &World, machine: &str, kind: &str) -> Result<f64> {
-    let lines = world.cluster.machine(machine)?.exec(&["cat", "/var/lib/diary"])?.ok()?;
+    diary_of("diary", world, machine, kind)
+}
+
+/// The same of the service of this name, without its suffix.
+fn diary_of(service: &str, world: &World, machine: &str, kind: &str) -> Result<f64> {
+    let lines = world.cluster.machine(machine)?.exec(&["cat", &format!("/var/lib/{service}")])?.ok()?;
     let last = lines.lines().rev().find_map(|line| line.strip_prefix(kind)).context("it was not written")?;
     Ok(last.trim().parse()?)
 }
@@ -115,6 +120,49 @@ fn the_units_of_a_machine_that_is_rebooted_run_elsewhere_before_they_stop() -> R
     let before = world.invocations()?;
     world.cluster.machine(other)?.exec(&["systemctl", "restart", "muster-agent", "muster-goodbye"])?.ok()?;
     world.wait_invocations(&before)
+}
+
+#[test]
+fn exclusive_units_of_a_machine_that_is_switched_off_run_elsewhere_once_they_have_ended() -> Result<()> {
+    let world = World::of(2)?;
+    let (home, other) = (world.cluster.machine("m1")?, world.cluster.machine("m2")?);
+    // Only the scheduler's farewell ends the goodbye, and only the agent's word the wait for an exclusive unit: a lease and
+    // a stop would take longer than anything here may.
+    let unit = "muster-goodbye.service";
+    home.write_file(
+        &format!("/run/systemd/system/{unit}.d/patient.conf"),
+        b"[Service]\nTimeoutStopSec=infinity\n",
+    )?;
+    home.exec(&["systemctl", "daemon-reload"])?.ok()?;
+    let exclusive = format!("{DIARY}[X-Muster]\nExclusive=yes\nExclusiveStopSec=300\n");
+    let slow = exclusive.replace("[X-Muster]", "ExecStop=/usr/bin/sleep 3\n[X-Muster]");
+    world.ctl(&["cordon", other.machine_id()])?;
+    world.start("diary.service", DIARY)?;
+    world.start("quick.service", &exclusive)?;
+    world.start("slow.service", &slow)?;
+    world.ctl(&["uncordon", other.machine_id()])?;
+
+    // The answer may be lost in the shutdown.
+    home.exec(&["systemctl", "poweroff"])?;
+    for unit in ["diary.service", "quick.service", "slow.service"] {
+        assert_eq!(world.home_other_than(unit, &[home.name()])?.name(), other.name());
+    }
+    world.cluster.wait_for("m1 to be off", LIMIT, || Ok((home.power() == Power::Off).then_some(())))?;
+    home.boot()?;
+    let moments = |service| -> Result<(f64, f64)> {
+        let started = diary_of(service, &world, other.name(), "start")?;
+        Ok((started, diary_of(service, &world, home.name(), "stop")?))
+    };
+    let (started, stopped) = moments("diary")?;
+    ensure!(started < stopped, "it ran elsewhere ({started}) before it stopped here ({stopped})");
+    for service in ["quick", "slow"] {
+        let (started, stopped) = moments(service)?;
+        ensure!(
+            stopped < started,
+            "{service} had ended here ({stopped}) before it ran elsewhere ({started})"
+        );
+    }
+    Ok(())
 }
 
 /// Waits until the machine's logind lists the lock of the agent that runs there.
