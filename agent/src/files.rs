@@ -1,8 +1,8 @@
 //! Unit files: kept in a directory of Muster's own, linked to where systemd looks for units that a reboot removes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write as _};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
