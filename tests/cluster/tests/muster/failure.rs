@@ -28,9 +28,17 @@ fn a_machine_whose_disk_is_full_is_not_lost_when_the_scheduler_is_restarted() ->
     world.ctl(&["uncordon", other.machine_id()])?;
     let before = world.invocations()?;
     full.fill("/var/lib")?;
+    let welcomes = || -> Result<usize> {
+        let journal = full.exec(&["journalctl", "--unit=muster-agent", "--output=cat"])?.ok()?;
+        Ok(journal.lines().filter(|line| line.starts_with("welcomed")).count())
+    };
     // Each one has another term, which the agent writes down before it says that the machine is alive.
     for _ in 0..3 {
+        let welcomed = welcomes()?;
         world.scheduler()?.exec(&["systemctl", "restart", "muster-scheduler"])?.ok()?;
+        world
+            .cluster
+            .wait_for("the agent to obey it", LIMIT, || Ok((welcomes()? > welcomed).then_some(())))?;
         world.wait_machines_up(2)?;
         world.wait_invocations(&before)?;
     }

@@ -190,7 +190,7 @@ fn what_cannot_be_written_down_is_not_started() -> Result<()> {
     let world = World::of(1)?;
     let machine = world.cluster.machine("m1")?;
     // In the way of the ledger, as a full /run would be.
-    machine.exec(&["mkdir", "/run/muster/ledger.new"])?.ok()?;
+    machine.exec(&["mkdir", "/run/muster/ledger.json~"])?.ok()?;
     let file = world.file("a.service", SLEEP)?;
     world.ctl(&["start", "--no-block", &file])?;
     world.cluster.wait_for("the reason", LIMIT, || {
@@ -199,7 +199,7 @@ fn what_cannot_be_written_down_is_not_started() -> Result<()> {
         Ok(Some(()))
     })?;
     assert_eq!(property(&machine, "a.service", "ExecMainStartTimestampMonotonic")?, "0", "it never ran");
-    machine.exec(&["rmdir", "/run/muster/ledger.new"])?.ok()?;
+    machine.exec(&["rmdir", "/run/muster/ledger.json~"])?.ok()?;
     world.wait_active_state(&machine, "a.service", "active")
 }
 

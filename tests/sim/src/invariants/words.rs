@@ -149,8 +149,9 @@ impl World {
             let text = format!("m{number} is told to stop {name} ({epoch}) before it is active elsewhere");
             return self.violate("what_moves_runs_on", text);
         }
-        // Whatever time has passed.
-        if !active && !knows_less && self.has_failed_since(name, moved.at) {
+        // Whatever time has passed since; but where it had passed already nothing was to run on.
+        let had_time = moved.at.0.since(moved.since.0) < moved.most;
+        if had_time && !active && !knows_less && self.has_failed_since(name, moved.at) {
             let text = format!("m{number} is told to stop {name} ({epoch}), which has failed elsewhere");
             self.violate("what_has_failed_elsewhere_runs_on", text);
         }
