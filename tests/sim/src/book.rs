@@ -306,7 +306,7 @@ pub(crate) fn has_run_to_its_end(observation: &Observation) -> bool {
 }
 
 /// Whether the start of a copy was begun, and neither that nor what was started has ended.
-fn is_at_work(observation: &Observation) -> bool {
+pub(crate) fn is_at_work(observation: &Observation) -> bool {
     match observation {
         Observation::Held { phase: Phase::Starting, .. } => true,
         Observation::Held { phase: Phase::Launched, state } => {
@@ -602,8 +602,8 @@ impl World {
                 let active = hello.units.iter().filter(|unit| is_active(&unit.observation));
                 book.says_active = active.map(|unit| (unit.name.clone(), unit.epoch)).collect();
                 self.book.said_active.extend(book.says_active.iter().cloned());
-                let at_work = hello.units.iter().filter(|unit| is_at_work(&unit.observation));
-                book.says_at_work = at_work.map(|unit| (unit.name.clone(), unit.epoch)).collect();
+                // Known again once it is welcomed: it may be of an older session.
+                book.says_at_work.clear();
                 if book.rebooted {
                     book.moved.clear();
                 }

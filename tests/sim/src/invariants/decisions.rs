@@ -178,8 +178,7 @@ impl World {
                     && self.ago_at_most(book.drains.0) < book.drains.1;
                 let well = alive && !book.leaving && !book.rebooted && !book.pid1_lost && !overtaken;
                 if now.is_none() && launched && drained && at_work && well {
-                    let text = format!("{name} is moved from m{number}, where it runs to its end");
-                    return self.violate("what_runs_to_its_end_has_the_time_of_a_drain", text);
+                    return self.what_runs_to_its_end_may_do_so(name, number);
                 }
                 // What an earlier boot had is placed anew, also where it was.
                 let rebooted = !self.lease_holds(number) || book.rebooted;
@@ -219,6 +218,12 @@ impl World {
     fn the_leader_doubts_itself_first(&mut self, name: &UnitName, number: usize) {
         let text = format!("{name} is moved from m{number} although too many died at once");
         self.violate("the_leader_doubts_itself_first", text);
+    }
+
+    /// Drain: one-shot units that run may run to their end, as long as it has time.
+    fn what_runs_to_its_end_may_do_so(&mut self, name: &UnitName, number: usize) {
+        let text = format!("{name} is moved from m{number}, where it runs to its end");
+        self.violate("what_runs_to_its_end_may_do_so", text);
     }
 
     /// Whether this machine was lost within the last lease, and so many others with it. Those that were granted time to

@@ -19,7 +19,7 @@ use muster_core::unit::UnitName;
 
 pub(crate) use self::eight::{Acknowledged, Done, Touches};
 pub(crate) use self::storm::Work;
-use crate::book::Cause;
+use crate::book::{Cause, is_at_work};
 use crate::world::World;
 
 /// What a placement was before a batch, and after it.
@@ -126,6 +126,10 @@ impl World {
                         (book.grace, book.graced) = (None, None);
                         let said = book.hello.take_if(|(said, _)| said == connection);
                         for unit in said.into_iter().flat_map(|(_, said)| said) {
+                            if is_at_work(&unit.observation) {
+                                let at_work = &mut self.book.machines[number].says_at_work;
+                                at_work.insert((unit.name.clone(), unit.epoch));
+                            }
                             self.copy_is_seen(number, &unit.name, unit.epoch, &unit.observation);
                         }
                     }

@@ -149,11 +149,15 @@ impl World {
             let text = format!("m{number} is told to stop {name} ({epoch}) before it is active elsewhere");
             return self.violate("what_moves_runs_on", text);
         }
-        // Whatever time has passed since; but where it had passed already nothing was to run on.
-        let had_time = moved.at.0.since(moved.since.0) < moved.most;
-        if had_time && !active && !knows_less && self.has_failed_since(name, moved.at) {
+        // Whatever time has passed since, as long as it does run on.
+        let runs = self.book.machines[number].says_active.contains(&(name.clone(), epoch));
+        let failures = self.book.failures.get(name).into_iter().flat_map(|failures| &failures.all);
+        let failed = failures
+            .map(|failed| failed.at.0)
+            .any(|at| at >= moved.at.0 && at.since(moved.since.0) < moved.most);
+        if runs && !active && !knows_less && failed {
             let text = format!("m{number} is told to stop {name} ({epoch}), which has failed elsewhere");
-            self.violate("what_has_failed_elsewhere_runs_on", text);
+            self.violate("what_moves_runs_on", text);
         }
     }
 
