@@ -211,7 +211,11 @@ fn an_older_copy_of_the_store_is_known_for_one() {
     let commit = |store: &mut Embedded, term| {
         store.commit(term, vec![Change::DeleteCommand(1)]).expect("commit");
     };
+    let store = witnessed(&state, &run, LONG);
+    assert!(store.is_latest(), "it was made just now, for a new cluster");
+    drop(store);
     // After a boot nobody knows.
+    fs::remove_file(run.join("commits")).expect("remove");
     let mut store = witnessed(&state, &run, Duration::ZERO);
     assert!(!store.is_latest());
     let term = store.take_term(Term::default()).expect("a term");

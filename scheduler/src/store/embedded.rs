@@ -63,6 +63,8 @@ const COMMITS_KEY: &str = "commits";
 pub struct Embedded {
     path: PathBuf,
     cluster: ClusterId,
+    /// Whether it was made when it was opened.
+    made: bool,
     /// None only while it is being opened again, and after that failed.
     database: Option<Database>,
     witness: Option<Witness>,
@@ -77,7 +79,8 @@ impl Embedded {
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let lock = lock_directory(directory)?;
         let path = directory.join(FILE_NAME);
-        if !path.try_exists().map_err(|source| io_error("look for", &path, source))? {
+        let made = !path.try_exists().map_err(|source| io_error("look for", &path, source))?;
+        if made {
             make(directory, &path, &lock)?;
         }
         let database = open_database(&path).map_err(|error| store_error(&path, error))?;
@@ -89,7 +92,7 @@ impl Embedded {
             path: path.clone(),
             problem: format!("cluster: {error}"),
         })?;
-        Ok(Self { path, cluster, database: Some(database), witness: None, _directory: lock })
+        Ok(Self { path, cluster, made, database: Some(database), witness: None, _directory: lock })
     }
 
     /// Lets a file in this directory, which must not be on the same file system, tell whether the store is as it was
@@ -104,7 +107,7 @@ impl Embedded {
             commits_in(&database.begin_read()?.open_table(META)?)
         };
         let commits = commits().map_err(|error| store_error(&self.path, error))?;
-        self.witness = Some(Witness::open(directory, self.cluster, commits, doubt));
+        self.witness = Some(Witness::open(directory, self.cluster, commits, self.made, doubt));
         Ok(self)
     }
 

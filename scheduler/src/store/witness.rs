@@ -29,11 +29,12 @@ pub(super) struct Witness {
 
 impl Witness {
     /// The witness in this directory of a store that was committed to so many times. It starts to doubt a store that is
-    /// not the latest, and for as long a time as is given.
-    pub fn open(directory: &Path, cluster: ClusterId, commits: u64, doubt: Duration) -> Self {
+    /// not the latest, and for as long a time as is given; but not one that was made just now, for a new cluster: of that
+    /// nobody knows anything yet.
+    pub fn open(directory: &Path, cluster: ClusterId, commits: u64, made: bool, doubt: Duration) -> Self {
         let path = directory.join(FILE_NAME);
         let mut witness = Self { path, cluster, commits, doubt, doubted_until: None, file: None };
-        if !witness.testifies(commits) {
+        if !made && !witness.testifies(commits) {
             witness.doubt();
         }
         witness
@@ -102,10 +103,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_new_cluster_has_no_older_copies() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |commits, made| {
+            Witness::open(directory.path(), ClusterId::new(1), commits, made, Duration::from_secs(3600))
+        };
+        let mut witness = open(0, true);
+        assert!(witness.is_sure());
+        witness.committed(1);
+        drop(witness);
+        assert!(open(1, false).is_sure());
+        assert!(!open(0, false).is_sure());
+    }
+
+    #[test]
     fn what_was_committed_during_the_doubt_counts_when_that_is_over() {
         const LONG: Duration = Duration::from_secs(3600);
         let directory = tempfile::tempdir().unwrap();
-        let open = |commits| Witness::open(directory.path(), ClusterId::new(1), commits, LONG);
+        let open = |commits| Witness::open(directory.path(), ClusterId::new(1), commits, false, LONG);
         let mut witness = open(0);
         witness.committed(3);
         drop(witness);

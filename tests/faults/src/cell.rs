@@ -246,8 +246,8 @@ impl Cell {
     }
 
     /// Within which time after the fault's end all is to be as it should. Below what is promised in any case, 120 s: longest
-    /// where a machine has to boot, whose units then wait for a lease. Emulated machines take several times as long for what
-    /// they do themselves.
+    /// where the scheduler's machine has to boot, after which exclusive units wait for `restart_grace`, the time that they
+    /// may take to stop, and 1 s. Emulated machines take several times as long for what they do themselves.
     pub(crate) fn bound(self) -> Duration {
         let seconds = match self.fault {
             Fault::Kill | Fault::OutOfMemory | Fault::Slow | Fault::FullDisk | Fault::Clock => 30,
