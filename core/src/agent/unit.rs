@@ -134,6 +134,8 @@ pub(super) struct Unit {
     pub verified: bool,
     /// Whether a stop of ours has ended since the unit was last written or started: another one would do no more.
     pub stopped: bool,
+    /// Whether PID 1 still had it in memory when it was first asked after the removal of its files.
+    pub remembered: bool,
     /// Whether PID 1 was reloaded since the unit was last written.
     pub reloaded: bool,
     /// Whether its files are removed already: then it must go before anything else comes in its place.
@@ -181,6 +183,7 @@ impl Unit {
 
             verified: false,
             stopped: false,
+            remembered: false,
             reloaded: false,
             ending: false,
             hindrance: None,

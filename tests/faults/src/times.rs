@@ -298,8 +298,10 @@ fn stop_agent(world: &World) -> Result<f64> {
 
 /// The longest time since then in which a unit ran nowhere.
 fn longest_gap(world: &World, unit: &str, since: f64) -> Result<f64> {
-    let times: Vec<f64> = beats(world, unit)?.iter().map(|beat| beat.at.as_secs_f64()).collect();
-    let gaps = times.windows(2).filter(|pair| pair[1] >= since).map(|pair| pair[1] - pair[0]);
+    // It ran then.
+    let later = beats(world, unit)?.into_iter().map(|beat| beat.at.as_secs_f64()).filter(|at| *at > since);
+    let times: Vec<f64> = std::iter::once(since).chain(later).collect();
+    let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
     Ok(gaps.fold(0.0, f64::max))
 }
 

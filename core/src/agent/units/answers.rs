@@ -1,6 +1,6 @@
 //! What systemd and the disk say of units.
 
-use super::{FIRST_READ, RETRY, Reload, Units, Unsaved};
+use super::{FIRST_READ, FORGETTING, RETRY, Reload, Units, Unsaved};
 use crate::agent::io::{CallError, Checked, Event, Held, Seen, Verb, Written};
 use crate::agent::unit::{Doing, Files, Reading, Unit, Want};
 use crate::ids::Epoch;
@@ -22,6 +22,7 @@ impl Units {
                 unit.files = if known { Files::Replaced } else { Files::Fresh };
                 unit.verified = false;
                 unit.stopped = false;
+                unit.remembered = false;
                 unit.reloaded = false;
                 unit.hindrance = None;
                 unit.asked_for_content = false;
@@ -416,10 +417,13 @@ impl Units {
             unit.files = Files::Outdated;
             self.outdated.insert(name.clone());
             self.nothing_more(name.clone());
-        } else {
+        } else if std::mem::replace(&mut unit.remembered, true) {
             // What refers to it may be about to go, too, and a reload takes its time.
             unit.files = Files::Replaced;
             self.read_later(now, name, RETRY);
+        } else {
+            // Mostly PID 1 has only not got round to it.
+            self.read_later(now, name, FORGETTING);
         }
     }
 
@@ -436,6 +440,7 @@ impl Units {
         }
         unit.held = None;
         unit.removed = false;
+        unit.remembered = false;
         unit.ending = false;
         unit.hindrance = None;
         unit.state = None;
