@@ -1,5 +1,6 @@
 //! The harness itself, on bare machines: what it says it does to them, and that it leaves nothing behind.
 
+mod disk;
 mod traces;
 
 use std::fs;
@@ -202,32 +203,7 @@ fn words_are_lost_one_way_until_healed() {
 
 #[test]
 fn a_full_disk_is_full_until_it_is_cleared() {
-    let cluster = bare(2).up().unwrap();
-    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
-    let write = |machine: &Machine<'_>, path: &str| {
-        machine.exec(&["sh", "-c", "head -c 64K /dev/zero >\"$1\"", "write", path]).unwrap()
-    };
-    let assert_full = |path: &str| {
-        let output = write(&m1, path);
-        assert!(output.stderr.contains("No space left on device"), "{path}: {output}");
-    };
-    m1.clear().unwrap();
-    m1.fill("/var/lib").unwrap();
-    assert_full("/var/new");
-    assert_full("/etc/new");
-    assert!(write(&m1, "/run/new").success());
-    assert!(write(&m2, "/var/new").success());
-    m1.kill().unwrap();
-    assert!(m1.clear().unwrap_err().to_string().contains("m1 is off"));
-    m1.boot().unwrap();
-    assert_full("/var/new");
-    m1.fill("/run").unwrap();
-    m1.fill("/var").unwrap();
-    assert_full("/run/new");
-    m1.clear().unwrap();
-    assert!(write(&m1, "/run/new").success() && write(&m1, "/var/new").success());
-    assert!(m1.fill("/no/such").unwrap_err().to_string().contains("/no/such"));
-    m1.clear().unwrap();
+    disk::is_full_until_it_is_cleared(&bare(2).up().unwrap());
 }
 
 #[test]

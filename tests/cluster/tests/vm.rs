@@ -1,6 +1,7 @@
 //! The harness itself on virtual machines: what it says it does to them, and that it leaves nothing behind. `make vm-tests`
 //! runs it; emulated machines are slow.
 
+mod disk;
 mod traces;
 
 use std::fs;
@@ -9,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use muster_cluster::{Backend, Builder, Cluster, Impairment, Machine, Power};
+use muster_cluster::{Backend, Builder, Cluster, Impairment, Machine, Output, Power};
 use traces::{LIMIT, Traces, all_pids, family, host_traces, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_muster-cluster");
@@ -37,6 +38,16 @@ fn uptime(machine: &Machine<'_>) -> Result<f64> {
 fn clock_ahead(machine: &Machine<'_>) -> Result<i64> {
     let there: i64 = answer(machine, &["date", "+%s"])?.trim().parse()?;
     Ok(there - i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?)
+}
+
+/// What becomes of a command that does not end while this is done.
+fn waiting_while(machine: &Machine<'_>, act: impl FnOnce()) -> Output {
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| machine.exec(&["sh", "-c", "touch /run/waits; sleep infinity"]));
+        wait_until("the command runs", || machine.exec(&["ls", "/run/waits"])?.ok());
+        act();
+        waiting.join().unwrap().unwrap()
+    })
 }
 
 #[test]
@@ -206,18 +217,9 @@ fn machines_reboot_and_switch_themselves_off() {
     m1.boot().unwrap();
     assert_eq!(answer(&m1, &["cat", "/sys/class/net/eth0/carrier"]).unwrap(), "0\n", "it is still cut");
     // Whoever waits for a machine that loses its power is told so.
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| m1.exec(&["sh", "-c", "touch /run/waits; sleep infinity"]));
-        cluster
-            .wait_for("the command runs", LIMIT, || {
-                Ok(m1.exec(&["ls", "/run/waits"])?.success().then_some(()))
-            })
-            .unwrap();
-        m1.kill().unwrap();
-        let output = waiting.join().unwrap().unwrap();
-        assert_eq!(output.code, Some(1));
-        assert!(output.stderr.contains("lost its power"), "{output}");
-    });
+    let output = waiting_while(&m1, || m1.kill().unwrap());
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.contains("lost its power"), "{output}");
 }
 
 #[test]
@@ -304,32 +306,7 @@ fn frames_are_delayed_and_lost_until_healed() {
 #[test]
 #[ignore = "run by make vm-tests"]
 fn a_full_disk_is_full_until_it_is_cleared() {
-    let cluster = bare(2).up().unwrap();
-    let (m1, m2) = (cluster.machine("m1").unwrap(), cluster.machine("m2").unwrap());
-    let write = |machine: &Machine<'_>, path: &str| {
-        machine.exec(&["sh", "-c", "head -c 64K /dev/zero >\"$1\"", "write", path]).unwrap()
-    };
-    let assert_full = |path: &str| {
-        let output = write(&m1, path);
-        assert!(output.stderr.contains("No space left on device"), "{path}: {output}");
-    };
-    m1.clear().unwrap();
-    m1.fill("/var/lib").unwrap();
-    assert_full("/var/new");
-    assert_full("/etc/new");
-    assert!(write(&m1, "/run/new").success());
-    assert!(write(&m2, "/var/new").success());
-    m1.kill().unwrap();
-    assert!(m1.clear().unwrap_err().to_string().contains("m1 is off"));
-    m1.boot().unwrap();
-    assert_full("/var/new");
-    m1.fill("/run").unwrap();
-    m1.fill("/var").unwrap();
-    assert_full("/run/new");
-    m1.clear().unwrap();
-    assert!(write(&m1, "/run/new").success() && write(&m1, "/var/new").success());
-    assert!(m1.fill("/no/such").unwrap_err().to_string().contains("/no/such"));
-    m1.clear().unwrap();
+    disk::is_full_until_it_is_cleared(&bare(2).up().unwrap());
 }
 
 #[test]
@@ -514,17 +491,8 @@ fn a_saved_machine_goes_on_where_it_was() {
     let pid = answer(&m1, &["systemctl", "show", "-P", "MainPID", "beat"]).unwrap();
     let stop = || {
         // Whoever waits for it is told, and does not keep it from going on.
-        thread::scope(|scope| {
-            let waiting = scope.spawn(|| m1.exec(&["sh", "-c", "touch /run/waits; sleep infinity"]));
-            cluster
-                .wait_for("the command runs", LIMIT, || {
-                    Ok(m1.exec(&["ls", "/run/waits"])?.success().then_some(()))
-                })
-                .unwrap();
-            m1.save().unwrap();
-            let output = waiting.join().unwrap().unwrap();
-            assert!(output.stderr.contains("lost its power"), "{output}");
-        });
+        let output = waiting_while(&m1, || m1.save().unwrap());
+        assert!(output.stderr.contains("lost its power"), "{output}");
         assert_eq!(m1.power(), Power::Saved);
         for error in [m1.exec(&["true"]).map(drop), m1.boot(), m1.freeze(), m1.pause(), m1.save()] {
             assert!(error.unwrap_err().to_string().contains("m1 is saved"));

@@ -125,18 +125,18 @@ impl Blow {
         }
     }
 
+    fn signal_command(&self, signal: &str) -> String {
+        let (machine, services) = (&self.machine, self.services.join(" "));
+        format!("muster-cluster exec {machine} systemctl kill --kill-whom=main --signal {signal} {services}")
+    }
+
     /// The command that does it, for a person.
     pub(crate) fn begins(&self) -> String {
         let (machine, services) = (&self.machine, self.services.join(" "));
-        let signal = |signal: &str| {
-            format!(
-                "muster-cluster exec {machine} systemctl kill --kill-whom=main --signal {signal} {services}"
-            )
-        };
         match self.fault {
-            Fault::Kill => signal("KILL"),
+            Fault::Kill => self.signal_command("KILL"),
             Fault::Stop if services.is_empty() => format!("muster-cluster freeze {machine}"),
-            Fault::Stop => signal("STOP"),
+            Fault::Stop => self.signal_command("STOP"),
             Fault::PowerOff => format!("muster-cluster kill {machine}"),
             Fault::Cut => format!("muster-cluster cut {machine}"),
             Fault::Mute => format!(
@@ -158,15 +158,11 @@ impl Blow {
 
     /// The command that ends it, if it takes one.
     pub(crate) fn ends(&self) -> Option<String> {
-        let (machine, services) = (&self.machine, self.services.join(" "));
+        let machine = &self.machine;
         Some(match self.fault {
             Fault::Kill | Fault::OutOfMemory | Fault::Reboot => return None,
-            Fault::Stop if services.is_empty() => format!("muster-cluster thaw {machine}"),
-            Fault::Stop => {
-                format!(
-                    "muster-cluster exec {machine} systemctl kill --kill-whom=main --signal CONT {services}"
-                )
-            }
+            Fault::Stop if self.services.is_empty() => format!("muster-cluster thaw {machine}"),
+            Fault::Stop => self.signal_command("CONT"),
             Fault::PowerOff => format!("muster-cluster boot {machine}"),
             Fault::Cut | Fault::Mute | Fault::Deaf | Fault::Slow => format!("muster-cluster heal {machine}"),
             Fault::FullDisk => format!("muster-cluster clear {machine}"),

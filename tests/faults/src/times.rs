@@ -283,16 +283,17 @@ fn cut_off(world: &World) -> Result<f64> {
     Ok(last.at.as_secs_f64() - cut)
 }
 
+fn signal_agent(machine: &Machine<'_>, signal: &str) -> Result<()> {
+    let command = ["systemctl", "kill", "--kill-whom=main", "--signal", signal, "muster-agent.service"];
+    machine.exec(&command)?.ok().map(drop)
+}
+
 fn stop_agent(world: &World) -> Result<f64> {
     let home = start_any(world, PLAIN)?;
-    let signal = |signal| {
-        home.exec(&["systemctl", "kill", "--kill-whom=main", "--signal", signal, "muster-agent.service"])?
-            .ok()
-    };
     let stopped = now()?;
-    signal("STOP")?;
+    signal_agent(&home, "STOP")?;
     let runs = first_elsewhere(world, PLAIN, home.name(), stopped)?;
-    signal("CONT")?;
+    signal_agent(&home, "CONT")?;
     Ok(runs - stopped)
 }
 
@@ -308,8 +309,7 @@ fn longest_gap(world: &World, unit: &str, since: f64) -> Result<f64> {
 fn kill_agent(world: &World) -> Result<f64> {
     let home = start_any(world, PLAIN)?;
     let killed = now()?;
-    let signal = ["systemctl", "kill", "--kill-whom=main", "--signal", "KILL", "muster-agent.service"];
-    home.exec(&signal)?.ok()?;
+    signal_agent(&home, "KILL")?;
     // A lease later all that could have come of it has come.
     world.until("two leases pass", LIMIT, || {
         ensure!(now()? > killed + 2.0 * LEASE, "not yet");

@@ -363,10 +363,10 @@ fn after_waits_for_nothing_that_has_ended_by_itself() {
     assert_eq!(world.running("web.service"), [M1]);
 }
 
-#[test]
-fn after_waits_for_no_machine_that_is_lost() {
+/// Two units that wait on the second machine for one that does not become active on the first.
+fn waiting_for_a_slow_start(options: &str) -> World {
     let mut world = World::new(2);
-    world.start("db.service", &format!("[X-Fleet]\nMachineID={M1}\n"));
+    world.start("db.service", &format!("[X-Fleet]\nMachineID={M1}\n{options}"));
     world.start("web.service", &format!("[X-Fleet]\nMachineID={M2}\n[X-Muster]\nAfter=db.service\n"));
     world.start("app.service", &format!("[X-Fleet]\nMachineID={M2}\n[X-Muster]\nRequires=db.service\n"));
     world.agents.get_mut(&M1).unwrap().activates = false;
@@ -374,6 +374,12 @@ fn after_waits_for_no_machine_that_is_lost() {
         world.command(Verb::Restart, &[(unit, None)]).unwrap();
     }
     assert!(world.running("web.service").is_empty());
+    world
+}
+
+#[test]
+fn after_waits_for_no_machine_that_is_lost() {
+    let mut world = waiting_for_a_slow_start("");
     world.cut(M1);
     world.pass(6);
     assert_eq!(world.running("web.service"), [M2]);
@@ -382,15 +388,7 @@ fn after_waits_for_no_machine_that_is_lost() {
 
 #[test]
 fn after_waits_for_no_machine_that_shuts_down() {
-    let mut world = World::new(2);
-    world.start("db.service", &format!("[X-Fleet]\nMachineID={M1}\n[X-Muster]\nOnReboot=keep\n"));
-    world.start("web.service", &format!("[X-Fleet]\nMachineID={M2}\n[X-Muster]\nAfter=db.service\n"));
-    world.start("app.service", &format!("[X-Fleet]\nMachineID={M2}\n[X-Muster]\nRequires=db.service\n"));
-    world.agents.get_mut(&M1).unwrap().activates = false;
-    for unit in ["db.service", "web.service", "app.service"] {
-        world.command(Verb::Restart, &[(unit, None)]).unwrap();
-    }
-    assert!(world.running("web.service").is_empty());
+    let mut world = waiting_for_a_slow_start("[X-Muster]\nOnReboot=keep\n");
     world.goodbye(M1, Goodbye::Shutdown);
     assert_eq!(world.running("web.service"), [M2]);
     assert_eq!(world.reason("app.service"), "it requires db.service, whose machine 00000001 shuts down");
