@@ -192,6 +192,10 @@ pub(crate) enum Fault {
         machine: usize,
         lasts: Micros,
     },
+    /// The process of the guard of exclusive units dies before its time.
+    GuardDies {
+        machine: usize,
+    },
     UnitBehaves {
         unit: usize,
         behaviour: Behaviour,
@@ -267,6 +271,7 @@ impl Plan {
         units_that_fail(&mut Random::new(seed, "failing"), machines, &mut entries);
         releases(&mut Random::new(seed, "releases"), machines, &mut entries);
         torn_commits(&mut Random::new(seed, "torn"), &mut entries);
+        guards_that_die(&mut Random::new(seed, "guards"), machines, &mut entries);
         entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
@@ -369,6 +374,33 @@ fn torn_commits(random: &mut Random, entries: &mut Vec<Entry>) {
     }
     let drawn = drawn.into_iter().enumerate();
     entries.extend(drawn.map(|(number, (at, what))| Entry { number: 5000 + number, at, what }));
+}
+
+/// In some histories guards of exclusive units die while the lease lasts, and what PID 1 says of it may be lost. These are
+/// numbered apart, too.
+fn guards_that_die(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(300) {
+        return;
+    }
+    let mut drawn = Vec::new();
+    for _ in 0..=random.below(4) {
+        let (machine, at) = (random.below(machines), random.between(5 * SECOND, FAULTS_LAST - SECOND));
+        drawn.push((at, Fault::GuardDies { machine }));
+        if random.chance(300) {
+            let lasts = random.spread(200 * MILLI, 10 * SECOND);
+            drawn.push((at - random.between(0, SECOND), Fault::SignalsLost { machine, lasts }));
+        }
+        if random.chance(300) {
+            let down = random.spread(50 * MILLI, 4 * SECOND);
+            drawn.push((at, Fault::CrashAgent { machine, after: 0, down }));
+        }
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, fault))| Entry {
+        number: 6000 + number,
+        at,
+        what: What::Fault(fault),
+    }));
 }
 
 /// In some histories there are units that fail, everywhere or on one machine, and units that run to their end, beside all

@@ -741,6 +741,14 @@ impl World {
         }
     }
 
+    /// The guard's process dies: for PID 1 that is the end of the guard, whenever it comes.
+    pub(crate) fn guard_dies(&mut self, number: usize) {
+        let machine = &self.machines[number];
+        let Some(guard) = machine.guard.filter(|_| machine.on) else { return };
+        self.book.machines[number].guard_kept = false;
+        self.guard_ends(number, machine.boot, guard);
+    }
+
     /// What the guard's process has left behind kills what may take so many seconds to stop.
     pub(crate) fn fences(&mut self, number: usize, boot: u64, stop: u64, dead: bool) {
         let machine = &mut self.machines[number];

@@ -328,6 +328,7 @@ impl World {
             Fault::DiskSlow { machine, .. } => self.machines[machine].disk_slow += 1,
             Fault::Pid1Hangs { machine, .. } => self.machines[machine].pid1_busy += 1,
             Fault::BusBreaks { machine } => self.bus_breaks(machine),
+            Fault::GuardDies { machine } => self.guard_dies(machine),
             Fault::BusFlaky { machine, .. } => self.machines[machine].bus_flaky += 1,
             Fault::Reload { machine } => {
                 self.pid1(machine, |machine, _, out| machine.systemd.reload(&machine.files, out));
