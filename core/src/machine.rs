@@ -42,9 +42,19 @@ pub struct MachineRecord {
     /// Whether it said goodbye for a shutdown, and has not come back.
     #[serde(default)]
     pub leaving: bool,
-    /// The longest lease that it may count on, as it was granted: another leader may have other settings.
+    /// The longest lease that it may count on, as its heartbeats were answered: another leader may have other settings.
     #[serde(default)]
     pub lease: Duration,
+    /// What its agent was granted for a restart, as long as what is exclusive may count on it.
+    #[serde(default)]
+    pub grace: Duration,
+}
+
+impl MachineRecord {
+    /// For how long at most what is exclusive may count on what was granted.
+    pub fn longest_lease(&self) -> Duration {
+        self.lease.max(self.grace)
+    }
 }
 
 /// How short a machine is of something: the kernel's pressure stall information (PSI). Each is the share of the last ten

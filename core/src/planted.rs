@@ -91,6 +91,12 @@ faults! {
     DegradedIsOpen,
     /// many deaths at once put no brake on
     NoBrake,
+    /// the brake is released after a quarter of its time
+    BrakeEndsEarly,
+    /// a leader that sees no machine but its own releases the brake
+    OwnMachineCounts,
+    /// the brake is put on for one machine alone
+    BrakeForOne,
     /// the leader's own stalls count against machines
     StallsCount,
     /// what is drained is stopped before it runs elsewhere

@@ -45,6 +45,7 @@ fn machine(digit: u128, address: &str, state: MachineState) -> MachineStatus {
             restarting: false,
             leaving: false,
             lease: std::time::Duration::from_secs(5),
+            grace: std::time::Duration::ZERO,
         },
         state,
         availability: Availability::Open,

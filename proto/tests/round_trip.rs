@@ -294,7 +294,7 @@ prop_compose! {
         left in vec((unit_name(), ".{0,9}", any::<bool>()), 0..3),
         availability in availability(),
         [leaving, restarting] in any::<[bool; 2]>(),
-        lease in duration(),
+        [lease, grace] in [duration(), duration()],
         pressure in pressure(),
         rival in option::of((".{0,9}", any::<u128>(), any::<u64>())),
         host_answers in option::of(any::<bool>()),
@@ -311,6 +311,7 @@ prop_compose! {
             restarting,
             leaving,
             lease,
+            grace,
         };
         MachineStatus {
             id: MachineId::new(ids[0]),

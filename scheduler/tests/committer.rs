@@ -106,6 +106,7 @@ impl Fixture {
             restarting: false,
             leaving: false,
             lease: Duration::ZERO,
+            grace: Duration::ZERO,
         };
         self.committer
             .commit(CommitId(number), vec![Change::PutMachine(MachineId::new(number.into()), record)]);

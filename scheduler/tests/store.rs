@@ -45,6 +45,7 @@ fn machine(number: u64) -> MachineRecord {
         restarting: number % 2 == 1,
         leaving: number % 3 == 1,
         lease: Duration::from_secs(number),
+        grace: Duration::from_secs(number / 2),
     }
 }
 

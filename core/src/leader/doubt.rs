@@ -157,7 +157,8 @@ impl Leader {
         let away: BTreeSet<MachineId> = brake.machines.iter().filter(away).copied().collect();
         // What a leader that is itself cut off sees, and it must not act on it.
         let seen = |(id, m): (&MachineId, &Machine)| {
-            m.is_alive() && m.session.is_some() && Some(*id) != self.settings.own_machine
+            let own = Some(*id) == self.settings.own_machine && !planted::is(Fault::OwnMachineCounts);
+            m.is_alive() && m.session.is_some() && !own
         };
         let others = self.machines.iter().any(seen);
         let few = away.is_empty() || !self.are_too_many(&away);
@@ -167,7 +168,7 @@ impl Leader {
         let few_for_long = brake.few_since.is_some_and(|since| awake.since(since) >= lease);
         if away.is_empty() || few_for_long {
             self.release_brake(ReleaseReason::MachinesBack);
-        } else if others && awake.since(brake.since) >= self.settings.brake_hold {
+        } else if others && awake >= brake.since + self.brake_hold() {
             self.release_brake(ReleaseReason::HoldPassed);
         }
     }
@@ -199,7 +200,12 @@ impl Leader {
 
     /// When the brake is released if nothing else happens, in the leader's own time.
     pub(super) fn brake_ends(&self) -> Option<Time> {
-        Some(self.brake.as_ref()?.since + self.settings.brake_hold)
+        Some(self.brake.as_ref()?.since + self.brake_hold())
+    }
+
+    fn brake_hold(&self) -> Duration {
+        let held = self.settings.brake_hold;
+        if planted::is(Fault::BrakeEndsEarly) { held / 4 } else { held }
     }
 
     /// The machines for which the brake is held, and for how long it may be held still.
@@ -221,7 +227,9 @@ impl Leader {
         let all = self.alive_or(suspects);
         let own = self.settings.own_machine.filter(|own| !suspects.contains(own));
         let own = own.is_some_and(|own| self.machines.get(&own).is_some_and(Machine::is_alive));
-        suspects.len() >= 2 && (suspects.len() >= all.div_ceil(3) || suspects.len() + usize::from(own) >= all)
+        let least = if planted::is(Fault::BrakeForOne) { 1 } else { 2 };
+        suspects.len() >= least
+            && (suspects.len() >= all.div_ceil(3) || suspects.len() + usize::from(own) >= all)
     }
 
     /// How many machines are alive or among these.

@@ -275,10 +275,13 @@ impl Leader {
         let short = planted::is(Fault::NewLeaderCountsShort);
         let lease = now + if short { Duration::from_millis(100) } else { leader.lease() };
         for (id, machine) in &mut leader.machines {
-            let granted = (now + leader.settings.with_margin(machine.record.lease)).max(lease);
-            let deadline = if machine.record.restarting { granted } else { lease };
+            // The leader before may have had other settings.
+            let granted = |span| lease.max(now + leader.settings.with_margin(span));
+            let longest = granted(machine.record.longest_lease());
+            let deadline = if machine.record.restarting { longest } else { granted(machine.record.lease) };
+            let (deadline, longest) = if short { (lease, lease) } else { (deadline, longest) };
             machine.deadline = Some(deadline);
-            machine.lease_until = if short { lease } else { granted };
+            machine.lease_until = longest;
             leader.deadlines.insert((deadline, *id));
         }
         leader.settles = lease;
@@ -363,7 +366,8 @@ impl Leader {
 
     /// How long what another leader granted may last: by the settings, or by what is on record.
     fn longest_lease(&self) -> Duration {
-        let granted = self.machines.values().map(|machine| machine.record.lease).max().unwrap_or_default();
+        let granted =
+            self.machines.values().map(|machine| machine.record.longest_lease()).max().unwrap_or_default();
         self.settings.longest_lease().max(self.settings.with_margin(granted))
     }
 

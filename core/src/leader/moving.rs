@@ -124,7 +124,9 @@ impl Leader {
     fn set_availability(&mut self, id: MachineId, availability: Availability) {
         let was = self.machines.get(&id).map(|machine| machine.availability);
         // The same command may come again, since its answer was lost: the time of a drain that goes on is no other then.
-        let goes_on = was == Some(availability) && self.drains.get(&id).is_some_and(|drain| !drain.over);
+        let awake = self.awake();
+        let goes_on = |drain: &OngoingDrain| !drain.over && awake < drain.ends;
+        let goes_on = was == Some(availability) && self.drains.get(&id).is_some_and(goes_on);
         if !goes_on {
             self.take_availability(id, availability);
         }
@@ -170,7 +172,7 @@ impl Leader {
                 }
                 machine.lease_until = machine.lease_until.max(restart);
                 machine.record.restarting = true;
-                machine.record.lease = machine.record.lease.max(lease);
+                machine.record.grace = machine.record.grace.max(lease);
                 self.unsaved.insert(id);
                 self.farewell(id, Some(lease));
                 self.event(Event::AgentRestarts { machine: id, grace: lease });

@@ -172,6 +172,7 @@ impl Leader {
             restarting: false,
             leaving: hello.leaving,
             lease: self.machines.get(&id).map_or(Duration::ZERO, |machine| machine.record.lease),
+            grace: self.machines.get(&id).map_or(Duration::ZERO, |machine| machine.record.grace),
         };
         if self.machines.get(&id).is_none_or(|machine| machine.record != record) {
             self.unsaved.insert(id);
@@ -510,8 +511,11 @@ impl Leader {
     /// there was none since the Hello before, that time goes on (not `anew`): one that cannot be worked with may say Hello again
     /// and again.
     fn await_heartbeat(&mut self, id: MachineId, anew: bool) {
-        let deadline = self.awake() + self.lease();
+        let (awake, lease) = (self.awake(), self.lease());
         let Some(machine) = self.machines.get_mut(&id) else { return };
+        // An earlier leader may have granted more. What was granted for a restart is over with it.
+        let granted = if machine.record.grace.is_zero() { machine.lease_until } else { Time::default() };
+        let deadline = granted.max(awake + lease);
         machine.is_heard(self.now);
         if anew || machine.deadline.is_none() || planted::is(Fault::HelloIsALease) {
             self.set_deadline(id, deadline);
@@ -533,9 +537,14 @@ impl Leader {
         machine.lease_until = machine.lease_until.max(deadline);
         // What was granted before for longer is over only now.
         let granted = self.settings.lease_ttl;
-        let longest =
-            if machine.lease_until == deadline { granted } else { machine.record.lease.max(granted) };
-        if std::mem::replace(&mut machine.record.lease, longest) != longest {
+        let record = &mut machine.record;
+        let counts_on = if machine.lease_until == deadline {
+            (granted, Duration::ZERO)
+        } else {
+            (record.lease.max(granted), record.grace)
+        };
+        if (record.lease, record.grace) != counts_on {
+            (record.lease, record.grace) = counts_on;
             self.unsaved.insert(id);
         }
         // An agent that is restarted was granted more.

@@ -19,6 +19,8 @@ use crate::client::client_of;
 use crate::faults::Ask;
 use crate::fits::tied;
 use crate::intent::Intent;
+use crate::invariants::Brake;
+use crate::machine::boot_id;
 use crate::queue::Micros;
 use crate::world::World;
 
@@ -64,8 +66,8 @@ pub(crate) struct Book {
     /// are done, durable and since a client last decided on them.
     pub(crate) ended: BTreeSet<(UnitName, Epoch)>,
     pub(crate) done: BTreeSet<UnitName>,
-    /// Whether the present leader has said that it moves nothing since too many machines died.
-    pub(crate) braked: bool,
+    /// Whether, and for which machines, the present leader has said that it moves nothing since too many died.
+    pub(crate) brake: Option<Brake>,
     /// When a machine, its stream or the store was last seen not to be well.
     pub(crate) troubled: Micros,
     /// The same, or a machine to be closed; but not for that the store has once lost what was decided on it.
@@ -293,7 +295,7 @@ impl Book {
             ended: BTreeSet::new(),
             done: BTreeSet::new(),
             unwell: 0,
-            braked: false,
+            brake: None,
             troubled: 0,
             idle: None,
         }
@@ -387,10 +389,19 @@ impl World {
         (book.issued, book.durable) = (CommitId(0), CommitId(0));
         (book.took_over, book.office) = (now, self.queue.now());
         book.failures.clear();
-        book.braked = false;
+        book.brake = None;
         book.expects = self.store.durable.machines.keys().copied().collect();
         let stored = &self.store.durable.machines;
-        for (machine, known) in book.machines.iter_mut().zip(&self.machines) {
+        let (changes, at) = (self.configured.changes, self.queue.now());
+        for (number, (machine, known)) in book.machines.iter_mut().zip(&self.machines).enumerate() {
+            if changes {
+                // What it was granted last by one that dies before that is written down, and is followed by one with shorter
+                // leases, is promised by nobody. Nothing is assigned to a machine before its record is written.
+                let record =
+                    stored.get(&known.id).filter(|record| record.boot == boot_id(number, known.boot));
+                let counts_on = record.map(|record| known.clock.time(at) + record.longest_lease());
+                machine.promised = machine.promised.min(counts_on);
+            }
             machine.heard = None;
             machine.unproven = false;
             machine.pid1_lost = false;
@@ -508,7 +519,7 @@ impl World {
                 let lease = self.settings.lease_ttl;
                 let over = |number| self.heard_ago(number).is_some_and(|ago| ago >= lease);
                 let over = (0..self.machines.len()).any(over);
-                if self.book.braked || over || self.book.durable < self.book.issued {
+                if self.book.brake.is_some() || over || self.book.durable < self.book.issued {
                     self.silent_machines_are_given_up();
                 }
                 Cause::Other
@@ -760,7 +771,7 @@ impl World {
                 book.granted = book.granted.max(stream.goodbye.map(|said| said + *lease));
             }
             LeaderMessage::HeartbeatAck { number: beat } => {
-                let end = stream.heartbeats.get(beat).map(|sent| *sent + self.settings.lease_ttl);
+                let end = stream.heartbeats.get(beat).map(|sent| *sent + stream.lease_ttl);
                 book.granted = book.granted.max(end);
             }
             LeaderMessage::Assignments(assignments) => {
@@ -807,7 +818,7 @@ impl World {
         if !stream.agent_is(self.machines[stream.machine].agents) {
             return;
         }
-        let end = stream.heartbeats.get(&beat).map(|sent| *sent + self.settings.lease_ttl);
+        let end = stream.heartbeats.get(&beat).map(|sent| *sent + stream.lease_ttl);
         let book = &mut self.book.machines[stream.machine];
         book.promised = book.promised.max(end);
     }

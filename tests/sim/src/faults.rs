@@ -271,6 +271,7 @@ impl Plan {
         units_that_fail(&mut Random::new(seed, "failing"), machines, &mut entries);
         releases(&mut Random::new(seed, "releases"), machines, &mut entries);
         torn_commits(&mut Random::new(seed, "torn"), &mut entries);
+        cuts_as_long_as_a_lease(&mut Random::new(seed, "cuts"), machines, &mut entries);
         guards_that_die(&mut Random::new(seed, "guards"), machines, &mut entries);
         entries.sort_by_key(|entry| entry.at);
         Self {
@@ -374,6 +375,19 @@ fn torn_commits(random: &mut Random, entries: &mut Vec<Entry>) {
     }
     let drawn = drawn.into_iter().enumerate();
     entries.extend(drawn.map(|(number, (at, what))| Entry { number: 5000 + number, at, what }));
+}
+
+/// In some histories what agents say arrives just when their lease ends. These are numbered apart, too.
+fn cuts_as_long_as_a_lease(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(250) {
+        return;
+    }
+    for number in 0..=random.below(5) {
+        let (machine, at) = (random.below(machines), random.between(10 * SECOND, FAULTS_LAST - 10 * SECOND));
+        let lasts = random.between(4_100 * MILLI, 5_200 * MILLI);
+        let fault = Fault::Partition { machine, up: true, down: random.chance(300), lasts };
+        entries.push(Entry { number: 7000 + number, at, what: What::Fault(fault) });
+    }
 }
 
 /// In some histories guards of exclusive units die while the lease lasts, and what PID 1 says of it may be lost. These are

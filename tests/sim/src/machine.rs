@@ -120,6 +120,11 @@ impl AgentProcess {
     }
 }
 
+/// What identifies a boot of a machine.
+pub(crate) fn boot_id(machine: usize, boot: u64) -> BootId {
+    BootId::new((u128::from(boot) << 64) | machine as u128)
+}
+
 impl Machine {
     pub(crate) fn new(plan: &Plan, number: usize, clock: Clock) -> Self {
         let dice = |purpose: &str| Random::new(plan.seed, &format!("{purpose} {number}"));
@@ -231,7 +236,7 @@ impl World {
         }
         machine.agents += 1;
         machine.agent_since = now;
-        let boot = BootId::new((u128::from(boot) << 64) | number as u128);
+        let boot = boot_id(number, boot);
         let key = AgentKey::new((u128::from(machine.random.bits()) << 64) | number as u128);
         let kept = machine.ledger.take().filter(|ledger| ledger.boot == boot);
         let mut ledger = kept.unwrap_or_else(|| Ledger::new(boot, key));

@@ -2,6 +2,7 @@
 //! side learns of a stream's end in its own time.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use muster_core::agent;
 use muster_core::ids::{SessionNumber, Term};
@@ -91,6 +92,8 @@ pub(crate) struct Stream {
     down: Pipe,
     /// When each heartbeat was sent, by the agent's clock.
     pub(crate) heartbeats: BTreeMap<u64, Time>,
+    /// How long the leases are that are granted on it.
+    pub(crate) lease_ttl: Duration,
     /// When the agent said on it that it is restarted, by its clock.
     pub(crate) goodbye: Option<Time>,
     /// Not the scheduler answers, but an old leader of this term.
@@ -178,6 +181,9 @@ impl Network {
 impl World {
     fn send(&mut self, connection: ConnectionId, way: Way, packet: Packet) {
         let Some(stream) = self.network.streams.get_mut(&connection) else { return };
+        if let Packet::Down(ToAgent { body: LeaderMessage::Welcome(welcome), .. }) = &packet {
+            stream.lease_ttl = welcome.lease_ttl;
+        }
         let late = if way == Way::Down { stream.read_late } else { 0 };
         let wait = self.network.links[stream.machine].wait() + late;
         let pipe = if way == Way::Up { &mut stream.up } else { &mut stream.down };
@@ -380,6 +386,7 @@ impl World {
             up: Pipe::default(),
             down: Pipe::default(),
             heartbeats: BTreeMap::new(),
+            lease_ttl: Duration::ZERO,
             goodbye: None,
             old_leader: old_leader.then(|| Term(term.0 - 1)),
         };

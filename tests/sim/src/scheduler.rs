@@ -113,6 +113,9 @@ impl World {
         let durable = self.store.durable.clone();
         self.note(|| format!("scheduler: starts in term {term} with {} units", durable.units.len()));
         self.leader_takes_over(now);
+        if self.scheduler.incarnation > 1 {
+            self.settings = self.configured.next(&self.settings);
+        }
         let mut leader = Leader::new(self.settings.clone(), term, durable, now);
         let doubt = self.doubt_of_store();
         match &mut self.store.doubted {

@@ -1,10 +1,12 @@
 //! The world: a cluster with all that is around it, in one thread, from one seed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use muster_core::agent;
 use muster_core::agent::Membership;
 use muster_core::command::QueryAnswer;
+use muster_core::ids::MachineId;
 use muster_core::leader::{ConnectionId, RequestId, Settings};
 use muster_core::message::{Goodbye, LeaderMessage, ToAgent};
 
@@ -120,7 +122,9 @@ pub struct Stats {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) plan: Plan,
+    /// Those of the latest scheduler.
     pub(crate) settings: Settings,
+    pub(crate) configured: Configured,
     pub(crate) palette: Palette,
     pub(crate) queue: Queue<Event>,
     pub(crate) random: Random,
@@ -148,7 +152,68 @@ pub(crate) struct World {
     pub(crate) work: Work,
 }
 
+/// How long leases are in clusters that have other settings.
+const LEASES: [Duration; 5] = [
+    Duration::from_secs(3),
+    Duration::from_secs(4),
+    Duration::from_secs(5),
+    Duration::from_secs(8),
+    Duration::from_secs(10),
+];
+
+/// What schedulers are configured with. Most clusters have the default settings; some have others, which in some of these an
+/// operator changes with each start of a scheduler; and in some the scheduler runs on one of their machines.
+#[derive(Debug)]
+pub(crate) struct Configured {
+    random: Random,
+    others: bool,
+    pub(crate) changes: bool,
+    own_machine: Option<MachineId>,
+}
+
+impl Configured {
+    fn new(seed: u64, machines: &[Machine]) -> Self {
+        let mut random = Random::new(seed, "settings");
+        let others = random.chance(250);
+        let changes = others && random.chance(500);
+        let own_machine = random.chance(250).then(|| machines[random.below(machines.len())].id);
+        Self { random, others, changes, own_machine }
+    }
+
+    fn first(&mut self) -> Settings {
+        let settings = if self.others { self.draw() } else { Settings::default() };
+        Settings { own_machine: self.own_machine, ..settings }
+    }
+
+    /// Those of the next scheduler.
+    pub(crate) fn next(&mut self, settings: &Settings) -> Settings {
+        let drawn = if self.changes { self.draw() } else { settings.clone() };
+        Settings { own_machine: self.own_machine, ..drawn }
+    }
+
+    fn draw(&mut self) -> Settings {
+        let random = &mut self.random;
+        let lease_ttl = *random.pick(&LEASES);
+        let mut longer = |seconds: &[u64]| lease_ttl.max(Duration::from_secs(*random.pick(seconds)));
+        Settings {
+            lease_ttl,
+            brake_hold: longer(&[3, 15, 60]),
+            restart_grace: longer(&[3, 10, 30]),
+            systemd_timeout: longer(&[11, 30]),
+            heartbeat_interval: lease_ttl / *random.pick(&[3, 5, 8]),
+            own_machine: None,
+        }
+    }
+}
+
 impl World {
+    /// For how long a machine may be taken for alive that is not heard from: what an earlier leader has granted counts, too.
+    pub(crate) fn longest_lease(&self) -> Duration {
+        let before = self.settings.with_margin(LEASES[LEASES.len() - 1]);
+        let at_first = self.configured.changes && self.ago((self.book.took_over, 0)) <= before;
+        if at_first { before } else { self.settings.lease() }
+    }
+
     pub(crate) fn new(plan: Plan, log: bool) -> Self {
         let seed = plan.seed;
         let mut random = Random::new(seed, "world");
@@ -161,8 +226,10 @@ impl World {
         let machines: Vec<Machine> =
             (0..plan.machines).map(|number| Machine::new(&plan, number, clock())).collect();
         let palette = Palette::new();
+        let mut configured = Configured::new(seed, &machines);
         let mut world = Self {
-            settings: Settings::default(),
+            settings: configured.first(),
+            configured,
             queue: Queue::new(),
             random: Random::new(seed, "rest"),
             log: log.then(Vec::new),

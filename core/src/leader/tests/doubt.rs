@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::world::{World, machine};
-use crate::ids::Term;
+use super::world::{World, machine, with_units};
+use crate::ids::{MachineId, Term};
 use crate::leader::{Event, Input, Leader, ReleaseReason, RequestId, Settings};
 use crate::machine::MachineState;
 
@@ -223,4 +223,26 @@ fn machines_that_were_away_before_the_leader_took_office_do_not_count() {
     world.cut(machine(2));
     world.pass(6);
     assert_eq!(running(&world), 6);
+}
+
+/// What a machine with a unit was granted by a leader with other settings, and where that runs after so many seconds.
+fn after_a_longer_lease(says_hello: bool, seconds: u64) -> Vec<MachineId> {
+    let mut world = with_units(1);
+    world.stored.machines.get_mut(&machine(1)).unwrap().lease = Duration::from_secs(20);
+    let mut world = world.restarted();
+    world.connect(machine(2));
+    if says_hello {
+        world.connect(machine(1));
+        world.cut(machine(1));
+    }
+    world.pass(seconds);
+    world.stored.units.values().flat_map(|unit| unit.placements.keys().copied()).collect()
+}
+
+#[test]
+fn a_lease_that_was_granted_under_other_settings_is_waited_for() {
+    for says_hello in [false, true] {
+        assert_eq!(after_a_longer_lease(says_hello, 20), [machine(1)]);
+        assert_eq!(after_a_longer_lease(says_hello, 21), [machine(2)]);
+    }
 }

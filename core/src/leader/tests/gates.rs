@@ -526,7 +526,7 @@ fn the_longer_lease_of_an_agent_counts_also_when_it_is_back() {
     world.goodbye(M1, Goodbye::Restart);
     world.cut(M1);
     world.connect(M1);
-    let lease = |world: &World| world.stored.machines[&M1].lease.as_secs();
+    let lease = |world: &World| world.stored.machines[&M1].longest_lease().as_secs();
     assert_eq!((lease(&world), world.stored.machines[&M1].restarting), (30, false));
     world.pass(24);
     assert_eq!(lease(&world), 30);

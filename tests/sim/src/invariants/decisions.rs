@@ -9,7 +9,7 @@ use muster_core::state::DesiredState;
 use muster_core::unit::UnitName;
 
 use super::Before;
-use crate::book::{Cause, MachineBook, Moved};
+use crate::book::{Cause, Moved};
 use crate::fits::{misfit, tied};
 use crate::queue::SECOND;
 use crate::world::World;
@@ -213,53 +213,10 @@ impl World {
         }
     }
 
-    /// The leader doubts itself first: when a large share of the machines seems to die at once it moves nothing until it knows
-    /// better.
-    fn the_leader_doubts_itself_first(&mut self, name: &UnitName, number: usize) {
-        let text = format!("{name} is moved from m{number} although too many died at once");
-        self.violate("the_leader_doubts_itself_first", text);
-    }
-
     /// Drain: one-shot units that run may run to their end, as long as it has time.
     fn what_runs_to_its_end_may_do_so(&mut self, name: &UnitName, number: usize) {
         let text = format!("{name} is moved from m{number}, where it runs to its end");
         self.violate("what_runs_to_its_end_may_do_so", text);
-    }
-
-    /// Whether this machine was lost within the last lease, and so many others with it. Those that were granted time to
-    /// restart, and a brake that was held for so long that it is released, are left out.
-    pub(super) fn too_many_died(&self, number: usize) -> bool {
-        let lease = self.settings.lease();
-        let silent = |book: &MachineBook| book.last_heard.map(|heard| self.ago(heard));
-        // One that only says Hello is lost all the same, and earlier than when it says nothing any more.
-        let proven =
-            |book: &MachineBook| book.counts.filter(|_| book.unproven).map(|counts| self.ago(counts));
-        let just_lost = |book: &MachineBook| {
-            let window = lease..(lease * 2).saturating_sub(Duration::from_millis(600));
-            !book.leaving
-                && !book.pid1_lost
-                && book.graced.is_none()
-                && silent(book).is_some_and(|ago| window.contains(&ago))
-                && proven(book).is_none_or(|ago| window.contains(&ago))
-        };
-        let books = &self.book.machines;
-        let held_for_long = self.settings.brake_hold.saturating_sub(lease);
-        let lost = books.iter().filter(|book| just_lost(book)).count();
-        let known = books.iter().filter(|book| book.last_heard.is_some()).count();
-        just_lost(&books[number])
-            && books.iter().all(|book| silent(book).is_none_or(|ago| ago < held_for_long))
-            && lost >= known.div_ceil(3).max(2)
-    }
-
-    /// The brake is released: those that are still away count as dead from now on.
-    pub(crate) fn silent_machines_are_given_up(&mut self) {
-        let least = self.settings.heartbeat_interval * 2;
-        for number in 0..self.machines.len() {
-            let heard = self.book.machines[number].last_heard;
-            if heard.map(|heard| self.ago(heard)).is_some_and(|ago| ago > least) {
-                self.book.machines[number].last_heard = None;
-            }
-        }
     }
 
     /// Whether the machine and its stream are well now.
@@ -345,7 +302,7 @@ impl World {
 
     /// Invariant 7: Constraints hold for every placement at the moment it is decided.
     pub(super) fn constraints_hold(&mut self, cause: &Cause, before: &Before, refiled: &BTreeSet<UnitName>) {
-        let lease = self.settings.lease();
+        let lease = self.longest_lease();
         for (name, placements) in before {
             let Some(unit) = self.book.decided.units.get(name) else { continue };
             for (machine, epoch) in &unit.placements {

@@ -2,6 +2,7 @@
 //! what they say, what machines do, what becomes of units that fail. Here is when each is called.
 
 mod decisions;
+mod doubt;
 mod eight;
 mod failing;
 mod machines;
@@ -17,6 +18,7 @@ use muster_core::message::{FromAgent, LeaderMessage, Refused, ReportedChange};
 use muster_core::time::Time;
 use muster_core::unit::UnitName;
 
+pub(crate) use self::doubt::Brake;
 pub(crate) use self::eight::{Acknowledged, Done, Touches};
 pub(crate) use self::storm::Work;
 use crate::book::{Cause, is_at_work};
@@ -95,11 +97,8 @@ impl World {
             }
             Effect::Event(Event::TookOffice { .. }) => self.touches_all(),
             Effect::Event(Event::Orphaned { unit, machine }) => self.nothing_is_forgotten(unit, *machine),
-            Effect::Event(Event::BrakeApplied { .. }) => self.book.braked = true,
-            Effect::Event(Event::BrakeReleased(_)) => {
-                self.book.braked = false;
-                self.silent_machines_are_given_up();
-            }
+            Effect::Event(Event::BrakeApplied { machines, of }) => self.the_brake_is_for_many(machines, *of),
+            Effect::Event(Event::BrakeReleased(reason)) => self.the_brake_is_released_for_a_reason(*reason),
             Effect::AnswerMachines(request, Ok(())) => {
                 self.nothing_acknowledged_is_lost(&Acknowledged::Machines(*request));
             }

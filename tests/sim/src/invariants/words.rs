@@ -291,7 +291,7 @@ impl World {
 
     /// Once the leader has decided that a lease ended, nothing revives it: the machine says Hello anew.
     pub(super) fn nothing_revives_a_lease(&mut self, now: Time, number: usize) {
-        let lease = self.settings.lease();
+        let lease = self.longest_lease();
         let book = &self.book.machines[number];
         let graced = book.heard.is_some() && book.graced.is_some_and(|end| now < end);
         if !graced && self.heard_ago(number).is_none_or(|ago| ago >= lease) {
