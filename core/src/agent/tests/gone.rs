@@ -147,6 +147,23 @@ fn what_pid_1_keeps_in_memory_is_gone_after_a_reload() {
 }
 
 #[test]
+fn what_changes_while_it_is_asked_for_is_asked_for_again_soon() {
+    let mut bench = Bench::started();
+    bench.assign(false, vec![], vec![Removal { name: unit("a.service"), epoch: epoch(5, 1) }]);
+    bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
+    bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into()));
+    // The signal of what was stopped may come after the end of its job.
+    bench.step(seen("a.service", state("inactive", "dead")));
+    bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
+    bench.step(changed("a.service", "inactive", "dead"));
+    assert_eq!(bench.step(forgotten("a.service")), []);
+    let effects = bench.later(Duration::from_millis(20));
+    assert!(effects.contains(&read("a.service")), "{effects:?}");
+    let gone = UnitReport { name: unit("a.service"), epoch: epoch(5, 1), change: ReportedChange::Gone };
+    assert_eq!(bench.step(forgotten("a.service")), [Effect::Send(FromAgent::Report(vec![gone]))]);
+}
+
+#[test]
 fn what_may_be_there_in_part_is_removed() {
     let mut bench = Bench::new();
     bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);

@@ -1,6 +1,6 @@
 //! What systemd and the disk say of units.
 
-use super::{FIRST_READ, FORGETTING, RETRY, Reload, Units, Unsaved};
+use super::{FIRST_READ, RETRY, Reload, SOON, Units, Unsaved};
 use crate::agent::io::{CallError, Checked, Event, Held, Seen, Verb, Written};
 use crate::agent::unit::{Doing, Files, Reading, Unit, Want};
 use crate::ids::Epoch;
@@ -350,8 +350,11 @@ impl Units {
         let unanswered = seen.is_none();
         let Some(Seen { state, job, load_error }) = seen.filter(|_| !overtaken) else {
             // The next read decides, where one is waited for.
-            if unanswered || unit.doing != Doing::Nothing || unit.stopped {
+            if unanswered {
                 self.read_later(now, &name, RETRY);
+            } else if unit.doing != Doing::Nothing || unit.stopped {
+                // What has changed meanwhile was mostly the last of it.
+                self.read_later(now, &name, SOON);
             }
             return;
         };
@@ -423,7 +426,7 @@ impl Units {
             self.read_later(now, name, RETRY);
         } else {
             // Mostly PID 1 has only not got round to it.
-            self.read_later(now, name, FORGETTING);
+            self.read_later(now, name, SOON);
         }
     }
 

@@ -22,8 +22,9 @@ use crate::unit::{UnitName, UnitType};
 pub(super) const FIRST_READ: Duration = Duration::from_secs(5);
 /// The longest time between two such reads.
 const LAST_READ: Duration = Duration::from_secs(30);
-/// How long PID 1 is given, first, to forget a unit that has ended and whose files are gone.
-const FORGETTING: Duration = Duration::from_millis(20);
+/// How long to wait for what PID 1 is about to do: forget a unit that has ended and whose files are gone, or tell the last of
+/// what changed while it was asked.
+const SOON: Duration = Duration::from_millis(20);
 /// How long to wait after a call that may have had no effect, or a reload that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// How many epochs of units that are gone are remembered. They guard against a leader that repeats itself, which is
