@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     Hang,
     /// A machine stands still, and so do its clocks.
     Pause,
+    /// The same, and it is written to a file and goes on from that, as if on another host.
+    Move,
 }
 
 impl Fault {
@@ -50,7 +52,7 @@ impl Fault {
         Self::Clock,
     ];
     /// What else there is.
-    pub(crate) const MORE: [Self; 3] = [Self::Reboot, Self::Hang, Self::Pause];
+    pub(crate) const MORE: [Self; 4] = [Self::Reboot, Self::Hang, Self::Pause, Self::Move];
 
     /// How long it is left so.
     pub(crate) fn lasts(self) -> Duration {
@@ -58,7 +60,9 @@ impl Fault {
             Self::Kill | Self::OutOfMemory | Self::Reboot => 0,
             Self::Stop => 30,
             Self::PowerOff | Self::Clock => 10,
-            Self::Cut | Self::Mute | Self::Deaf | Self::FullDisk | Self::Hang | Self::Pause => 15,
+            Self::Cut | Self::Mute | Self::Deaf | Self::FullDisk | Self::Hang | Self::Pause | Self::Move => {
+                15
+            }
             Self::Slow => 20,
         })
     }
@@ -75,13 +79,15 @@ impl Fault {
                 | Self::Reboot
                 | Self::Hang
                 | Self::Pause
+                | Self::Move
         )
     }
 
     /// Whether such machines can have it. What containers share with the host they cannot: its clock and its memory; and its
     /// kernel may be unable to delay frames.
     pub(crate) fn is_possible(self, backend: Backend) -> bool {
-        backend == Backend::Vm || !matches!(self, Self::Slow | Self::OutOfMemory | Self::Clock | Self::Pause)
+        let of_vms = matches!(self, Self::Slow | Self::OutOfMemory | Self::Clock | Self::Pause | Self::Move);
+        backend == Backend::Vm || !of_vms
     }
 }
 
@@ -101,6 +107,7 @@ impl fmt::Display for Fault {
             Self::Reboot => "reboot",
             Self::Hang => "hang",
             Self::Pause => "pause",
+            Self::Move => "move",
         })
     }
 }
@@ -214,6 +221,13 @@ impl Cell {
                 }
             }
         }
+        // Where no lease covers what happens: with its clocks behind, beside `stop`, through which they go on.
+        cells.extend([Fault::Pause, Fault::Move].map(|fault| Self {
+            backend: Backend::Vm,
+            fault,
+            target: Target::Worker,
+            situation: Situation::Idle,
+        }));
         cells
     }
 
@@ -271,7 +285,8 @@ impl Cell {
 
     /// Whether it is one of those that no lease covers: a machine stands still as a whole, and goes on later.
     pub(crate) fn is_excepted(self) -> bool {
-        self.fault == Fault::Stop && matches!(self.target, Target::Worker | Target::Both)
+        let stands_still = matches!(self.fault, Fault::Stop | Fault::Pause | Fault::Move);
+        stands_still && matches!(self.target, Target::Worker | Target::Both)
     }
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use muster_cluster::{Backend, bin_dir, target_dir};
 use serde::{Deserialize, Serialize};
 
-use crate::cell::{Cell, Fault, Target, meaningless};
+use crate::cell::{Cell, Fault, Situation, Target, meaningless};
 use crate::trial::{self, Outcome};
 use crate::world::{Kind, World};
 
@@ -165,19 +165,40 @@ fn say(line: &str, stays: bool) {
     }
 }
 
+/// Of each cell the seconds from the fault's end until all was as it should be, and where no lease covers it for how many the
+/// exclusive unit ran twice.
 fn print_table(passed: &Passed) {
-    println!("| cell | settled within, s | allowed, s | twice, s |\n| --- | --- | --- | --- |");
-    for cell in Cell::all() {
-        let outcome = passed.cells.get(&cell.to_string());
-        let settled = outcome.map_or("not run".to_owned(), |outcome| format!("{:.1}", outcome.settled));
-        let twice = outcome.map_or(String::new(), |outcome| format!("{:.1}", outcome.overlap));
-        println!("| `{cell}` | {settled} | {} | {twice} |", cell.bound().as_secs());
+    let cells = Cell::all();
+    let shown = |cell: &Cell| match passed.cells.get(&cell.to_string()) {
+        None => "not run".to_owned(),
+        Some(outcome) if cell.is_excepted() => {
+            format!("{:.1}, twice {:.1}", outcome.settled, outcome.overlap)
+        }
+        Some(outcome) => format!("{:.1}", outcome.settled),
+    };
+    for (backend, machines) in [(Backend::Nspawn, "containers"), (Backend::Vm, "virtual machines")] {
+        println!("On {machines}:\n");
+        let situations = Situation::ALL.map(|situation| situation.to_string()).join(" | ");
+        println!("| fault | of | {situations} | allowed |\n| --- | --- | --- | --- | --- | --- | --- |");
+        for target in Target::ALL {
+            for fault in Fault::ALL.into_iter().chain(Fault::MORE) {
+                let of_row =
+                    |cell: &&Cell| (cell.backend, cell.target, cell.fault) == (backend, target, fault);
+                let row: Vec<&Cell> = cells.iter().filter(of_row).collect();
+                let Some(first) = row.first() else { continue };
+                let cell = |situation| row.iter().find(|cell| cell.situation == situation);
+                let columns =
+                    Situation::ALL.map(|s| cell(s).map_or(String::new(), |cell| shown(cell))).join(" | ");
+                println!("| {fault} | {target} | {columns} | {} |", first.bound().as_secs());
+            }
+        }
+        println!();
     }
-    println!("\nWhat means nothing:\n");
+    println!("What means nothing:\n");
     for target in Target::ALL {
         for fault in Fault::ALL {
             if let Some(reason) = meaningless(fault, target) {
-                println!("- `{fault}` of `{target}`: {reason}");
+                println!("- `{fault}` of `{target}`: {reason}.");
             }
         }
     }

@@ -77,7 +77,7 @@ impl Blow {
 
     /// Whether no lease covers it: a machine stands still as a whole, and goes on.
     pub(crate) fn stands_still(&self) -> bool {
-        matches!(self.fault, Fault::Stop | Fault::Pause) && self.services.is_empty()
+        matches!(self.fault, Fault::Stop | Fault::Pause | Fault::Move) && self.services.is_empty()
     }
 
     fn signal(&self, machine: &Machine<'_>, signal: &str) -> Result<()> {
@@ -107,6 +107,7 @@ impl Blow {
             Fault::Reboot => machine.reboot(),
             Fault::Hang => machine.stop_pid1(),
             Fault::Pause => machine.pause(),
+            Fault::Move => machine.save(),
         }
     }
 
@@ -122,6 +123,7 @@ impl Blow {
             Fault::Clock => machine.jump_clock(-HOUR),
             Fault::Hang => machine.continue_pid1(),
             Fault::Pause => machine.resume(),
+            Fault::Move => machine.restore(),
         }
     }
 
@@ -153,6 +155,7 @@ impl Blow {
             Fault::Reboot => format!("muster-cluster reboot {machine}"),
             Fault::Hang => format!("muster-cluster hang {machine}"),
             Fault::Pause => format!("muster-cluster pause {machine}"),
+            Fault::Move => format!("muster-cluster save {machine}"),
         }
     }
 
@@ -169,6 +172,7 @@ impl Blow {
             Fault::Clock => format!("muster-cluster clock {machine} -{HOUR}"),
             Fault::Hang => format!("muster-cluster unhang {machine}"),
             Fault::Pause => format!("muster-cluster resume {machine}"),
+            Fault::Move => format!("muster-cluster restore {machine}"),
         })
     }
 }
