@@ -1,8 +1,9 @@
 //! Virtual machines under QEMU: each with a kernel of its own, a disk that survives power cuts, and a network through the
 //! cluster's hub.
 //!
-//! They are emulated (TCG), which needs nothing of the host. KVM is left out: where the host is itself a virtual machine
-//! `/dev/kvm` may be there and yet stop an ordinary kernel after half a minute, and no quick look tells that beforehand.
+//! KVM is used on hosts that are no virtual machines themselves: on those `/dev/kvm` may be there and yet stop an ordinary
+//! kernel after half a minute, and no quick look tells that beforehand. Else they are emulated (TCG), which needs nothing of
+//! the host.
 
 mod agent;
 mod eater;
@@ -188,6 +189,13 @@ fn clock_khz(cpuinfo: &str) -> Option<u64> {
     format!("{whole}{part:0<3.3}").parse().ok()
 }
 
+/// Whether this host is no virtual machine: those set a flag of their processors (CPUID 1, ECX bit 31).
+fn is_bare_metal() -> bool {
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = flags.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or("hypervisor");
+    !flags.split_whitespace().any(|flag| flag == "hypervisor")
+}
+
 /// The command that starts a machine; it returns when the machine has power.
 fn power_on(machine: &Machine<'_>) -> Result<Command> {
     let (name, address) = (machine.name(), machine.address());
@@ -199,6 +207,10 @@ fn power_on(machine: &Machine<'_>) -> Result<Command> {
     let clock = clock.map(|khz| format!("tsc_early_khz={khz} tsc=reliable ")).unwrap_or_default();
     let mut command = machine.cluster.supervisor().enter();
     command.arg(qemu()?).args(["-name", name, "-daemonize"]);
+    if is_bare_metal() {
+        // Where that cannot be had QEMU takes the next.
+        command.args(["-accel", "kvm"]);
+    }
     command.args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "qemu64,+rdrand,+rdseed"]);
     // Without the devices that nobody uses it boots faster.
     command.args(["-M", "q35,smm=off,usb=off,sata=off,smbus=off,hpet=off,vmport=off,i8042=off"]);
