@@ -24,6 +24,7 @@ mod fits;
 mod healing;
 mod intent;
 mod invariants;
+mod leases;
 mod machine;
 mod network;
 mod palette;
