@@ -273,7 +273,10 @@ impl Leader {
             let retired = self.retired.contains_key(&(id, name.clone()));
             if let Some(unit) = moved.filter(|_| retired && !self.lingering.moves(id, &name)) {
                 let runs_on = unit.may_run_twice();
-                self.lingering.insert(id, &name, Move { ends, runs_on, failed: false });
+                let failed = unit.placements.iter().any(|(home, epoch)| {
+                    self.copy_on(&name, *home, *epoch).is_some_and(|copy| copy.observation.has_failed())
+                });
+                self.lingering.insert(id, &name, Move { ends, runs_on, failed });
             }
         }
     }
