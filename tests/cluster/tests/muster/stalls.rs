@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use muster_cluster::Machine;
 
-use super::support::{LIMIT, SLEEP, World, main_pid, property};
+use super::support::{LIMIT, SLEEP, World, configure, main_pid, property};
 
 const AGENT: &str = "muster-agent.service";
 
@@ -47,10 +47,7 @@ fn outlast(world: &World, time: Duration) -> Result<()> {
 fn a_machine_whose_pid_1_hangs_gets_nothing_new_and_is_given_up_in_the_end() -> Result<()> {
     let world = World::of(2)?;
     // So short a grace, so that a scheduler that has just come to its machine soon starts exclusive units.
-    let configure =
-        "printf '%s\\n' 'systemd_timeout = \"9s\"' 'restart_grace = \"5s\"' >>/etc/muster/scheduler.toml
-                     systemctl restart muster-scheduler";
-    world.scheduler()?.exec(&["sh", "-ec", configure])?.ok()?;
+    configure(&world.scheduler()?, "scheduler", "systemd_timeout = \"9s\"\nrestart_grace = \"5s\"")?;
     world.wait_machines_up(2)?;
     let home = start_two(&world)?;
     let pids = [main_pid(&home, "only.service")?, main_pid(&home, "beside.service")?];

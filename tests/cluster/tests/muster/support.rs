@@ -178,6 +178,14 @@ pub fn property(machine: &Machine<'_>, unit: &str, property: &str) -> Result<Str
     Ok(machine.exec(&["systemctl", "show", "--property", property, "--value", unit])?.ok()?.trim().to_owned())
 }
 
+/// Adds these lines to the configuration of the machine's `scheduler` or `agent`, and restarts that.
+pub fn configure(machine: &Machine<'_>, daemon: &str, lines: &str) -> Result<()> {
+    let script =
+        format!("printf '%s\\n' '{lines}' >>/etc/muster/{daemon}.toml; systemctl restart muster-{daemon}");
+    machine.exec(&["sh", "-ec", &script])?.ok()?;
+    Ok(())
+}
+
 /// The main process of a service.
 pub fn main_pid(machine: &Machine<'_>, unit: &str) -> Result<String> {
     let pid = property(machine, unit, "MainPID")?;
