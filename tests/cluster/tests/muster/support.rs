@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use muster_cluster::{Builder, Cluster, Machine, Output};
@@ -10,6 +10,9 @@ use serde::Deserialize;
 
 /// How long anything may take that should take a second: machines here are shared and slow.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Longer than a lease, in all that is counted with it.
+pub const LONG: Duration = Duration::from_secs(7);
 
 /// A service that does nothing for ever.
 pub const SLEEP: &str = "[Service]\nExecStart=/usr/bin/sleep infinity\n";
@@ -155,6 +158,12 @@ impl World {
             ensure!(seen == *expected, "{seen:#?}");
             Ok(Some(()))
         })
+    }
+
+    /// Lets time pass: that nothing happens can be seen in no other way.
+    pub fn outlast(&self, time: Duration) -> Result<()> {
+        let until = Instant::now() + time;
+        self.cluster.wait_for("time to pass", LIMIT, || Ok((Instant::now() > until).then_some(())))
     }
 
     /// The machine that the scheduler runs on.
