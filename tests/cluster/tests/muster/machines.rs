@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use muster_cluster::{Cluster, Machine, Power};
 
-use super::support::{LIMIT, SLEEP, World, configure, main_pid, property};
+use super::support::{LIMIT, LONG, SLEEP, World, configure, main_pid, property};
 
 /// A service that says of itself when it ran: its lines stay on the machine through reboots.
 const DIARY: &str = "[Service]\nType=exec\nExecStart=/bin/sh -c 'echo start $(date +%%s.%%N) >> /var/lib/%N; \
@@ -297,12 +297,14 @@ fn the_brake_is_released_in_time_but_for_a_scheduler_that_sees_no_machine_but_it
     world.wait_machines_up(4)?;
 
     cut(&["m2", "m3", "m4"])?;
-    world.cluster.wait_for("all time of the brake to have passed", LIMIT, || {
+    world.cluster.wait_for("the brake", LIMIT, || {
         let listed = world.try_ctl(&["list-machines"])?;
         let on = "THE BRAKE IS ON: 3 machines seem to have died at once";
         ensure!(listed.stderr.contains(on) && !listed.stderr.contains("s at most"), "{listed}");
         Ok(Some(()))
     })?;
+    // Longer than the brake is held, and longer than a lease.
+    world.outlast(LONG)?;
     let released = world.ctl(&["brake", "release"])?;
     ensure!(released.contains("The brake is released"), "{released}");
     all_on(&["m1"])
