@@ -155,12 +155,7 @@ impl Leader {
             })
         };
         let away: BTreeSet<MachineId> = brake.machines.iter().filter(away).copied().collect();
-        // What a leader that is itself cut off sees, and it must not act on it.
-        let seen = |(id, m): (&MachineId, &Machine)| {
-            let own = Some(*id) == self.settings.own_machine && !planted::is(Fault::OwnMachineCounts);
-            m.is_alive() && m.session.is_some() && !own
-        };
-        let others = self.machines.iter().any(seen);
+        let others = self.sees_others();
         let few = away.is_empty() || !self.are_too_many(&away);
         let lease = self.lease();
         let Some(brake) = &mut self.brake else { return };
@@ -208,10 +203,19 @@ impl Leader {
         if planted::is(Fault::BrakeEndsEarly) { held / 4 } else { held }
     }
 
-    /// The machines for which the brake is held, and for how long it may be held still.
-    pub(super) fn braked(&self) -> Option<(&BTreeSet<MachineId>, Duration)> {
+    /// The machines for which the brake is held, and for how long it may be held still; none where no time ends it.
+    pub(super) fn braked(&self) -> Option<(&BTreeSet<MachineId>, Option<Duration>)> {
         let brake = self.brake.as_ref()?;
-        Some((&brake.machines, (brake.since + self.settings.brake_hold).since(self.awake())))
+        let left = (brake.since + self.settings.brake_hold).since(self.awake());
+        Some((&brake.machines, self.sees_others().then_some(left)))
+    }
+
+    /// Whether any machine but the leader's own is seen. A leader that is itself cut off sees none, and must not act on it.
+    fn sees_others(&self) -> bool {
+        self.machines.iter().any(|(id, machine)| {
+            let own = Some(*id) == self.settings.own_machine && !planted::is(Fault::OwnMachineCounts);
+            machine.is_alive() && machine.session.is_some() && !own
+        })
     }
 
     /// Whether the brake holds the units of this machine where they are: one of which nothing is known.

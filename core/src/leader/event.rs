@@ -675,7 +675,8 @@ impl fmt::Display for Event {
                 write!(
                     f,
                     "{} of {of} machines seem to have died at once ({}): nothing is moved until they are back, \
-                     `musterctl brake release`, or brake_hold has passed",
+                     `musterctl brake release`, or brake_hold has passed and machines other than this scheduler's own are \
+                     seen",
                     machines.len(),
                     Listed(&shown)
                 )

@@ -151,12 +151,13 @@ impl Leader {
         let emptied = on.filter(|(_, machine)| machine.state != MachineState::Unreachable);
         let braked = unit.placements.keys().next().filter(|machine| self.is_braked(**machine));
         if let (Some((machines, left)), Some(machine)) = (self.braked(), braked) {
+            let left =
+                left.map_or_else(String::new, |left| format!(" for {} s more at most,", left.as_secs()));
             return reason(&format!(
                 "its machine {} is unreachable, but {} machines seem to have died at once: nothing is moved until they \
-                 are back, for {} s more at most, or until `musterctl brake release`",
+                 are back,{left} or until `musterctl brake release`",
                 machine.short(),
                 machines.len(),
-                left.as_secs()
             ));
         }
         if !explain {
@@ -254,7 +255,7 @@ impl Leader {
         let machines = self.machines.iter().map(machine).collect();
         let brake = self.braked().map(|(machines, left)| BrakeStatus {
             machines: machines.iter().copied().collect(),
-            left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            left_ms: left.map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
         });
         ClusterStatus { cluster: self.cluster, term: self.term, machines, brake }
     }

@@ -157,6 +157,9 @@ fn the_brake_is_held_for_a_while_only() {
     world.join(machine(4), &[]);
     world.pass(60);
     assert_eq!(running(&world), 1);
+    assert!(world.machines().brake.unwrap().left_ms > 0);
+    let why = world.reason("u2.service");
+    assert!(why.contains("s more at most, or until `musterctl brake release`"), "{why}");
     world.pass(6);
     assert_eq!(running(&world), 3);
     assert_eq!(released(&world), [ReleaseReason::HoldPassed]);
@@ -167,8 +170,13 @@ fn a_leader_that_sees_no_machine_but_its_own_moves_nothing_until_an_operator_say
     let mut world = cluster(3);
     world.cut(machine(2));
     world.cut(machine(3));
-    world.pass(600);
-    assert_eq!(running(&world), 1);
+    for seconds in [10, 600] {
+        world.pass(seconds);
+        assert_eq!(running(&world), 1);
+        assert_eq!(world.machines().brake.unwrap().left_ms, 0, "no time ends it");
+        let why = world.reason("u2.service");
+        assert!(why.contains("until they are back, or until `musterctl brake release`"), "{why}");
+    }
     let request = RequestId(world.id());
     world.step(Input::ReleaseBrake(request));
     assert_eq!(running(&world), 3);

@@ -51,6 +51,27 @@ fn an_exclusive_unit_has_ended_on_a_machine_that_is_cut_off_before_it_starts_els
 }
 
 #[test]
+fn an_exclusive_unit_has_ended_on_a_machine_of_which_only_one_direction_is_lost() -> Result<()> {
+    let world = World::of(2)?;
+    let scheduler = world.scheduler()?;
+    world.start("beats.service", BEATS)?;
+    for mute in [true, false] {
+        let home = world.home("beats.service")?;
+        if mute { home.lose(&scheduler) } else { scheduler.lose(&home) }?;
+        runs_elsewhere_alone(&world, &home)?;
+        let new = world.home("beats.service")?;
+        let pid = main_pid(&new, "beats.service")?;
+        home.heal()?;
+        world.wait_machines_up(2)?;
+        world.wait_active_state(&home, "beats.service", "inactive")?;
+        assert_eq!(main_pid(&new, "beats.service")?, pid, "the later copy is the one that stays");
+        // It may come back.
+        home.exec(&["rm", "/var/lib/beats"])?.ok()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn an_exclusive_unit_has_ended_where_the_agent_stands_still_before_it_starts_elsewhere() -> Result<()> {
     let world = World::of(2)?;
     world.start("beats.service", BEATS)?;

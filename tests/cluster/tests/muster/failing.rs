@@ -1,8 +1,9 @@
 //! Units that fail, that run to their end, and that wait for others.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use muster_cluster::Machine;
 
-use super::support::{LIMIT, SLEEP, World, property};
+use super::support::{LIMIT, SLEEP, World, configure, property};
 
 const QUICK: &str = "[X-Muster]\nRescheduleDelay=200ms\n";
 
@@ -26,6 +27,42 @@ fn a_unit_that_fails_on_some_machines_comes_to_run_where_it_does_not() -> Result
         let state = property(&world.cluster.machine(bad)?, "picky.service", "LoadState")?;
         assert_eq!(state, "not-found", "nothing is left of it on {bad}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_unit_that_ran_out_of_something_goes_to_a_machine_with_more_memory() -> Result<()> {
+    let world = World::of(3)?;
+    let [m1, m2, m3] = ["m1", "m2", "m3"].map(|name| world.cluster.machine(name));
+    let (m1, m2, m3) = (m1?, m2?, m3?);
+    for (machine, memory) in [(&m1, "1G"), (&m2, "1G"), (&m3, "2G")] {
+        configure(machine, "agent", &format!("[capacity]\nmemory = \"{memory}\""))?;
+    }
+    world.wait_machines_up(3)?;
+    // It is where less is free than elsewhere, and the best of the others is not the one with the most memory.
+    for number in 1..=3 {
+        let beside = format!("{SLEEP}[X-Fleet]\nMachineID={}\n", m3.machine_id());
+        world.start(&format!("beside{number}.service"), &beside)?;
+    }
+    world.ctl(&["cordon", m2.machine_id(), m3.machine_id()])?;
+    m3.write_file("/var/lib/settings", b"")?;
+    // systemd says `resources` of what it cannot even begin.
+    let greedy =
+        "[Service]\nType=exec\nEnvironmentFile=/var/lib/settings\nExecStart=/usr/bin/sleep infinity\n";
+    let patient = "[X-Muster]\nRescheduleDelay=5s\n";
+    world.ctl(&["start", "--no-block", &world.file("greedy.service", &format!("{greedy}{patient}"))?])?;
+    world.cluster.wait_for("it to fail", LIMIT, || {
+        let status = world.try_ctl(&["status", "greedy.service"])?.stdout;
+        ensure!(status.contains("resources"), "{status}");
+        Ok(Some(()))
+    })?;
+    world.ctl(&["uncordon", m2.machine_id(), m3.machine_id()])?;
+    assert_eq!(world.home("greedy.service")?.name(), "m3");
+    let tried = |machine: &Machine<'_>| -> Result<bool> {
+        let journal = machine.exec(&["journalctl", "--unit=greedy.service", "--output=cat"])?.ok()?;
+        Ok(journal.contains("greedy.service: Failed"))
+    };
+    ensure!(tried(&m1)? && !tried(&m2)?, "it was to be tried on m1 and not on m2");
     Ok(())
 }
 
@@ -88,6 +125,56 @@ fn a_unit_starts_once_what_it_requires_is_active_on_another_machine() -> Result<
     m1.exec(&["touch", "/run/go"])?.ok()?;
     assert_eq!(world.home("web.service")?.name(), "m2");
     Ok(())
+}
+
+#[test]
+fn a_unit_that_is_started_after_one_on_another_machine_waits_for_it_also_when_both_have_moved() -> Result<()>
+{
+    let world = World::of(3)?;
+    let db = "[Service]\nType=exec\nExecStartPre=/bin/sh -c 'until test -e /run/go; do sleep 0.1; done'\n\
+              ExecStart=/usr/bin/sleep infinity\n";
+    let db = world.file("db.service", db)?;
+    let web = world.file("web.service", &format!("{SLEEP}[X-Muster]\nAfter=db.service\n"))?;
+    world.ctl(&["start", "--no-block", &web, &db])?;
+    let (first, other) = waits_for_db(&world, &[])?;
+    first.exec(&["touch", "/run/go"])?.ok()?;
+    assert_eq!(world.home("db.service")?.name(), first.name());
+    assert_eq!(world.home("web.service")?.name(), other.name());
+
+    // Both on one machine; when that is lost, they are spread over the two that are left.
+    let third = world.cluster.machines().find(|m| ![first.name(), other.name(), "s1"].contains(&m.name()));
+    let third = third.context("there is a third one")?;
+    world.ctl(&["cordon", third.machine_id()])?;
+    world.ctl(&["drain", other.machine_id()])?;
+    assert_eq!(world.home("web.service")?.name(), first.name());
+    world.ctl(&["uncordon", third.machine_id(), other.machine_id()])?;
+    first.kill()?;
+    let (later, _) = waits_for_db(&world, &[first.name()])?;
+    later.exec(&["touch", "/run/go"])?.ok()?;
+    world.home_other_than("web.service", &[first.name(), later.name()])?;
+    Ok(())
+}
+
+/// Waits until `web.service` says that it waits for `db.service`, and sees that it has not been started: the machines of
+/// `db.service` and of itself, which are two, and not among these.
+fn waits_for_db<'a>(world: &'a World, not: &[&str]) -> Result<(Machine<'a>, Machine<'a>)> {
+    let (db, web) = world.cluster.wait_for("it to wait", LIMIT, || {
+        for verb in ["explain", "status"] {
+            let told = world.try_ctl(&[verb, "web.service"])?.stdout;
+            ensure!(told.contains("it is started after db.service, which is not active yet"), "{told}");
+        }
+        let rows = world.rows()?;
+        let on = |unit: &str| {
+            let row = rows.iter().find(|row| row.unit == unit && row.copy == "current");
+            world.by_id(&row.with_context(|| format!("{rows:#?}"))?.machine)
+        };
+        let (db, web) = (on("db.service")?, on("web.service")?);
+        ensure!(!not.contains(&db.name()) && !not.contains(&web.name()), "{rows:#?}");
+        Ok(Some((db, web)))
+    })?;
+    ensure!(db.name() != web.name(), "both are on {}", db.name());
+    assert_eq!(property(&web, "web.service", "ExecMainStartTimestampMonotonic")?, "0");
+    Ok((db, web))
 }
 
 #[test]

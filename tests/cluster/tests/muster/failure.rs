@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use muster_cluster::Machine;
 use serde_json::Value;
 
-use super::support::{LIMIT, SLEEP, World, main_pid, property};
+use super::support::{LIMIT, SLEEP, World, configure, main_pid, property};
 
 /// Starts some units that have nothing to do with each other.
 fn start_some(world: &World, count: usize) -> Result<()> {
@@ -92,6 +92,42 @@ fn a_machine_that_loses_its_power_is_replaced_and_may_come_back() -> Result<()> 
     for (key, invocation) in before.iter().filter(|((unit, _), _)| !there.contains(unit)) {
         assert_eq!(after.get(key), Some(invocation), "{} was neither restarted nor moved", key.0);
     }
+    Ok(())
+}
+
+#[test]
+fn what_has_the_higher_priority_takes_the_room_that_is_left_when_a_machine_is_lost() -> Result<()> {
+    let world = World::of(2)?;
+    let (lost, left) = (world.cluster.machine("m1")?, world.cluster.machine("m2")?);
+    for (machine, memory) in [(&lost, "4G"), (&left, "2G")] {
+        configure(machine, "agent", &format!("[capacity]\nmemory = \"{memory}\""))?;
+    }
+    world.wait_machines_up(2)?;
+    world.ctl(&["cordon", left.machine_id()])?;
+    // Neither the order of names nor that of submissions is that of priorities.
+    for (unit, priority) in [("a.service", 10), ("b.service", -10), ("c.service", 20), ("d.service", 0)] {
+        world.start(unit, &format!("{SLEEP}[X-Muster]\nMemory=800M\nPriority={priority}\n"))?;
+        assert_eq!(world.home(unit)?.name(), lost.name());
+    }
+    world.ctl(&["uncordon", left.machine_id()])?;
+    lost.kill()?;
+    for unit in ["a.service", "c.service"] {
+        assert_eq!(world.home_other_than(unit, &[lost.name()])?.name(), left.name());
+    }
+    for unit in ["b.service", "d.service"] {
+        let explained = world.ctl(&["explain", unit])?;
+        ensure!(explained.contains("800M of memory are needed"), "{explained}");
+    }
+    let events = world.ctl(&["events", "-o", "json", left.machine_id()])?;
+    let at = |unit: &str| events.find(&format!("{unit} moves from")).with_context(|| events.clone());
+    ensure!(at("c.service")? < at("a.service")?, "{events}");
+    // What makes room lets in the one that is next.
+    world.ctl(&["stop", "a.service"])?;
+    world.ctl(&["unload", "a.service"])?;
+    assert_eq!(world.home_other_than("d.service", &[lost.name()])?.name(), left.name());
+    // The lost machine is back with what is its own still.
+    lost.boot()?;
+    assert_eq!(world.home("b.service")?.name(), lost.name());
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! Machines that an operator empties, or that shut down; and many that seem to die at once.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use muster_cluster::{Cluster, Machine, Power};
 
-use super::support::{LIMIT, SLEEP, World, main_pid, property};
+use super::support::{LIMIT, LONG, SLEEP, World, configure, main_pid, property};
 
 /// A service that says of itself when it ran: its lines stay on the machine through reboots.
 const DIARY: &str = "[Service]\nType=exec\nExecStart=/bin/sh -c 'echo start $(date +%%s.%%N) >> /var/lib/%N; \
@@ -256,4 +258,54 @@ fn when_most_machines_seem_to_die_nothing_is_moved_before_an_operator_says_so() 
         assert_eq!(world.home_other_than(unit, &["m1", "m2"])?.name(), "m3");
     }
     Ok(())
+}
+
+#[test]
+fn the_brake_is_released_in_time_but_for_a_scheduler_that_sees_no_machine_but_its_own() -> Result<()> {
+    let world = World::up(Cluster::builder().machines(4).schedulers_on_workers())?;
+    configure(&world.cluster.machine("m1")?, "scheduler", "brake_hold = \"5s\"")?;
+    world.wait_machines_up(4)?;
+    for number in 1..=4 {
+        world.start(&format!("some{number}.service"), SLEEP)?;
+    }
+    let before = world.invocations()?;
+    let machines: BTreeSet<_> = before.keys().map(|(_, machine)| machine.clone()).collect();
+    assert_eq!(machines.len(), 4, "units are spread evenly");
+    let cut = |names: &[&str]| names.iter().try_for_each(|name| world.cluster.machine(name)?.cut());
+    let heal = |names: &[&str]| names.iter().try_for_each(|name| world.cluster.machine(name)?.heal());
+    let all_on = |names: &[&str]| {
+        world.cluster.wait_for(&format!("all units on {names:?}"), LIMIT, || {
+            let rows = world.rows()?;
+            for row in rows.iter().filter(|row| row.copy == "current") {
+                let on = world.by_id(&row.machine)?;
+                let there = row.active.as_deref() == Some("active") && names.contains(&on.name());
+                ensure!(there, "{rows:#?}");
+            }
+            Ok(Some(()))
+        })
+    };
+
+    // It sees another one than its own.
+    cut(&["m2", "m3"])?;
+    all_on(&["m1", "m4"])?;
+    let events = world.ctl(&["events"])?;
+    let at = |text: &str| events.find(text).with_context(|| format!("{text}: {events}"));
+    let held = events.get(at("brake_applied")?..at("brake_released")?).context("it was held first")?;
+    ensure!(held.contains("machine_lost") && !held.contains("unit_placed"), "{events}");
+    ensure!(events.contains("it was held for brake_hold"), "{events}");
+    heal(&["m2", "m3"])?;
+    world.wait_machines_up(4)?;
+
+    cut(&["m2", "m3", "m4"])?;
+    world.cluster.wait_for("the brake", LIMIT, || {
+        let listed = world.try_ctl(&["list-machines"])?;
+        let on = "THE BRAKE IS ON: 3 machines seem to have died at once";
+        ensure!(listed.stderr.contains(on) && !listed.stderr.contains("s at most"), "{listed}");
+        Ok(Some(()))
+    })?;
+    // Longer than the brake is held, and longer than a lease.
+    world.outlast(LONG)?;
+    let released = world.ctl(&["brake", "release"])?;
+    ensure!(released.contains("The brake is released"), "{released}");
+    all_on(&["m1"])
 }

@@ -1,17 +1,13 @@
 //! What stands still or is away for longer than a lease: a machine's PID 1, the scheduler, an agent.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use muster_cluster::Machine;
 
-use super::support::{LIMIT, SLEEP, World, main_pid, property};
+use super::support::{LIMIT, LONG, SLEEP, World, configure, main_pid, property};
 
 const AGENT: &str = "muster-agent.service";
-
-/// Longer than a lease, in all that is counted with it.
-const LONG: Duration = Duration::from_secs(7);
 
 /// Starts `only.service`, which is exclusive, and `beside.service`, which is not, on one machine: which.
 fn start_two(world: &World) -> Result<Machine<'_>> {
@@ -37,20 +33,11 @@ fn runs(machine: &Machine<'_>, pid: &str) -> Result<bool> {
     Ok(!machine.exec(&["cat", &format!("/proc/{pid}/cmdline")])?.stdout.is_empty())
 }
 
-/// Lets time pass.
-fn outlast(world: &World, time: Duration) -> Result<()> {
-    let until = Instant::now() + time;
-    world.cluster.wait_for("a lease to be over", LIMIT, || Ok((Instant::now() > until).then_some(())))
-}
-
 #[test]
 fn a_machine_whose_pid_1_hangs_gets_nothing_new_and_is_given_up_in_the_end() -> Result<()> {
     let world = World::of(2)?;
     // So short a grace, so that a scheduler that has just come to its machine soon starts exclusive units.
-    let configure =
-        "printf '%s\\n' 'systemd_timeout = \"9s\"' 'restart_grace = \"5s\"' >>/etc/muster/scheduler.toml
-                     systemctl restart muster-scheduler";
-    world.scheduler()?.exec(&["sh", "-ec", configure])?.ok()?;
+    configure(&world.scheduler()?, "scheduler", "systemd_timeout = \"9s\"\nrestart_grace = \"5s\"")?;
     world.wait_machines_up(2)?;
     let home = start_two(&world)?;
     let pids = [main_pid(&home, "only.service")?, main_pid(&home, "beside.service")?];
@@ -97,7 +84,9 @@ fn stays_there_alone(
     for (unit, pid) in ["only.service", "beside.service"].iter().zip(pids) {
         world.cluster.wait_for(&format!("nothing to be left of {unit}"), LIMIT, || {
             let load = property(back, unit, "LoadState")?;
-            ensure!(load == "not-found", "it is {load}");
+            let rows = world.rows()?;
+            let copies = rows.iter().filter(|row| row.unit == *unit).count();
+            ensure!(load == "not-found" && copies == 1, "it is {load}: {rows:#?}");
             Ok(Some(()))
         })?;
         assert_eq!(world.home(unit)?.name(), other.name());
@@ -116,7 +105,7 @@ fn a_scheduler_that_stands_still_for_longer_than_a_lease_takes_no_machine_for_de
     let scheduler = world.scheduler()?;
     let pid = main_pid(&scheduler, "muster-scheduler")?;
     scheduler.stop_process(pid.parse()?)?;
-    outlast(&world, 2 * LONG)?;
+    world.outlast(2 * LONG)?;
     scheduler.continue_process(pid.parse()?)?;
     world.wait_machines_up(3)?;
     world.wait_invocations(&before)?;
@@ -135,6 +124,8 @@ fn a_scheduler_that_stands_still_for_longer_than_a_lease_takes_no_machine_for_de
 #[test]
 fn an_agent_that_is_away_for_longer_than_a_lease_loses_its_units_unless_it_has_said_so() -> Result<()> {
     let world = World::of(2)?;
+    configure(&world.scheduler()?, "scheduler", "restart_grace = \"12s\"")?;
+    world.wait_machines_up(2)?;
     let home = start_two(&world)?;
 
     // Killed, and it does not come back.
@@ -155,11 +146,50 @@ fn an_agent_that_is_away_for_longer_than_a_lease_loses_its_units_unless_it_has_s
     // In order.
     let (before, placed) = (world.invocations()?, placements(&world)?);
     other.exec(&["systemctl", "stop", AGENT])?.ok()?;
-    outlast(&world, LONG)?;
+    world.outlast(LONG)?;
     assert_eq!(placements(&world)?, placed, "nothing is moved while it is away");
     other.exec(&["systemctl", "start", AGENT])?.ok()?;
     world.wait_machines_up(2)?;
     world.wait_invocations(&before)?;
     assert_eq!(placements(&world)?, placed);
+
+    // In order, and it does not come back.
+    other.exec(&["systemctl", "stop", AGENT])?.ok()?;
+    world.home_other_than("only.service", &[other.name()])?;
+    world.home_other_than("beside.service", &[other.name()])?;
+    assert_eq!(property(&other, "only.service", "ActiveState")?, "inactive");
+    assert_eq!(main_pid(&other, "beside.service")?, moved[1], "what is not exclusive runs on");
+    let moved = [main_pid(&home, "only.service")?, main_pid(&home, "beside.service")?];
+    other.exec(&["systemctl", "start", AGENT])?.ok()?;
+    stays_there_alone(&world, &other, &home, &moved)
+}
+
+#[test]
+fn a_daemon_reload_that_takes_longer_than_a_lease_is_no_death() -> Result<()> {
+    let world = World::of(2)?;
+    let home = start_two(&world)?;
+    let (before, placed) = (world.invocations()?, placements(&world)?);
+    let generator = "/etc/systemd/system-generators/slow";
+    let script = format!("#!/bin/sh\ntouch /run/begun\nsleep {}\ntouch /run/over\n", LONG.as_secs());
+    home.write_file(generator, script.as_bytes())?;
+    home.exec(&["chmod", "+x", generator])?.ok()?;
+    home.exec(&["sh", "-c", "setsid systemctl daemon-reload </dev/null >/run/reload 2>&1 &"])?.ok()?;
+    let mut states = BTreeSet::new();
+    world.cluster.wait_for("the reload to be over", LIMIT, || {
+        home.exec(&["test", "-e", "/run/begun"])?.ok()?;
+        states.insert(state(&world, &home)?);
+        Ok((home.exec(&["test", "-e", "/run/over"])?.code == Some(0)).then_some(()))
+    })?;
+    assert_eq!(states, BTreeSet::from(["up".to_owned()]), "a silence that is explained");
+    // PID 1 has read all that was to be read meanwhile when it has started something.
+    world.start("new.service", &format!("{SLEEP}[X-Fleet]\nMachineID={}\n", home.machine_id()))?;
+    let mut after = world.invocations()?;
+    after.retain(|(unit, _), _| unit != "new.service");
+    assert_eq!(after, before, "nothing was stopped, restarted or moved");
+    let mut now = placements(&world)?;
+    now.retain(|(unit, ..)| unit != "new.service");
+    assert_eq!(now, placed);
+    let events = world.ctl(&["events"])?;
+    ensure!(!events.contains("machine_degraded") && !events.contains("machine_lost"), "{events}");
     Ok(())
 }

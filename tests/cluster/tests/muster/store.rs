@@ -1,9 +1,11 @@
-//! Schedulers that start on another state directory than the one that their machines know, and on a full disk.
+//! Schedulers that start on another state directory than the one that their machines know, and on a disk that is full or hangs.
 
-use anyhow::{Result, ensure};
+use std::thread;
+
+use anyhow::{Result, anyhow, ensure};
 use muster_cluster::Machine;
 
-use super::support::{LIMIT, SLEEP, World, property};
+use super::support::{LIMIT, LONG, SLEEP, World, main_pid, property};
 
 /// Where a service with `DynamicUser=` really has its state directory.
 const STATE: &str = "/var/lib/private/muster-scheduler";
@@ -166,5 +168,66 @@ fn a_full_disk_refuses_writes_answers_reads_and_recovers() -> Result<()> {
             "{unit} was acknowledged and is lost"
         );
     }
+    Ok(())
+}
+
+/// Has the scheduler's store hang, as on a disk that does not answer, or answer again: the thread that writes to it stands
+/// still, in a control group of its own, and all others go on.
+fn set_store_hangs(world: &World, hangs: bool) -> Result<()> {
+    const HANG: &str = r#"
+        cd /sys/fs/cgroup/system.slice/muster-scheduler.service
+        for task in /proc/$(cat cgroup.procs)/task/*; do
+            [ "$(cat "$task/comm")" != store ] || thread=${task##*/}
+        done
+        mkdir hung
+        echo threaded >hung/cgroup.type
+        echo "$thread" >hung/cgroup.threads
+        echo 1 >hung/cgroup.freeze"#;
+    const ANSWER: &str = "echo 0 >/sys/fs/cgroup/system.slice/muster-scheduler.service/hung/cgroup.freeze";
+    world.scheduler()?.exec(&["sh", "-ec", if hangs { HANG } else { ANSWER }])?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn while_the_disk_hangs_that_is_said_and_nothing_is_moved_and_leases_go_on() -> Result<()> {
+    let world = World::of(2)?;
+    let scheduler = world.scheduler()?;
+    world.start("lost.service", SLEEP)?;
+    world.start("only.service", &format!("{SLEEP}[X-Muster]\nExclusive=yes\nExclusiveStopSec=1\n"))?;
+    let (lost, left) = (world.home("lost.service")?, world.home("only.service")?);
+    ensure!(lost.name() != left.name(), "both are on {}", left.name());
+    let only = main_pid(&left, "only.service")?;
+    let follow = format!(
+        "systemd-run --unit=follower --setenv=MUSTERCTL_ENDPOINT={} musterctl events -f",
+        world.cluster.endpoints()[0]
+    );
+    scheduler.exec(&["sh", "-ec", &follow])?.ok()?;
+
+    set_store_hangs(&world, true)?;
+    thread::scope(|scope| -> Result<()> {
+        let client = scope.spawn(|| world.start("later.service", SLEEP));
+        let while_it_hangs = || -> Result<()> {
+            lost.kill()?;
+            for select in ["_SYSTEMD_UNIT=follower.service", "MUSTER_EVENT=store_silent"] {
+                world.cluster.wait_for(&format!("{select} to say so"), LIMIT, || {
+                    let journal = scheduler.exec(&["journalctl", "--output=cat", select])?.ok()?;
+                    ensure!(journal.contains("the store has not answered for 5 s"), "{journal}");
+                    Ok(Some(()))
+                })?;
+            }
+            world.outlast(LONG)?;
+            ensure!(property(&left, "lost.service", "ActiveState")? == "inactive", "it was moved");
+            ensure!(main_pid(&left, "only.service")? == only, "its lease did not go on");
+            ensure!(!client.is_finished(), "the client was answered");
+            Ok(())
+        };
+        let seen = while_it_hangs();
+        set_store_hangs(&world, false)?;
+        client.join().map_err(|_| anyhow!("the client panicked"))??;
+        seen
+    })?;
+    assert_eq!(world.home_other_than("lost.service", &[lost.name()])?.name(), left.name());
+    assert_eq!(world.home("later.service")?.name(), left.name());
+    assert_eq!(main_pid(&left, "only.service")?, only);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use muster_cluster::{Builder, Cluster, Machine, Output};
@@ -10,6 +10,9 @@ use serde::Deserialize;
 
 /// How long anything may take that should take a second: machines here are shared and slow.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Longer than a lease, in all that is counted with it.
+pub const LONG: Duration = Duration::from_secs(7);
 
 /// A service that does nothing for ever.
 pub const SLEEP: &str = "[Service]\nExecStart=/usr/bin/sleep infinity\n";
@@ -157,6 +160,12 @@ impl World {
         })
     }
 
+    /// Lets time pass: that nothing happens can be seen in no other way.
+    pub fn outlast(&self, time: Duration) -> Result<()> {
+        let until = Instant::now() + time;
+        self.cluster.wait_for("time to pass", LIMIT, || Ok((Instant::now() > until).then_some(())))
+    }
+
     /// The machine that the scheduler runs on.
     pub fn scheduler(&self) -> Result<Machine<'_>> {
         self.cluster.machine("s1")
@@ -176,6 +185,14 @@ impl World {
 /// A property of a unit, as `systemctl show` prints it.
 pub fn property(machine: &Machine<'_>, unit: &str, property: &str) -> Result<String> {
     Ok(machine.exec(&["systemctl", "show", "--property", property, "--value", unit])?.ok()?.trim().to_owned())
+}
+
+/// Adds these lines to the configuration of the machine's `scheduler` or `agent`, and restarts that.
+pub fn configure(machine: &Machine<'_>, daemon: &str, lines: &str) -> Result<()> {
+    let script =
+        format!("printf '%s\\n' '{lines}' >>/etc/muster/{daemon}.toml; systemctl restart muster-{daemon}");
+    machine.exec(&["sh", "-ec", &script])?.ok()?;
+    Ok(())
 }
 
 /// The main process of a service.
