@@ -64,15 +64,7 @@ pub(crate) fn run(world: &World, cell: Cell) -> Result<Outcome> {
     thread::sleep(WATCHED);
     expected.is_met(world).context("it was as it should be, and is not any more")?;
     expected.each_is_known(world, &acknowledged)?;
-    let homes = world.homes()?;
-    for before in &undisturbed {
-        let now = homes.get(&before.unit).map(Vec::as_slice).unwrap_or_default();
-        ensure!(
-            now == [before.clone()],
-            "{} was healthy, and was stopped, restarted or moved: {before:?}, then {now:?}",
-            before.unit
-        );
-    }
+    world.ensure_untouched(&undisturbed)?;
     let beats = world.cluster.witness()?;
     let overlaps = overlaps(beats.get(beats_before..).unwrap_or_default());
     if !cell.is_excepted() {

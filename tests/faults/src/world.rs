@@ -169,6 +169,30 @@ impl World {
         Ok(homes)
     }
 
+    /// Whether each of these still runs as it did, but for what the kernel has killed for its memory.
+    pub(crate) fn ensure_untouched<'a>(&self, before: impl IntoIterator<Item = &'a Found>) -> Result<()> {
+        let homes = self.homes()?;
+        for found in before {
+            let now = homes.get(&found.unit).map(Vec::as_slice).unwrap_or_default();
+            ensure!(
+                now == [found.clone()] || self.was_killed_for_memory(found)?,
+                "{} was healthy, and was stopped, restarted or moved: {found:?}, then {now:?}",
+                found.unit
+            );
+        }
+        Ok(())
+    }
+
+    fn was_killed_for_memory(&self, found: &Found) -> Result<bool> {
+        let of_this_run = format!("INVOCATION_ID={}", found.invocation);
+        let machine = self.cluster.machine(&found.machine)?;
+        let journal = machine
+            .exec(&["journalctl", "--sync"])?
+            .ok()
+            .and_then(|_| machine.exec(&["journalctl", "--output=cat", &of_this_run])?.ok())?;
+        Ok(journal.contains("has been killed by the OOM killer"))
+    }
+
     /// Waits until it is so.
     pub(crate) fn until<T>(&self, what: &str, limit: Duration, look: impl Fn() -> Result<T>) -> Result<T> {
         self.cluster.wait_for(what, limit, || look().map(Some))
