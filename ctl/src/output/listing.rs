@@ -534,7 +534,7 @@ mod tests {
               33333333... (198.18.0.103), last heard 12 s ago; their units were placed elsewhere where they fit."]
         );
         let machines = vec![cluster.machines[1].id, cluster.machines[2].id];
-        cluster.brake = Some(BrakeStatus { machines, left_ms: 41_200 });
+        cluster.brake = Some(BrakeStatus { machines, held_ms: 18_800, left_ms: 41_200 });
         assert_eq!(
             machine_notes(&cluster)[1],
             "THE BRAKE IS ON: 2 machines seem to have died at once, so that the scheduler doubts itself and moves \

@@ -53,6 +53,8 @@ pub enum Event {
         machine: MachineId,
         /// What was placed there.
         units: Vec<UnitName>,
+        /// Whether the brake holds that there.
+        held: bool,
         /// Why.
         reason: LossReason,
     },
@@ -112,9 +114,18 @@ pub enum Event {
         machines: Vec<MachineId>,
         /// How many machines the cluster had.
         of: usize,
+        /// The units that are held where they are.
+        units: Vec<UnitName>,
     },
     /// What was held by the brake is moved.
-    BrakeReleased(ReleaseReason),
+    BrakeReleased {
+        /// The machines for which it was held.
+        machines: Vec<MachineId>,
+        /// The units that were held.
+        units: Vec<UnitName>,
+        /// Why.
+        reason: ReleaseReason,
+    },
     /// The store refused what was decided last: it is undone.
     StoreFailed(String),
     /// The store has not answered for so long: nothing is decided or told meanwhile.
@@ -363,7 +374,7 @@ impl Event {
             Self::IdInUse { .. } => "machine_id_in_use",
             Self::Stalled(_) => "leader_stalled",
             Self::BrakeApplied { .. } => "brake_applied",
-            Self::BrakeReleased(_) => "brake_released",
+            Self::BrakeReleased { .. } => "brake_released",
             Self::StoreFailed(_) => "store_failed",
             Self::Placed { .. } => "unit_placed",
             Self::Withheld { .. } => "unit_withheld",
@@ -387,6 +398,8 @@ impl Event {
             Self::Command { units, .. }
             | Self::MachineLost { units, .. }
             | Self::FitNowhere { units }
+            | Self::BrakeApplied { units, .. }
+            | Self::BrakeReleased { units, .. }
             | Self::NotDrained { units, .. } => units,
             Self::Placed { unit, .. }
             | Self::Inactive { unit, .. }
@@ -415,8 +428,6 @@ impl Event {
             | Self::MachineRefused { .. }
             | Self::IdInUse { .. }
             | Self::Stalled(_)
-            | Self::BrakeApplied { .. }
-            | Self::BrakeReleased(_)
             | Self::StoreSilent(_)
             | Self::StoreFailed(_) => &[],
         }
@@ -454,12 +465,11 @@ impl Event {
             Self::Placed { machine, from, .. } => {
                 std::iter::once(*machine).chain(from.filter(|from| from != machine)).collect()
             }
-            Self::BrakeApplied { machines, .. } => machines.clone(),
+            Self::BrakeApplied { machines, .. } | Self::BrakeReleased { machines, .. } => machines.clone(),
             Self::TookOffice { .. }
             | Self::Command { .. }
             | Self::FitNowhere { .. }
             | Self::Stalled(_)
-            | Self::BrakeReleased(_)
             | Self::StoreSilent(_)
             | Self::StoreFailed(_) => Vec::new(),
         }
@@ -495,7 +505,7 @@ impl Event {
             | Self::FitNowhere { .. }
             | Self::MachineRefused { .. }
             | Self::Stalled(_)
-            | Self::BrakeReleased(_)
+            | Self::BrakeReleased { .. }
             | Self::StartFailed { .. }
             | Self::StopFailed { .. }
             | Self::Failed { .. }
@@ -532,7 +542,9 @@ impl Event {
             | Self::Withheld { reason, .. }
             | Self::GivenUp { reason, .. } => reason.len(),
             Self::MachineRefused { reason, .. } | Self::StoreFailed(reason) => reason.len(),
-            Self::BrakeApplied { machines, .. } => size_of_val(machines.as_slice()),
+            Self::BrakeApplied { machines, .. } | Self::BrakeReleased { machines, .. } => {
+                size_of_val(machines.as_slice())
+            }
             _ => 0,
         };
         size_of::<Self>() + names + text

@@ -32,8 +32,8 @@ impl Event {
             Self::IdInUse { address, rival, .. } => {
                 format!("two machines have it ({address} and {rival}), one of them is a copy")
             }
-            Self::BrakeApplied { machines, of } => died_at_once(machines.len(), *of),
-            Self::BrakeReleased(reason) => reason.to_string(),
+            Self::BrakeApplied { machines, of, .. } => died_at_once(machines.len(), *of),
+            Self::BrakeReleased { reason, .. } => reason.to_string(),
             Self::MachineRefused { reason, .. } | Self::StoreFailed(reason) => reason.clone(),
             Self::Placed { reason, .. } => reason.to_string(),
             Self::Unplaced { reason, .. } => reason.to_string(),
@@ -92,9 +92,15 @@ impl fmt::Display for Event {
             Self::MachineRecovered(machine) => {
                 write!(f, "machine {} gets units again: {SYSTEMD_ANSWERS}", machine.short())
             }
-            Self::MachineLost { machine, units, reason } => {
+            Self::MachineLost { machine, units, held, reason } => {
                 write!(f, "machine {} is lost: {reason}; it had ", machine.short())?;
-                if units.is_empty() { f.write_str("no units") } else { write!(f, "{}", Listed(units)) }
+                match units.as_slice() {
+                    [] => f.write_str("no units"),
+                    _ if *held => {
+                        write!(f, "{}, held there by the brake (`musterctl brake release`)", Listed(units))
+                    }
+                    _ => write!(f, "{}", Listed(units)),
+                }
             }
             Self::Availability { machine, availability } => {
                 let decided = match availability {
@@ -148,16 +154,21 @@ impl fmt::Display for Event {
                 "this scheduler was stalled for {} ms; that is counted against no machine",
                 stalled.as_millis()
             ),
-            Self::BrakeApplied { machines, of } => {
+            Self::BrakeApplied { machines, of, units } => {
                 let shown: Vec<String> = machines.iter().map(|machine| machine.short()).collect();
-                write!(
-                    f,
-                    "{} ({}): nothing is moved until they are back, `musterctl brake release`, or brake_hold has passed",
-                    died_at_once(machines.len(), *of),
-                    Listed(&shown)
+                let seem = died_at_once(machines.len(), *of);
+                write!(f, "{seem} ({}): nothing is moved off lost machines", Listed(&shown))?;
+                if !units.is_empty() {
+                    write!(f, ", which holds {},", Listed(units))?;
+                }
+                f.write_str(
+                    " until they are back, or brake_hold has passed while others are up; if they are really dead: \
+                     `musterctl brake release`",
                 )
             }
-            Self::BrakeReleased(reason) => write!(f, "units of lost machines are moved again: {reason}"),
+            Self::BrakeReleased { reason, .. } => {
+                write!(f, "units of lost machines are moved again: {reason}")
+            }
             Self::StoreSilent(silent) => write!(
                 f,
                 "the store has not answered for {} s: clients and machines are told nothing new until it does, and no unit \

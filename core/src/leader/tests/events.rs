@@ -231,7 +231,7 @@ fn a_reason_that_a_sentence_tells_is_a_field_as_well() {
         Event::FitNowhere { units: vec![unit()] },
         Event::FitNowhere { units: vec![unit(), unit()] },
         Event::IdInUse { machine: M1, address: "198.18.0.1".into(), rival: "198.18.0.2".into() },
-        Event::BrakeApplied { machines: vec![M1, M2], of: 3 },
+        Event::BrakeApplied { machines: vec![M1, M2], of: 3, units: vec![unit()] },
         Event::Retried {
             unit: unit(),
             machine: M1,

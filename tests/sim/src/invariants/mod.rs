@@ -96,7 +96,7 @@ impl World {
             Effect::Event(Event::TookOffice { .. }) => self.touches_all(),
             Effect::Event(Event::Orphaned { unit, machine }) => self.nothing_is_forgotten(unit, *machine),
             Effect::Event(Event::BrakeApplied { .. }) => self.book.braked = true,
-            Effect::Event(Event::BrakeReleased(_)) => {
+            Effect::Event(Event::BrakeReleased { .. }) => {
                 self.book.braked = false;
                 self.silent_machines_are_given_up();
             }
