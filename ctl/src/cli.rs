@@ -36,6 +36,12 @@ Where UNIT is asked for:
                         left out: templates where instances are meant, and inactive units
                         for stop and restart
 
+Where MACHINE is asked for:
+  1234abcd              its id, or the first digits of that, at least 4
+  198.18.0.101          its address
+  1234abcd.../198.18.0.101
+                        both, as lists show it
+
 Where the scheduler is, the first that says so counts:
   --endpoint ADDR
   MUSTERCTL_ENDPOINT in the environment
@@ -187,7 +193,7 @@ pub enum Sub {
 /// Arguments of `cordon` and `uncordon`.
 #[derive(Debug, Args)]
 pub struct MachinesArgs {
-    /// Machines: ids, the first digits of ids (at least 4), or addresses
+    /// Machines: ids, the first digits of ids (at least 4), addresses, or both as lists show them
     #[arg(required = true, value_name = "MACHINE")]
     pub machines: Vec<String>,
 }
@@ -195,7 +201,7 @@ pub struct MachinesArgs {
 /// Arguments of `drain`.
 #[derive(Debug, Args)]
 pub struct DrainArgs {
-    /// Machines: ids, the first digits of ids (at least 4), or addresses
+    /// Machines: ids, the first digits of ids (at least 4), addresses, or both as lists show them
     #[arg(required = true, value_name = "MACHINE")]
     pub machines: Vec<String>,
     /// After so long in all, stop units here that are not active elsewhere yet, move the others without waiting, and fail
@@ -273,7 +279,7 @@ pub struct CatArgs {
 /// Arguments of `events`.
 #[derive(Debug, Args)]
 pub struct EventsArgs {
-    /// Units, known or not, globs, or machines by id, its first digits (at least 4) or address [default: all events]
+    /// Units, known or not, globs, or machines, named as for `drain` [default: all events]
     #[arg(value_name = "UNIT|MACHINE")]
     pub about: Vec<String>,
     /// Go on with what happens from now on
