@@ -292,7 +292,9 @@ pub enum MachineCommandError {
 pub struct BrakeStatus {
     /// The machines that seem to have died at once.
     pub machines: Vec<MachineId>,
-    /// For how long it is held still, in ms. Zero: until one of them is back, or an operator releases it.
+    /// For how long it has been held, in ms.
+    pub held_ms: u64,
+    /// For how long it is held still, at most, in ms. Zero: until one of them is back, or an operator releases it.
     pub left_ms: u64,
 }
 

@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::output::listing::{MACHINE_FIELDS, UNIT_FIELDS, UNIT_FILE_FIELDS};
@@ -36,6 +36,12 @@ Where UNIT is asked for:
                         left out: templates where instances are meant, and inactive units
                         for stop and restart
 
+Where MACHINE is asked for:
+  1234abcd              its id, or the first digits of that, at least 4
+  198.18.0.101          its address
+  1234abcd.../198.18.0.101
+                        both, as lists show it
+
 Where the scheduler is, the first that says so counts:
   --endpoint ADDR
   MUSTERCTL_ENDPOINT in the environment
@@ -45,12 +51,58 @@ Where the scheduler is, the first that says so counts:
 
 Exit codes:
   0    done
-  1    the command failed
+  1    the command failed; verify: a file has an error
   2    the command line or the configuration file is wrong
   3    status: a unit is not active
-  4    there is no such unit
+  4    there is no such unit, or none that a glob matches
   69   the scheduler cannot be reached
   130  interrupted while waiting; the command stands";
+
+/// What the fields of lists mean, in the order of their names.
+const UNIT_FIELDS_MEAN: [&str; UNIT_FIELDS.len()] = [
+    "Its name",
+    "Where the copy is",
+    "Its state as systemd reports it, in one word",
+    "The same more closely",
+    "Whether systemd could read its file",
+    "Of the file as it was submitted",
+    "The machine's address",
+    "current: as was decided; stopping: an older one; orphaned: one that the cluster has no record of",
+    "Which placement of the unit it is, as TERM.COUNTER: a later one is larger",
+    "How far its agent is with it: loaded, starting, launched, start-failed, failed, stopping, refused",
+    "Why it is not as it should be, in the machine's words",
+];
+const UNIT_FILE_FIELDS_MEAN: [&str; UNIT_FILE_FIELDS.len()] = [
+    "Its name",
+    "Of the file as it was submitted",
+    "What was asked for: inactive, loaded, launched",
+    "How far it is, in the same words",
+    "The machine where it is placed",
+    "Description= in its file",
+    "Whether it runs on every machine that takes it",
+    "Why it is on no machine, and what machines have against it",
+];
+const MACHINE_FIELDS_MEAN: [&str; MACHINE_FIELDS.len()] = [
+    "Its id",
+    "Its address",
+    "Its labels",
+    "up, degraded (systemd does not answer there), awaited (by a new scheduler), unreachable",
+    "How many units are placed there, or are being stopped",
+    "CPUs set aside for units, of those that it has",
+    "Memory set aside for units, of what it has",
+    "Of its agent",
+    "open, cordoned, draining, drained, shutting down",
+    "How long ago its agent was last heard",
+    "How much of the last 10 s something waited for CPU, memory or disk there",
+    "Another machine that claims its id, and was refused",
+    "Of a lost machine: whether its host answers all the same",
+    "Where the brake holds its units there: for how long it has been on",
+];
+
+fn fields<const N: usize>(names: [&'static str; N], mean: [&'static str; N]) -> PossibleValuesParser {
+    let described = names.into_iter().zip(mean).map(|(name, means)| PossibleValue::new(name).help(means));
+    PossibleValuesParser::new(described)
+}
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -101,7 +153,8 @@ pub enum Sub {
 
     /// Tell a unit's story: how it is, why it is where it is, what happened to it, and why it waits
     ///
-    /// The scheduler remembers the newest 10,000 events since it started; all are in its machine's journal.
+    /// The scheduler remembers the newest 10,000 events since it started; all are in its machine's journal. Exits with 4
+    /// when nothing is known of a unit.
     #[command(after_help = "Example:\n  musterctl explain web.service")]
     Explain(StatusArgs),
 
@@ -135,7 +188,8 @@ pub enum Sub {
 
     /// List the machines of the cluster
     ///
-    /// Machines that are lost are listed only where the field `state` is: with `--fields` or `-o json`.
+    /// Machines that are lost are listed only where the field `state` is: with `--fields` or `-o json`. Notes on those that
+    /// are lost or take no units, and on the brake, go to standard error.
     #[command(
         after_help = "Examples:\n  musterctl list-machines\n  musterctl list-machines --full --fields machine,state,units\n  \
                             musterctl list-machines -o json"
@@ -165,7 +219,9 @@ pub enum Sub {
     /// Release the brake, which holds units where they are when many machines seem to have died at once
     ///
     /// The scheduler moves nothing then, since it is more likely that it is cut off itself. Released by hand, or after
-    /// `brake_hold`, or when the machines are back, the units of machines that are still lost are placed elsewhere.
+    /// `brake_hold`, or when the machines are back, the units of machines that are still lost are placed elsewhere. One that
+    /// sees no machine but its own waits for a release by hand. Be sure that the machines are dead: what they run still
+    /// runs twice then, but for exclusive units.
     #[command(after_help = "Example:\n  musterctl brake release")]
     Brake {
         /// What to do with it
@@ -187,7 +243,7 @@ pub enum Sub {
 /// Arguments of `cordon` and `uncordon`.
 #[derive(Debug, Args)]
 pub struct MachinesArgs {
-    /// Machines: ids, the first digits of ids (at least 4), or addresses
+    /// Machines: ids, the first digits of ids (at least 4), addresses, or both as lists show them
     #[arg(required = true, value_name = "MACHINE")]
     pub machines: Vec<String>,
 }
@@ -195,11 +251,11 @@ pub struct MachinesArgs {
 /// Arguments of `drain`.
 #[derive(Debug, Args)]
 pub struct DrainArgs {
-    /// Machines: ids, the first digits of ids (at least 4), or addresses
+    /// Machines: ids, the first digits of ids (at least 4), addresses, or both as lists show them
     #[arg(required = true, value_name = "MACHINE")]
     pub machines: Vec<String>,
     /// After so long in all, stop units here that are not active elsewhere yet, move the others without waiting, and fail
-    /// if something is left
+    /// if something is left; the same command again, while the drain goes on, gives no more time
     #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
     /// Move at most so many units at once [default: all]
@@ -265,7 +321,7 @@ pub struct WaitArgs {
 /// Arguments of `cat`.
 #[derive(Debug, Args)]
 pub struct CatArgs {
-    /// The unit
+    /// A known unit
     #[arg(value_name = "UNIT")]
     pub unit: String,
 }
@@ -273,7 +329,7 @@ pub struct CatArgs {
 /// Arguments of `events`.
 #[derive(Debug, Args)]
 pub struct EventsArgs {
-    /// Units, known or not, globs, or machines by id, its first digits (at least 4) or address [default: all events]
+    /// Units, known or not, globs, or machines, named as for `drain` [default: all events]
     #[arg(value_name = "UNIT|MACHINE")]
     pub about: Vec<String>,
     /// Go on with what happens from now on
@@ -303,7 +359,7 @@ pub struct StatusArgs {
     #[arg(required = true, value_name = "UNIT")]
     pub units: Vec<String>,
     /// How to print
-    #[arg(long, short, value_enum, default_value_t = Output::Table, hide_possible_values = false)]
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
 }
 
@@ -327,7 +383,7 @@ pub struct ListUnitsArgs {
     #[command(flatten)]
     pub list: ListArgs,
     /// What to show, in this order [default: unit,machine,active,sub]
-    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(UNIT_FIELDS))]
+    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = fields(UNIT_FIELDS, UNIT_FIELDS_MEAN))]
     pub fields: Vec<String>,
 }
 
@@ -337,7 +393,7 @@ pub struct ListUnitFilesArgs {
     #[command(flatten)]
     pub list: ListArgs,
     /// What to show, in this order [default: unit,hash,dstate,state,target]
-    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(UNIT_FILE_FIELDS))]
+    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = fields(UNIT_FILE_FIELDS, UNIT_FILE_FIELDS_MEAN))]
     pub fields: Vec<String>,
 }
 
@@ -347,7 +403,7 @@ pub struct ListMachinesArgs {
     #[command(flatten)]
     pub list: ListArgs,
     /// What to show, in this order [default: machine,ip,metadata]
-    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(MACHINE_FIELDS))]
+    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = fields(MACHINE_FIELDS, MACHINE_FIELDS_MEAN))]
     pub fields: Vec<String>,
 }
 

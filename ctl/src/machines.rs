@@ -65,7 +65,7 @@ pub async fn drain(client: &mut Client, args: &DrainArgs, out: &mut impl Write) 
     let availability = Availability::Draining(drain);
     client.change_machines(MachineCommand { machines: machines.clone(), availability }).await?;
     if args.no_block {
-        return Ok(());
+        return begun(&client.cluster_with(&[]).await?, &machines, out);
     }
     let spinner = spinner();
     let ended = tokio::select! {
@@ -74,6 +74,27 @@ pub async fn drain(client: &mut Client, args: &DrainArgs, out: &mut impl Write) 
     };
     spinner.finish_and_clear();
     ended
+}
+
+/// What `--no-block` has begun, and how it can be watched.
+fn begun(cluster: &ClusterStatus, machines: &[MachineId], out: &mut impl Write) -> Result<(), Failure> {
+    let known = Machines::of(cluster);
+    for machine in cluster.machines.iter().filter(|machine| machines.contains(&machine.id)) {
+        let legend = known.legend(machine.id, false);
+        if machine.is_empty() {
+            writeln!(out, "Machine {legend} drained")?;
+        } else {
+            writeln!(out, "Machine {legend} draining, {} left", machine.units + machine.orphans)?;
+        }
+    }
+    out.flush()?;
+    anstream::eprintln!(
+        "`{}` shows how it goes on, `musterctl list-machines --fields machine,availability,units` what is left; `{}` \
+         ends it.",
+        command("events -f", machines),
+        command("uncordon", machines)
+    );
+    Ok(())
 }
 
 async fn wait(
@@ -124,7 +145,7 @@ fn out_of_time(timeout: Duration, left: &[MachineId], lines: &[String]) -> Failu
         format_args!(
             "not drained after {} s; what other machines take moves all the same, until `{}`:\n  {}",
             timeout.as_secs(),
-            uncordon(left),
+            command("uncordon", left),
             lines.join("\n  ")
         ),
     )
@@ -136,15 +157,15 @@ fn interrupt(machines: &[MachineId]) -> Failure {
         format_args!(
             "interrupted while waiting. The drain goes on, and nothing new comes to {}; `{}` ends it.",
             if machines.len() == 1 { "the machine" } else { "the machines" },
-            uncordon(machines)
+            command("uncordon", machines)
         ),
     )
 }
 
-/// The command that takes machines back.
-fn uncordon(machines: &[MachineId]) -> String {
+/// A command on these machines, as one would type it.
+fn command(verb: &str, machines: &[MachineId]) -> String {
     let machines = machines.iter().map(|machine| format!(" {}", machine.short()));
-    std::iter::once("musterctl uncordon".to_owned()).chain(machines).collect()
+    std::iter::once(format!("musterctl {verb}")).chain(machines).collect()
 }
 
 /// On stderr; hidden when that is no terminal.
@@ -205,25 +226,50 @@ fn all_stops(machine: &MachineStatus) -> bool {
     machine.state.is_heard() && !machine.left.is_empty() && machine.left.iter().all(|left| left.stops)
 }
 
-/// Whether this is the beginning of a machine's id, and too short to name it.
-pub fn is_too_short(cluster: &ClusterStatus, argument: &str) -> bool {
-    let digits = argument.trim_end_matches('.');
-    (1..LEAST_DIGITS).contains(&digits.len())
-        && cluster.machines.iter().any(|machine| machine.id.to_string().starts_with(digits))
+/// A machine as an argument names it: by the first digits of its id, and as lists show it with its address
+/// (`1234abcd.../198.18.0.101`).
+struct Named<'a> {
+    digits: &'a str,
+    address: Option<&'a str>,
 }
 
-/// The machines that are meant: by id, by the first digits of one, or by address.
+impl<'a> Named<'a> {
+    fn new(argument: &'a str) -> Self {
+        let (name, address) = match argument.split_once('/') {
+            Some((name, address)) => (name, Some(address)),
+            None => (argument, None),
+        };
+        Self { digits: name.trim_end_matches('.'), address }
+    }
+
+    fn is_too_short(&self) -> bool {
+        self.digits.len() < LEAST_DIGITS
+    }
+
+    fn may_be(&self, machine: &MachineStatus) -> bool {
+        machine.id.to_string().starts_with(self.digits)
+            && self.address.is_none_or(|address| machine.record.address == address)
+    }
+}
+
+/// Whether this is the beginning of a machine's id, and too short to name it.
+pub fn is_too_short(cluster: &ClusterStatus, argument: &str) -> bool {
+    let named = Named::new(argument);
+    let may_be = |machine: &MachineStatus| named.may_be(machine);
+    named.is_too_short() && !named.digits.is_empty() && cluster.machines.iter().any(may_be)
+}
+
+/// The machines that are meant: by id, by the first digits of one, by address, or by both as lists show them.
 ///
 /// # Errors
 /// When one of them means no machine, or several, or is too short.
 pub fn resolve(cluster: &ClusterStatus, arguments: &[String]) -> Result<Vec<MachineId>, Failure> {
     let mut found = Vec::new();
     for argument in arguments {
-        let digits = argument.trim_end_matches('.');
+        let named = Named::new(argument);
         let means = |machine: &&MachineStatus| {
-            let address = machine.record.address.as_str();
-            let begins = digits.len() >= LEAST_DIGITS && machine.id.to_string().starts_with(digits);
-            begins || !argument.is_empty() && address == argument
+            !named.is_too_short() && named.may_be(machine)
+                || !argument.is_empty() && machine.record.address == *argument
         };
         let matching: Vec<&MachineStatus> = cluster.machines.iter().filter(means).collect();
         match matching.as_slice() {
@@ -235,8 +281,10 @@ pub fn resolve(cluster: &ClusterStatus, arguments: &[String]) -> Result<Vec<Mach
                 )));
             }
             [] => {
+                let what =
+                    if named.address.is_some() { "the id and the address" } else { "the id or address" };
                 return Err(Failure::failed(format_args!(
-                    "no machine of this cluster has the id or address {argument}; `musterctl list-machines` shows them"
+                    "no machine of this cluster has {what} {argument}; `musterctl list-machines` shows them"
                 )));
             }
             several => {
@@ -265,10 +313,20 @@ mod tests {
     }
 
     #[test]
-    fn machines_are_meant_by_id_its_first_digits_or_address() {
+    fn machines_are_meant_by_id_its_first_digits_address_or_as_lists_show_them() {
         assert_eq!(resolved(&["11111111..."]), Ok(vec![machine_id(1)]));
         assert_eq!(resolved(&["3333", "198.18.0.101", "1111"]), Ok(vec![machine_id(1), machine_id(3)]));
         assert_eq!(resolved(&[&machine_id(2).to_string()]), Ok(vec![machine_id(2)]));
+        for machine in [1, 2, 3].map(machine_id) {
+            for full in [false, true] {
+                assert_eq!(resolved(&[&machines().legend(machine, full)]), Ok(vec![machine]));
+            }
+        }
+        assert_eq!(
+            resolved(&["11111111.../198.18.0.103"]).unwrap_err(),
+            "no machine of this cluster has the id and the address 11111111.../198.18.0.103; `musterctl list-machines` \
+             shows them"
+        );
         for unknown in ["4", "4444"] {
             assert_eq!(
                 resolved(&[unknown]).unwrap_err(),
@@ -277,7 +335,7 @@ mod tests {
                 )
             );
         }
-        for short in ["1", "111", "1..."] {
+        for short in ["1", "111", "1...", "1.../198.18.0.101"] {
             assert_eq!(
                 resolved(&[short]).unwrap_err(),
                 format!(
@@ -285,7 +343,10 @@ mod tests {
                 )
             );
         }
-        assert!(resolved(&[""]).is_err() && resolved(&["..."]).is_err());
+        for none in ["", "...", "/", "/198.18.0.101", ".../198.18.0.101", "11111111.../"] {
+            assert!(resolved(&[none]).is_err(), "{none}");
+        }
+        assert!(!is_too_short(&cluster(), "1/web.service"), "a path");
         let mut two = cluster();
         two.machines[1].id = MachineId::new(machine_id(1).bits() + 1);
         let error = resolve(&two, &["1111".to_owned()]).unwrap_err().message;

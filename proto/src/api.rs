@@ -310,6 +310,7 @@ impl From<ClusterStatus> for v1::ClusterStatus {
             brake: status.brake.map(|brake| v1::Brake {
                 machines: brake.machines.into_iter().map(|machine| id(machine.bits())).collect(),
                 left_ms: brake.left_ms,
+                held_ms: brake.held_ms,
             }),
         }
     }
@@ -319,7 +320,11 @@ impl TryFrom<v1::Brake> for BrakeStatus {
     type Error = ConvertError;
 
     fn try_from(brake: v1::Brake) -> Result<Self, ConvertError> {
-        Ok(Self { machines: machines("machines", &brake.machines)?, left_ms: brake.left_ms })
+        Ok(Self {
+            machines: machines("machines", &brake.machines)?,
+            held_ms: brake.held_ms,
+            left_ms: brake.left_ms,
+        })
     }
 }
 

@@ -406,10 +406,11 @@ proptest! {
         cluster in any::<u128>(),
         term in any::<u64>(),
         machines in vec(machine_status(), 0..4),
-        brake in option::of((vec(any::<u128>(), 0..3), any::<u64>())),
+        brake in option::of((vec(any::<u128>(), 0..3), any::<u64>(), any::<u64>())),
     ) {
-        let brake = brake.map(|(ids, left_ms)| BrakeStatus {
+        let brake = brake.map(|(ids, held_ms, left_ms)| BrakeStatus {
             machines: ids.into_iter().map(MachineId::new).collect(),
+            held_ms,
             left_ms,
         });
         let status = ClusterStatus { cluster: ClusterId::new(cluster), term: Term(term), machines, brake };

@@ -4,13 +4,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Event, Leader, Machine, Settings};
+use super::{Event, Leader, Machine, Settings, Unit};
+use crate::command::BrakeStatus;
 use crate::ids::MachineId;
 use crate::leader::io::RequestId;
 use crate::leader::{Effect, ReleaseReason};
 use crate::machine::MachineState;
 use crate::planted::{self, Fault};
 use crate::time::Time;
+use crate::unit::UnitName;
 
 /// How often the leader looks at its clock, to see its own stalls.
 pub(super) const PULSE: Duration = Duration::from_millis(250);
@@ -136,8 +138,9 @@ impl Leader {
         if let Some(brake) = &mut self.brake {
             brake.machines.append(&mut suspects);
         } else {
-            let machines = suspects.iter().copied().collect();
-            self.event(Event::BrakeApplied { machines, of: self.alive_or(&suspects) });
+            let (machines, of) = (suspects.iter().copied().collect(), self.alive_or(&suspects));
+            let units = self.held_for(&suspects);
+            self.event(Event::BrakeApplied { machines, of, units });
             self.brake = Some(Brake { since: awake, machines: suspects, few_since: None });
         }
         Some(awake)
@@ -179,7 +182,9 @@ impl Leader {
     fn release_brake(&mut self, reason: ReleaseReason) -> Vec<MachineId> {
         let awake = self.awake();
         let mut released = Vec::new();
-        for id in self.brake.take().into_iter().flat_map(|brake| brake.machines) {
+        let Some(Brake { machines, .. }) = self.brake.take() else { return released };
+        let units = self.held_for(&machines);
+        for &id in &machines {
             // Of those that are back nobody says that they are dead.
             if let Some(machine) = self.machines.get_mut(&id)
                 && (machine.state == MachineState::Unreachable || machine.is_suspect(awake, &self.settings))
@@ -189,7 +194,7 @@ impl Leader {
             }
         }
         self.queue.refresh();
-        self.event(Event::BrakeReleased(reason));
+        self.event(Event::BrakeReleased { machines: machines.into_iter().collect(), units, reason });
         released
     }
 
@@ -203,26 +208,45 @@ impl Leader {
         if planted::is(Fault::BrakeEndsEarly) { held / 4 } else { held }
     }
 
-    /// The machines for which the brake is held, and for how long it may be held still; none where no time ends it.
-    pub(super) fn braked(&self) -> Option<(&BTreeSet<MachineId>, Option<Duration>)> {
+    /// What is told of the brake while it is on.
+    pub(super) fn braked(&self) -> Option<BrakeStatus> {
         let brake = self.brake.as_ref()?;
-        let left = (brake.since + self.settings.brake_hold).since(self.awake());
-        Some((&brake.machines, self.sees_others().then_some(left)))
-    }
-
-    /// Whether any machine but the leader's own is seen. A leader that is itself cut off sees none, and must not act on it.
-    fn sees_others(&self) -> bool {
-        self.machines.iter().any(|(id, machine)| {
-            let own = Some(*id) == self.settings.own_machine && !planted::is(Fault::OwnMachineCounts);
-            machine.is_alive() && machine.session.is_some() && !own
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let awake = self.awake();
+        let left = (brake.since + self.settings.brake_hold).since(awake);
+        Some(BrakeStatus {
+            machines: brake.machines.iter().copied().collect(),
+            held_ms: ms(awake.since(brake.since)),
+            left_ms: if self.sees_others() { ms(left) } else { 0 },
         })
     }
 
     /// Whether the brake holds the units of this machine where they are: one of which nothing is known.
     pub(super) fn is_braked(&self, id: MachineId) -> bool {
-        let silent =
-            |machine: &Machine| machine.state == MachineState::Unreachable && !machine.record.leaving;
-        self.brake.is_some() && self.machines.get(&id).is_some_and(silent)
+        self.brake.is_some() && self.machines.get(&id).is_some_and(Machine::is_missed)
+    }
+
+    /// The units that a brake for these machines holds where they are.
+    fn held_for(&self, machines: &BTreeSet<MachineId>) -> Vec<UnitName> {
+        let mut held = BTreeSet::new();
+        for id in self.machines_that(Machine::is_missed).union(machines) {
+            let moves = |name: &&UnitName| {
+                let moves =
+                    |unit: &Unit| !unit.options.global && !unit.done && unit.placements.contains_key(id);
+                self.units.get(name).is_some_and(moves)
+            };
+            held.extend(self.placer.units_on(*id).filter(moves).cloned());
+        }
+        held.into_iter().collect()
+    }
+
+    /// Whether any machine but the leader's own is up: a leader that is itself cut off sees none, and must not act on
+    /// that.
+    fn sees_others(&self) -> bool {
+        self.machines.iter().any(|(id, machine)| {
+            let own = Some(*id) == self.settings.own_machine && !planted::is(Fault::OwnMachineCounts);
+            machine.is_alive() && machine.session.is_some() && !own
+        })
     }
 
     /// Whether so many machines do not die at once: a third of the cluster and at least two, or all but the leader's
@@ -252,6 +276,11 @@ impl Machine {
     /// office, and from which there is nothing to move, may have been away for years.
     fn is_alive(&self) -> bool {
         matches!(self.state, MachineState::Up | MachineState::Degraded)
+    }
+
+    /// Whether the machine is lost, and has not said that it goes.
+    fn is_missed(&self) -> bool {
+        self.state == MachineState::Unreachable && !self.record.leaving
     }
 
     /// Whether the machine was lost within the last lease, or has a lease and is silent for over two heartbeats, and its

@@ -122,7 +122,8 @@ impl Leader {
         let doubled = reschedule.delay.saturating_mul(times).min(LONGEST_DELAY);
         self.troubles.set_retry(name, Some(awake + doubled));
         let attempt = (failures as usize, reschedule.attempts);
-        self.event(Event::Retried { unit: name.clone(), machine, after: doubled, attempt });
+        let reason = reason.as_str().into();
+        self.event(Event::Retried { unit: name.clone(), machine, after: doubled, attempt, reason });
     }
 
     /// What failed on this machine and was not started anew, since the machine was to be emptied or the store could not take

@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-/// Where a machine that is up comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a machine that is up comes from: what is said of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Arrival {
     /// It is new.
+    #[error("joined the cluster")]
     Joined,
     /// It is the first time that this leader hears of it.
+    #[error("reported to this leader")]
     Reported,
     /// It had been lost.
+    #[error("is back")]
     Returned,
     /// It has booted since it was last heard.
+    #[error("has booted anew: nothing of what it ran before counts any more")]
     Rebooted,
 }
 

@@ -597,7 +597,8 @@ impl Leader {
         }
         // Whose systemd hangs has an agent that lives: that the host answers would tell nothing, and mislead.
         let agent_is_silent = !matches!(reason, LossReason::SystemdSilent(_));
-        self.event(Event::MachineLost { machine: id, units, reason });
+        let held = self.is_braked(id);
+        self.event(Event::MachineLost { machine: id, units, held, reason });
         if agent_is_silent {
             self.knock(id);
         }

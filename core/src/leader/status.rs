@@ -149,14 +149,19 @@ impl Leader {
         }
         let on = unit.placements.keys().next().and_then(|id| Some((id, self.machines.get(id)?)));
         let emptied = on.filter(|(_, machine)| machine.state != MachineState::Unreachable);
-        let braked = unit.placements.keys().next().filter(|machine| self.is_braked(**machine));
-        if let (Some((machines, left)), Some(machine)) = (self.braked(), braked) {
-            let left =
-                left.map_or_else(String::new, |left| format!(" for {} s more at most,", left.as_secs()));
+        let braked = unit.placements.keys().find(|machine| self.is_braked(**machine));
+        if let Some(machine) = braked
+            && let Some(BrakeStatus { machines, held_ms, left_ms }) = self.braked()
+        {
+            let most = match left_ms {
+                0 => String::new(),
+                ms => format!(", for {} s more at most", ms.div_ceil(1000)),
+            };
             return reason(&format!(
-                "its machine {} is unreachable, but {} machines seem to have died at once: nothing is moved until they \
-                 are back,{left} or until `musterctl brake release`",
+                "its machine {} is unreachable, and the brake has been on for {} s: {} machines seem to have died at \
+                 once, and nothing is moved until they are back{most}; if they are really dead: `musterctl brake release`",
                 machine.short(),
+                held_ms / 1000,
                 machines.len(),
             ));
         }
@@ -253,10 +258,6 @@ impl Leader {
             }
         };
         let machines = self.machines.iter().map(machine).collect();
-        let brake = self.braked().map(|(machines, left)| BrakeStatus {
-            machines: machines.iter().copied().collect(),
-            left_ms: left.map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-        });
-        ClusterStatus { cluster: self.cluster, term: self.term, machines, brake }
+        ClusterStatus { cluster: self.cluster, term: self.term, machines, brake: self.braked() }
     }
 }

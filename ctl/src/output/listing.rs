@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use muster_core::command::{
-    ClusterStatus, CopyRole, CopyStatus, MachineStatus, RivalStatus, UnitStatus, Waiting,
+    BrakeStatus, ClusterStatus, CopyRole, CopyStatus, MachineStatus, RivalStatus, UnitStatus, Waiting,
 };
 use muster_core::machine::{Availability, MachineState, Pressure};
 use muster_core::state::{Observation, Phase};
@@ -28,7 +28,7 @@ pub const UNIT_FILE_FIELDS: [&str; 8] =
 pub const UNIT_FILE_DEFAULT: usize = 5;
 
 /// What `list-machines` can show; the first three are shown unless others are asked for.
-pub const MACHINE_FIELDS: [&str; 13] = [
+pub const MACHINE_FIELDS: [&str; 14] = [
     "machine",
     "ip",
     "metadata",
@@ -42,6 +42,7 @@ pub const MACHINE_FIELDS: [&str; 13] = [
     "pressure",
     "rival",
     "host",
+    "brake",
 ];
 /// How many of [`MACHINE_FIELDS`] are shown by default.
 pub const MACHINE_DEFAULT: usize = 3;
@@ -135,10 +136,11 @@ fn hash(status: &UnitStatus, full: bool) -> Field {
 /// One row for each machine; the unreachable ones only with `lost`.
 pub fn machine_rows(cluster: &ClusterStatus, full: bool, lost: bool) -> Rows {
     let shown = |machine: &&MachineStatus| lost || machine.state != MachineState::Unreachable;
-    cluster.machines.iter().filter(shown).map(|machine| machine_row(machine, full)).collect()
+    let row = |machine| machine_row(machine, cluster.brake.as_ref(), full);
+    cluster.machines.iter().filter(shown).map(row).collect()
 }
 
-fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
+fn machine_row(machine: &MachineStatus, brake: Option<&BrakeStatus>, full: bool) -> Vec<Field> {
     let MachineStatus { record, reserved, .. } = machine;
     let labels: Vec<String> = record.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let state = match machine.state {
@@ -183,7 +185,24 @@ fn machine_row(machine: &MachineStatus, full: bool) -> Vec<Field> {
             "host",
             machine.host_answers.map(|answers| if answers { "answers" } else { "silent" }),
         ),
+        brake_on(brake.filter(|brake| is_missed(machine) || brake.machines.contains(&machine.id))),
     ]
+}
+
+/// Whether the machine is lost, and has not said that it goes.
+fn is_missed(machine: &MachineStatus) -> bool {
+    machine.state == MachineState::Unreachable && !machine.record.leaving
+}
+
+/// The brake, of a machine for which it is held, or whose units it holds there.
+fn brake_on(brake: Option<&BrakeStatus>) -> Field {
+    let json = |brake: &BrakeStatus| {
+        let left = Some(brake.left_ms).filter(|ms| *ms > 0);
+        json!({"held_ms": brake.held_ms, "left_ms": left})
+    };
+    Field::optional("brake", brake.map(|brake| format!("on for {} s", brake.held_ms / 1000)))
+        .in_role(Role::Bad)
+        .with_json(brake.map_or(Value::Null, json))
 }
 
 /// The machine's address, with that of another one which claims to be it.
@@ -268,45 +287,49 @@ pub fn machine_notes(cluster: &ClusterStatus) -> Vec<String> {
     }
     let mut notes = doubles(cluster);
     notes.extend(closed(cluster));
-    let lost: Vec<String> = cluster
-        .machines
-        .iter()
-        .filter(|machine| machine.state == MachineState::Unreachable)
-        .map(|machine| {
-            let heard = match machine.last_heard_ms {
-                Some(ms) => format!("last heard {}", ago(Duration::from_millis(ms))),
-                None => "not heard since this scheduler took over".to_owned(),
-            };
-            let host = match machine.host_answers {
-                Some(true) => " (its host answers: see to its muster-agent)",
-                Some(false) => " (its host does not answer either)",
-                None => "",
-            };
-            format!("{}, {heard}{host}", with_address(machine))
-        })
-        .collect();
-    if lost.is_empty() {
-        return notes;
-    }
-    let count = count_of(lost.len());
-    let whose = if lost.len() == 1 { "its" } else { "their" };
-    let units = match &cluster.brake {
-        None => format!("{whose} units were placed elsewhere where they fit."),
-        Some(_) => format!("{whose} units wait."),
-    };
-    notes.push(format!("{count} unreachable: {}; {units}", listed(&lost)));
+    notes.extend(lost(cluster));
     if let Some(brake) = &cluster.brake {
         let until = match brake.left_ms {
             0 => String::new(),
             ms => format!(", for {} s at most,", ms.div_ceil(1000)),
         };
         notes.push(format!(
-            "THE BRAKE IS ON: {} machines seem to have died at once, so that the scheduler doubts itself and moves \
+            "THE BRAKE IS ON: {} machines seem to have died at once, {}, so that the scheduler doubts itself and moves \
              nothing{until} until they are back. If they are really dead: musterctl brake release",
-            brake.machines.len()
+            brake.machines.len(),
+            ago(Duration::from_millis(brake.held_ms))
         ));
     }
     notes
+}
+
+/// Which machines are lost, and what became of their units.
+fn lost(cluster: &ClusterStatus) -> Vec<String> {
+    let line = |machine: &MachineStatus| {
+        let heard = match machine.last_heard_ms {
+            Some(ms) => format!("last heard {}", ago(Duration::from_millis(ms))),
+            None => "not heard since this scheduler took over".to_owned(),
+        };
+        let host = match machine.host_answers {
+            Some(true) => " (its host answers: see to its muster-agent)",
+            Some(false) => " (its host does not answer either)",
+            None => "",
+        };
+        format!("{}, {heard}{host}", with_address(machine))
+    };
+    let lost = cluster.machines.iter().filter(|machine| machine.state == MachineState::Unreachable);
+    let (missed, shut_down): (Vec<_>, Vec<_>) = lost.partition(|machine| is_missed(machine));
+    let note = |machines: Vec<&MachineStatus>, how: &str, units: &str| {
+        let one = machines.len() == 1;
+        let whose = if one { "its" } else { "their" };
+        let lines: Vec<String> = machines.into_iter().map(line).collect();
+        (!lines.is_empty())
+            .then(|| format!("{} {how}: {}; {whose} units {units}.", count_of(lines.len()), listed(&lines)))
+    };
+    let units = if cluster.brake.is_some() { "wait" } else { "were placed elsewhere where they fit" };
+    let kept =
+        "were placed elsewhere where they fit, but for those that stay with their machine (OnReboot=keep)";
+    [note(missed, "unreachable", units), note(shut_down, "shut down", kept)].into_iter().flatten().collect()
 }
 
 /// Which machines take no units at present although they are not lost, and why.
@@ -373,13 +396,12 @@ fn doubles(cluster: &ClusterStatus) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use muster_core::command::BrakeStatus;
     use muster_core::ids::BootId;
     use muster_core::machine::Drain;
 
     use super::super::table::{write_json, write_table};
     use super::*;
-    use crate::fixtures::{cluster, machines, unit, with_waiting, zoo};
+    use crate::fixtures::{cluster, machine_id, machines, unit, with_waiting, zoo};
     use muster_core::state::DesiredState;
 
     fn plain(bytes: Vec<u8>) -> String {
@@ -452,6 +474,25 @@ mod tests {
         let all = machine_rows(&cluster(), true, true);
         insta::assert_snapshot!("machines_all", table(&all, &MACHINE_FIELDS, true));
         insta::assert_snapshot!("machines_json", json(all, None));
+    }
+
+    #[test]
+    fn programs_see_the_brake_too() {
+        let mut cluster = cluster();
+        let mut shown = |brake| {
+            cluster.brake = brake;
+            let rows = machine_rows(&cluster, false, true);
+            let text = table(&rows, &["machine", "brake"], false);
+            (text, json(rows, Some(&["brake"])).replace('\n', ""))
+        };
+        let (text, json) =
+            shown(Some(BrakeStatus { machines: vec![machine_id(2)], held_ms: 18_800, left_ms: 41_200 }));
+        assert_eq!(text, "11111111...  -\n22222222...  on for 18 s\n33333333...  on for 18 s\n");
+        let on = r#"{"brake":{"held_ms":18800,"left_ms":41200}}"#;
+        assert_eq!(json, format!(r#"[{{"brake":null}},{on},{on}]"#));
+        let (_, json) = shown(Some(BrakeStatus { machines: vec![], held_ms: 1, left_ms: 0 }));
+        assert_eq!(json, r#"[{"brake":null},{"brake":null},{"brake":{"held_ms":1,"left_ms":null}}]"#);
+        assert_eq!(shown(None).1, r#"[{"brake":null},{"brake":null},{"brake":null}]"#);
     }
 
     #[test]
@@ -534,13 +575,27 @@ mod tests {
               33333333... (198.18.0.103), last heard 12 s ago; their units were placed elsewhere where they fit."]
         );
         let machines = vec![cluster.machines[1].id, cluster.machines[2].id];
-        cluster.brake = Some(BrakeStatus { machines, left_ms: 41_200 });
+        cluster.brake = Some(BrakeStatus { machines, held_ms: 18_800, left_ms: 41_200 });
         assert_eq!(
             machine_notes(&cluster)[1],
-            "THE BRAKE IS ON: 2 machines seem to have died at once, so that the scheduler doubts itself and moves \
+            "THE BRAKE IS ON: 2 machines seem to have died at once, 18 s ago, so that the scheduler doubts itself and moves \
              nothing, for 42 s at most, until they are back. If they are really dead: musterctl brake release"
         );
+        cluster.machines[2].record.leaving = true;
+        assert_eq!(
+            machine_notes(&cluster)[..2],
+            [
+                "1 machine is unreachable: 22222222..., not heard since this scheduler took over; its units wait.",
+                "1 machine is shut down: 33333333... (198.18.0.103), last heard 12 s ago; its units were placed elsewhere \
+                 where they fit, but for those that stay with their machine (OnReboot=keep)."
+            ]
+        );
         cluster.machines.truncate(1);
+        assert!(
+            machine_notes(&cluster)[0].starts_with("THE BRAKE IS ON: "),
+            "those that are silent are not lost yet"
+        );
+        cluster.brake = None;
         assert!(machine_notes(&cluster).is_empty());
         cluster.machines.clear();
         assert!(machine_notes(&cluster)[0].contains("install muster-agent"));

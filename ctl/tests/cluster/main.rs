@@ -338,13 +338,19 @@ fn machines_are_drained() {
     let note = "1 machine is draining: 11111111... (198.18.0.101), 1 left; it takes no new units.\n";
     let listed = "11111111...  198.18.0.101  zone=1\n";
     ended(&cluster.ctl(&["list-machines", "--no-legend"]), 0, listed, note);
+    let hint = "`musterctl events -f 11111111` shows how it goes on, `musterctl list-machines --fields \
+                machine,availability,units` what is left; `musterctl uncordon 11111111` ends it.\n";
+    let begun = format!("Machine {M1} draining, 1 left\n");
+    ended(&cluster.ctl(&["drain", "--no-block", M1]), 0, &begun, hint);
     cluster.add_machine(2);
     ended(&cluster.ctl(&["drain", "1111"]), 0, &format!("Machine {M1} drained\n"), "");
-    let kinds = cluster.ctl(&["events", "-o", "json", "1111"]).stdout;
+    let begun = format!("Machine {M1} drained\n");
+    ended(&cluster.ctl(&["drain", "--no-block", M1]), 0, &begun, hint);
+    let kinds = cluster.ctl(&["events", "-o", "json", M1]).stdout;
     for kind in ["machine_drains", "machine_not_drained", "machine_drained"] {
         assert!(kinds.contains(&format!("\"kind\":\"{kind}\"")), "{kind}: {kinds}");
     }
-    ended(&cluster.ctl(&["uncordon", "1111"]), 0, &format!("Machine {M1} uncordoned\n"), "");
+    ended(&cluster.ctl(&["uncordon", M1]), 0, &format!("Machine {M1} uncordoned\n"), "");
 }
 
 #[test]

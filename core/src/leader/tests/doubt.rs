@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::world::{World, machine, with_units};
+use super::world::{World, machine, name, with_units};
 use crate::ids::{MachineId, Term};
-use crate::leader::{Event, Input, Leader, ReleaseReason, RequestId, Settings};
+use crate::leader::{Event, EventFilter, Input, Leader, ReleaseReason, RequestId, Settings};
 use crate::machine::MachineState;
 
 /// A cluster of so many machines with a unit on each; the leader runs on the first one.
@@ -29,7 +29,10 @@ fn running(world: &World) -> usize {
 }
 
 fn released(world: &World) -> Vec<ReleaseReason> {
-    let reason = |event: &Event| if let Event::BrakeReleased(reason) = event { Some(*reason) } else { None };
+    let reason = |event: &Event| match event {
+        Event::BrakeReleased { reason, .. } => Some(*reason),
+        _ => None,
+    };
     world.events.iter().filter_map(reason).collect()
 }
 
@@ -114,6 +117,61 @@ fn when_a_third_seems_to_die_at_once_nothing_is_moved_until_they_are_back() {
     assert_eq!(running(&world), 7);
 }
 
+/// What was told of the unit, in words.
+fn story(world: &World, unit: &str) -> Vec<String> {
+    let filter = EventFilter { units: [name(unit)].into(), ..Default::default() };
+    let told = world.events.iter().filter(|event| filter.wants(event));
+    told.map(|event| format!("{}: {event}", event.kind())).collect()
+}
+
+#[test]
+fn the_story_of_a_unit_that_the_brake_holds_tells_of_it() {
+    let mut world = cluster(3);
+    world.start("all.service", "[X-Fleet]\nGlobal=yes\n");
+    world.events.clear();
+    world.cut(machine(2));
+    world.cut(machine(3));
+    world.pass(17);
+    let reason = "its machine 00000002 is unreachable, and the brake has been on for 11 s: 2 machines seem to have died at \
+                  once, and nothing is moved until they are back; if they are really dead: `musterctl brake release`";
+    assert_eq!(world.reason("u2.service"), reason);
+    let applied = "brake_applied: 2 of 3 machines seem to have died at once (00000002 and 00000003): nothing is moved off \
+                   lost machines, which holds u2.service and u3.service, until they are back, or brake_hold has passed while \
+                   others are up; if they are really dead: `musterctl brake release`";
+    let lost = |number: u32| {
+        format!(
+            "machine_lost: machine 0000000{number} is lost: its lease ended; it had all.service and u{number}.service, held \
+             there by the brake (`musterctl brake release`)"
+        )
+    };
+    assert_eq!(story(&world, "u2.service"), [applied.to_owned(), lost(2)]);
+    assert_eq!(story(&world, "u1.service"), [""; 0]);
+    // Where others are up it is not held for ever; and what is lost while it is on is held as well.
+    world.join(machine(4), &[]);
+    world.start("new.service", "[X-Fleet]\nMachineID=00000004\n");
+    world.pass(10);
+    assert!(
+        world.reason("u2.service").contains(" are back, for 39 s more at most; "),
+        "{}",
+        world.reason("u2.service")
+    );
+    world.events.clear();
+    world.cut(machine(4));
+    world.pass(6);
+    assert!(
+        story(&world, "new.service")[0]
+            .ends_with("new.service, held there by the brake (`musterctl brake release`)")
+    );
+    assert!(world.reason("new.service").contains("the brake has been on for "));
+    world.events.clear();
+    world.step(Input::ReleaseBrake(RequestId(7)));
+    let released = "brake_released: units of lost machines are moved again: an operator released it";
+    for unit in ["u2.service", "new.service"] {
+        assert_eq!(story(&world, unit)[0], released, "{unit}");
+    }
+    assert_eq!(story(&world, "all.service"), [""; 0], "a global unit does not move");
+}
+
 #[test]
 fn machines_that_come_back_one_by_one_keep_their_units() {
     let mut world = cluster(3);
@@ -159,7 +217,7 @@ fn the_brake_is_held_for_a_while_only() {
     assert_eq!(running(&world), 1);
     assert!(world.machines().brake.unwrap().left_ms > 0);
     let why = world.reason("u2.service");
-    assert!(why.contains("s more at most, or until `musterctl brake release`"), "{why}");
+    assert!(why.contains("until they are back, for 6 s more at most; if they are really dead"), "{why}");
     world.pass(6);
     assert_eq!(running(&world), 3);
     assert_eq!(released(&world), [ReleaseReason::HoldPassed]);
@@ -175,7 +233,10 @@ fn a_leader_that_sees_no_machine_but_its_own_moves_nothing_until_an_operator_say
         assert_eq!(running(&world), 1);
         assert_eq!(world.machines().brake.unwrap().left_ms, 0, "no time ends it");
         let why = world.reason("u2.service");
-        assert!(why.contains("until they are back, or until `musterctl brake release`"), "{why}");
+        assert!(
+            why.contains("until they are back; if they are really dead: `musterctl brake release`"),
+            "{why}"
+        );
     }
     let request = RequestId(world.id());
     world.step(Input::ReleaseBrake(request));

@@ -1,11 +1,12 @@
 //! What an operator can read afterwards.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::world::{World, machine, name};
 use crate::command::Verb;
-use crate::ids::{CommandId, MachineId};
-use crate::leader::{Event, EventFilter, EventNumber, Input};
+use crate::ids::{CommandId, Epoch, MachineId};
+use crate::leader::{Arrival, Event, EventFilter, EventNumber, Input};
 use crate::machine::{Availability, Drain};
 use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
 use crate::state::{Failure, Observation, Phase, UnitState};
@@ -113,10 +114,10 @@ fn what_a_machine_says_of_a_unit_is_told_once() {
         told(&mut world),
         [
             "unit_failed: web.service failed on 00000001: exit code 3",
-            "unit_retry: web.service, which failed on 00000001, is started anew in 5 s (attempt 1 of 3)",
+            "unit_retry: web.service, which failed on 00000001 (exit code 3), is started anew in 5 s (attempt 1 of 3)",
             "unit_started: web.service has started on 00000001",
             "start_failed: web.service did not start on 00000001: exit code 3",
-            "unit_retry: web.service, which failed on 00000001, is started anew in 10 s (attempt 2 of 3)",
+            "unit_retry: web.service, which failed on 00000001 (exit code 3), is started anew in 10 s (attempt 2 of 3)",
             "unit_refused: web.service is refused by 00000001: no room",
         ]
     );
@@ -215,6 +216,50 @@ fn a_record_tells_programs_what_its_sentence_says() {
     assert_eq!(record.epoch, Some(world.leader.units.get(&name("web.service")).unwrap().placements[&M2]));
     assert_eq!(record.reason.as_deref(), Some("its machine was lost"));
     assert!(moved.weight() >= size_of::<Event>() + "web.service".len());
+}
+
+#[test]
+fn a_reason_that_a_sentence_tells_is_a_field_as_well() {
+    let unit = || name("web.service");
+    let events = [
+        Event::MachineUp { machine: M1, arrival: Arrival::Returned },
+        Event::MachineDegraded(M1),
+        Event::MachineRecovered(M1),
+        Event::MachineLeaves(M1),
+        Event::Drained(M1),
+        Event::NotDrained { machine: M1, units: vec![unit()] },
+        Event::FitNowhere { units: vec![unit()] },
+        Event::FitNowhere { units: vec![unit(), unit()] },
+        Event::IdInUse { machine: M1, address: "198.18.0.1".into(), rival: "198.18.0.2".into() },
+        Event::BrakeApplied { machines: vec![M1, M2], of: 3, units: vec![unit()] },
+        Event::Retried {
+            unit: unit(),
+            machine: M1,
+            after: Duration::from_secs(5),
+            attempt: (1, 3),
+            reason: "exit code 3".into(),
+        },
+        Event::Inactive { unit: unit(), machine: M1, epoch: Epoch::default() },
+        Event::Orphaned { unit: unit(), machine: M1 },
+    ];
+    let told: Vec<String> =
+        events.iter().map(|event| format!("{}: {}", event.kind(), event.reason().unwrap())).collect();
+    let expected = [
+        "machine_up: it is back",
+        "machine_degraded: its systemd does not answer",
+        "machine_recovered: its systemd answers",
+        "machine_leaves: it shuts down",
+        "machine_drained: it says that nothing is left there",
+        "machine_not_drained: its time has passed",
+        "unit_waits: no machine takes it",
+        "unit_waits: no machine takes them",
+        "machine_id_in_use: two machines have it (198.18.0.1 and 198.18.0.2), one of them is a copy",
+        "brake_applied: 2 of 3 machines seem to have died at once",
+        "unit_retry: exit code 3",
+        "unit_inactive: it has ended by itself, or was stopped there by hand",
+        "unit_orphaned: the cluster has no record of that",
+    ];
+    assert_eq!(told, expected, "{told:#?}");
 }
 
 #[test]

@@ -238,6 +238,8 @@ fn when_most_machines_seem_to_die_nothing_is_moved_before_an_operator_says_so() 
         ensure!(listed.stderr.contains("THE BRAKE IS ON: 2 machines"), "{listed}");
         Ok(Some(()))
     })?;
+    let told = world.ctl(&["explain", "some*"])?;
+    ensure!(told.matches("  brake_applied  ").count() == 2, "{told}");
     for machine in ["m1", "m2"] {
         world.cluster.machine(machine)?.heal()?;
     }

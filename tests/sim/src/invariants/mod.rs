@@ -97,8 +97,12 @@ impl World {
             }
             Effect::Event(Event::TookOffice { .. }) => self.touches_all(),
             Effect::Event(Event::Orphaned { unit, machine }) => self.nothing_is_forgotten(unit, *machine),
-            Effect::Event(Event::BrakeApplied { machines, of }) => self.the_brake_is_for_many(machines, *of),
-            Effect::Event(Event::BrakeReleased(reason)) => self.the_brake_is_released_for_a_reason(*reason),
+            Effect::Event(Event::BrakeApplied { machines, of, .. }) => {
+                self.the_brake_is_for_many(machines, *of);
+            }
+            Effect::Event(Event::BrakeReleased { reason, .. }) => {
+                self.the_brake_is_released_for_a_reason(*reason);
+            }
             Effect::AnswerMachines(request, Ok(())) => {
                 self.nothing_acknowledged_is_lost(&Acknowledged::Machines(*request));
             }

@@ -1,9 +1,10 @@
 //! What the leader decides and what it learns that an operator should be able to read later, each with its reason.
 //!
 //! An [`Event`] is cheap: no text is made before somebody reads it. A new one needs an arm in [`Event::kind`],
-//! [`Event::units`], [`Event::machines`] and `Display`; the other methods have a rest arm.
+//! [`Event::units`], [`Event::machines`], [`Event::reason`] and `Display`; the other methods have a rest arm.
 
-use std::fmt;
+mod words;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,9 +16,6 @@ use crate::leader::record::{EventNumber, EventRecord};
 use crate::machine::Availability;
 use crate::state::{Observation, Phase};
 use crate::unit::UnitName;
-
-/// Of how many units or machines a sentence names all.
-const NAMED: usize = 3;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +53,8 @@ pub enum Event {
         machine: MachineId,
         /// What was placed there.
         units: Vec<UnitName>,
+        /// Whether the brake holds that there.
+        held: bool,
         /// Why.
         reason: LossReason,
     },
@@ -114,9 +114,18 @@ pub enum Event {
         machines: Vec<MachineId>,
         /// How many machines the cluster had.
         of: usize,
+        /// The units that are held where they are.
+        units: Vec<UnitName>,
     },
     /// What was held by the brake is moved.
-    BrakeReleased(ReleaseReason),
+    BrakeReleased {
+        /// The machines for which it was held.
+        machines: Vec<MachineId>,
+        /// The units that were held.
+        units: Vec<UnitName>,
+        /// Why.
+        reason: ReleaseReason,
+    },
     /// The store refused what was decided last: it is undone.
     StoreFailed(String),
     /// The store has not answered for so long: nothing is decided or told meanwhile.
@@ -164,6 +173,8 @@ pub enum Event {
         after: Duration,
         /// How often it has failed, and how often it is started anew at most.
         attempt: (usize, u32),
+        /// Why it failed, in the machine's words.
+        reason: Box<str>,
     },
     /// A unit that failed is not started anew any more.
     GivenUp {
@@ -363,7 +374,7 @@ impl Event {
             Self::IdInUse { .. } => "machine_id_in_use",
             Self::Stalled(_) => "leader_stalled",
             Self::BrakeApplied { .. } => "brake_applied",
-            Self::BrakeReleased(_) => "brake_released",
+            Self::BrakeReleased { .. } => "brake_released",
             Self::StoreFailed(_) => "store_failed",
             Self::Placed { .. } => "unit_placed",
             Self::Withheld { .. } => "unit_withheld",
@@ -387,6 +398,8 @@ impl Event {
             Self::Command { units, .. }
             | Self::MachineLost { units, .. }
             | Self::FitNowhere { units }
+            | Self::BrakeApplied { units, .. }
+            | Self::BrakeReleased { units, .. }
             | Self::NotDrained { units, .. } => units,
             Self::Placed { unit, .. }
             | Self::Inactive { unit, .. }
@@ -415,8 +428,6 @@ impl Event {
             | Self::MachineRefused { .. }
             | Self::IdInUse { .. }
             | Self::Stalled(_)
-            | Self::BrakeApplied { .. }
-            | Self::BrakeReleased(_)
             | Self::StoreSilent(_)
             | Self::StoreFailed(_) => &[],
         }
@@ -454,12 +465,11 @@ impl Event {
             Self::Placed { machine, from, .. } => {
                 std::iter::once(*machine).chain(from.filter(|from| from != machine)).collect()
             }
-            Self::BrakeApplied { machines, .. } => machines.clone(),
+            Self::BrakeApplied { machines, .. } | Self::BrakeReleased { machines, .. } => machines.clone(),
             Self::TookOffice { .. }
             | Self::Command { .. }
             | Self::FitNowhere { .. }
             | Self::Stalled(_)
-            | Self::BrakeReleased(_)
             | Self::StoreSilent(_)
             | Self::StoreFailed(_) => Vec::new(),
         }
@@ -480,25 +490,6 @@ impl Event {
         }
     }
 
-    /// Why it was decided, or happened, where its kind does not say that.
-    pub fn reason(&self) -> Option<String> {
-        match self {
-            Self::MachineLost { reason, .. } => Some(reason.to_string()),
-            Self::MachineRefused { reason, .. } | Self::StoreFailed(reason) => Some(reason.clone()),
-            Self::BrakeReleased(reason) => Some(reason.to_string()),
-            Self::Placed { reason, .. } => Some(reason.to_string()),
-            Self::Unplaced { reason, .. } => Some(reason.to_string()),
-            Self::LingeringEnded { reason, .. } => Some(reason.to_string()),
-            Self::StartFailed { reason, .. }
-            | Self::StopFailed { reason, .. }
-            | Self::Failed { reason, .. }
-            | Self::Refused { reason, .. }
-            | Self::Withheld { reason, .. }
-            | Self::GivenUp { reason, .. } => Some(reason.to_string()),
-            _ => None,
-        }
-    }
-
     /// How much it is worth an operator's attention.
     pub fn severity(&self) -> Severity {
         match self {
@@ -514,7 +505,7 @@ impl Event {
             | Self::FitNowhere { .. }
             | Self::MachineRefused { .. }
             | Self::Stalled(_)
-            | Self::BrakeReleased(_)
+            | Self::BrakeReleased { .. }
             | Self::StartFailed { .. }
             | Self::StopFailed { .. }
             | Self::Failed { .. }
@@ -547,10 +538,13 @@ impl Event {
             | Self::StopFailed { reason, .. }
             | Self::Failed { reason, .. }
             | Self::Refused { reason, .. }
+            | Self::Retried { reason, .. }
             | Self::Withheld { reason, .. }
             | Self::GivenUp { reason, .. } => reason.len(),
             Self::MachineRefused { reason, .. } | Self::StoreFailed(reason) => reason.len(),
-            Self::BrakeApplied { machines, .. } => size_of_val(machines.as_slice()),
+            Self::BrakeApplied { machines, .. } | Self::BrakeReleased { machines, .. } => {
+                size_of_val(machines.as_slice())
+            }
             _ => 0,
         };
         size_of::<Self>() + names + text
@@ -569,208 +563,5 @@ impl Event {
             reason: self.reason(),
             message: self.to_string(),
         }
-    }
-}
-
-/// One plain sentence.
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TookOffice { term, units, machines } => {
-                write!(
-                    f,
-                    "this scheduler leads, in term {term}, with {} and {}",
-                    units_of(*units),
-                    machines_of(*machines)
-                )
-            }
-            Self::Command { verb, units } => {
-                let verb = match verb {
-                    Verb::Submit => "submitted",
-                    Verb::Load => "loaded",
-                    Verb::Start => "started",
-                    Verb::Stop => "stopped",
-                    Verb::Unload => "unloaded",
-                    Verb::Destroy => "destroyed",
-                    Verb::Restart => "restarted",
-                };
-                write!(f, "a client {verb} {}", Listed(units))
-            }
-            Self::MachineUp { machine, arrival } => {
-                let how = match arrival {
-                    Arrival::Joined => "joined the cluster",
-                    Arrival::Reported => "reported to this leader",
-                    Arrival::Returned => "is back",
-                    Arrival::Rebooted => "has booted anew: nothing of what it ran before counts any more",
-                };
-                write!(f, "machine {} {how}", machine.short())
-            }
-            Self::MachineDegraded(machine) => {
-                write!(f, "machine {} gets nothing new: its systemd does not answer", machine.short())
-            }
-            Self::MachineRecovered(machine) => {
-                write!(f, "machine {} gets units again: its systemd answers", machine.short())
-            }
-            Self::MachineLost { machine, units, reason } => {
-                write!(f, "machine {} is lost: {reason}; it had ", machine.short())?;
-                if units.is_empty() { f.write_str("no units") } else { write!(f, "{}", Listed(units)) }
-            }
-            Self::Availability { machine, availability } => {
-                let decided = match availability {
-                    Availability::Open => "uncordoned",
-                    Availability::Cordoned => "cordoned",
-                    Availability::Draining(_) => "drains",
-                };
-                write!(f, "an operator {decided} machine {}", machine.short())
-            }
-            Self::Drained(machine) => {
-                write!(f, "machine {} is drained: it says that nothing is left there", machine.short())
-            }
-            Self::FitNowhere { units } => {
-                let (wait, them) = if units.len() == 1 { ("waits", "it") } else { ("wait", "them") };
-                write!(
-                    f,
-                    "{} {wait}: no machine takes {them}; `musterctl status UNIT` says why",
-                    Listed(units)
-                )
-            }
-            Self::NotDrained { machine, units } => write!(
-                f,
-                "machine {} is not drained, and its time has passed: left there are {}; what other machines take does not \
-                 wait any more",
-                machine.short(),
-                Listed(units)
-            ),
-            Self::HostAnswers(machine) => write!(
-                f,
-                "the host of machine {} answers, and its agent does not: see `journalctl -u muster-agent` there",
-                machine.short()
-            ),
-            Self::MachineLeaves(machine) => {
-                write!(f, "machine {} shuts down: its units are placed elsewhere", machine.short())
-            }
-            Self::AgentRestarts { machine, grace } => write!(
-                f,
-                "the agent of machine {} is restarted: its lease lasts {} s",
-                machine.short(),
-                grace.as_secs()
-            ),
-            Self::MachineRefused { machine, reason } => {
-                write!(f, "machine {} is refused: {reason}", machine.short())
-            }
-            Self::IdInUse { machine, address, rival } => write!(
-                f,
-                "two machines have the machine-id {} ({address} and {rival}), one of them is a copy, and the later one is \
-                 refused; give the copy an id of its own: remove /etc/machine-id there, run systemd-machine-id-setup, \
-                 and reboot it",
-                machine.short()
-            ),
-            Self::Stalled(stalled) => write!(
-                f,
-                "this scheduler was stalled for {} ms; that is counted against no machine",
-                stalled.as_millis()
-            ),
-            Self::BrakeApplied { machines, of } => {
-                let shown: Vec<String> = machines.iter().map(|machine| machine.short()).collect();
-                write!(
-                    f,
-                    "{} of {of} machines seem to have died at once ({}): nothing is moved until they are back, \
-                     `musterctl brake release`, or brake_hold has passed and machines other than this scheduler's own are \
-                     seen",
-                    machines.len(),
-                    Listed(&shown)
-                )
-            }
-            Self::BrakeReleased(reason) => write!(f, "units of lost machines are moved again: {reason}"),
-            Self::StoreSilent(silent) => write!(
-                f,
-                "the store has not answered for {} s: clients and machines are told nothing new until it does, and no unit \
-                 is moved; is its disk stuck?",
-                silent.as_secs()
-            ),
-            Self::Inactive { unit, machine, .. } => write!(
-                f,
-                "{unit} is not active any more on {}: it has ended by itself, or was stopped there by hand; `musterctl \
-                 restart {unit}` starts it",
-                machine.short()
-            ),
-            Self::Retried { unit, machine, after, attempt: (attempt, attempts) } => write!(
-                f,
-                "{unit}, which failed on {}, is started anew in {} s (attempt {attempt} of {attempts})",
-                machine.short(),
-                after.as_secs_f64()
-            ),
-            Self::StoreFailed(reason) => {
-                write!(f, "the store failed, and what was not yet written is undone: {reason}")
-            }
-            Self::Placed { unit, machine, from, epoch: _, reason, with } => {
-                match from.filter(|from| from != machine) {
-                    Some(from) => write!(f, "{unit} moves from {} to {}", from.short(), machine.short())?,
-                    None if from.is_some() => write!(f, "{unit} is placed anew on {}", machine.short())?,
-                    None => write!(f, "{unit} is placed on {}", machine.short())?,
-                }
-                if let Some(with) = with {
-                    write!(f, ", together with {with}")?;
-                }
-                write!(f, ": {reason}")
-            }
-            Self::Withheld { unit, machine, reason } => {
-                write!(f, "{unit} is placed on {} and not started there yet: {reason}", machine.short())
-            }
-            Self::GivenUp { unit, machine: _, reason } => write!(f, "{unit} is given up: {reason}"),
-            Self::Done { unit, machine } => write!(f, "{unit} has run to its end on {}", machine.short()),
-            Self::Unplaced { unit, machine, reason } => {
-                write!(f, "{unit} is taken off {}: {reason}", machine.short())
-            }
-            Self::LingeringEnded { unit, machine, reason } => {
-                write!(f, "the old copy of {unit} on {} is stopped: {reason}", machine.short())
-            }
-            Self::Gone { unit, machine, epoch: _ } => write!(f, "{unit} is gone from {}", machine.short()),
-            Self::Started { unit, machine, epoch: _ } => {
-                write!(f, "{unit} has started on {}", machine.short())
-            }
-            Self::StartFailed { unit, machine, epoch: _, reason } => {
-                write!(f, "{unit} did not start on {}: {reason}", machine.short())
-            }
-            Self::StopFailed { unit, machine, epoch: _, reason } => {
-                write!(f, "{unit} could not be ended on {}, and is tried again: {reason}", machine.short())
-            }
-            Self::Failed { unit, machine, epoch: _, reason } => {
-                write!(f, "{unit} failed on {}: {reason}", machine.short())
-            }
-            Self::Refused { unit, machine, epoch: _, reason } => {
-                write!(f, "{unit} is refused by {}: {reason}", machine.short())
-            }
-            Self::Orphaned { unit, machine } => write!(
-                f,
-                "{unit} runs on {}, and the cluster has no record of that: it is left alone",
-                machine.short()
-            ),
-        }
-    }
-}
-
-fn units_of(count: usize) -> String {
-    if count == 1 { "1 unit".to_owned() } else { format!("{count} units") }
-}
-
-fn machines_of(count: usize) -> String {
-    if count == 1 { "1 machine".to_owned() } else { format!("{count} machines") }
-}
-
-/// The first of them, and how many more there are.
-struct Listed<'a, T>(&'a [T]);
-
-impl<T: fmt::Display> fmt::Display for Listed<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, item) in self.0.iter().take(NAMED).enumerate() {
-            let separator = match index {
-                0 => "",
-                _ if index + 1 == self.0.len() => " and ",
-                _ => ", ",
-            };
-            write!(f, "{separator}{item}")?;
-        }
-        if self.0.len() > NAMED { write!(f, " and {} more", self.0.len() - NAMED) } else { Ok(()) }
     }
 }
