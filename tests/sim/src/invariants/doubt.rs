@@ -78,10 +78,12 @@ impl World {
             return self.violate("the_leader_doubts_itself_first", text);
         }
         let machines = machines.iter().filter_map(|id| self.machine_number(*id)).collect::<BTreeSet<_>>();
-        // Others are lost a lease after they were heard from last.
+        // Lost a lease after it was heard from last; but for one that has said Hello again in the same step, and one whose PID 1
+        // is silent.
+        let silent = self.settings.heartbeat_interval * 2;
         let heard = |number: &usize| {
             let book = &self.book.machines[*number];
-            book.last_heard.filter(|_| !book.pid1_lost)
+            book.last_heard.filter(|heard| !book.pid1_lost && self.ago(*heard) > silent)
         };
         let not_before =
             machines.iter().map(heard).collect::<Option<Vec<_>>>().and_then(|heard| heard.into_iter().min());
