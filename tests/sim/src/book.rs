@@ -716,13 +716,17 @@ impl World {
         }
     }
 
-    /// A client has decided on these units: what was before does not count any more.
+    /// A client has decided on these units: what was before does not count any more. A file that is submitted again as it is
+    /// decides nothing.
     fn is_decided_anew(&mut self, ask: &Ask) {
-        let Ask::Command { verb, units, replace, .. } = ask else { return };
-        for unit in units.iter().filter(|_| *verb != Verb::Submit || *replace) {
+        let Ask::Command { verb, units, content, replace } = ask else { return };
+        for unit in units {
             let name = &self.palette.names[*unit];
-            self.book.failures.remove(name);
-            self.book.done.remove(name);
+            let other = content.is_some() && self.book.decided.files.get(name) != content.as_ref();
+            if *verb != Verb::Submit || *replace && other {
+                self.book.failures.remove(name);
+                self.book.done.remove(name);
+            }
         }
     }
 
