@@ -331,8 +331,9 @@ impl World {
         let machine = &self.machines[number];
         let bus = machine.agent.as_ref().is_some_and(crate::machine::AgentProcess::has_bus);
         let book = &mut self.book.machines[number];
-        // It is asked with every heartbeat.
-        let gap = now - std::mem::replace(&mut book.last_beat, now) > 3 * SECOND;
+        // It is asked with every heartbeat, but not before a question that is under way is given up, which takes up to 3 s.
+        let beat = micros(self.settings.heartbeat_interval).max(SECOND);
+        let gap = now - std::mem::replace(&mut book.last_beat, now) > 3 * beat;
         if gap || machine.pid1_busy > 0 || machine.bus_flaky > 0 || !bus {
             book.pid1_impaired = now;
         }
@@ -348,7 +349,7 @@ impl World {
             "it was heard since"
         } else if age < least / 100 * 98 {
             "it has been silent for longer"
-        } else if idle && age > 5 * SECOND {
+        } else if idle && age > 3 * SECOND + 2 * beat {
             "nothing keeps it from answering"
         } else {
             return;
