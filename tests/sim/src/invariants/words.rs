@@ -243,7 +243,9 @@ impl World {
         let runs = runs.is_some_and(|runs| runs.epoch == *epoch && (runs.exclusive.is_none() || guarded));
         let foreign = systemd.units.get(name).is_some_and(|unit| unit.foreign);
         let told = book.told_to_hold.get(name).and_then(|told| told.get(epoch));
-        wanted && runs && !foreign && agent.is_some() && told.is_some_and(|told| told.launched)
+        // What a stop that the store has lost is ending does not run as it should.
+        let told = told.is_some_and(|told| told.launched && !(self.book.restored && told.loaded));
+        wanted && runs && !foreign && agent.is_some() && told
     }
 
     /// `Requires=`: cluster-wide: units that must be active, on any machine, first. What was told to start once is told so
