@@ -113,7 +113,9 @@ impl World {
         let durable = self.store.durable.clone();
         self.note(|| format!("scheduler: starts in term {term} with {} units", durable.units.len()));
         self.leader_takes_over(now);
-        if self.scheduler.incarnation > 1 {
+        // What a store that was put in place does not know of was granted under the settings that an operator keeps meanwhile.
+        let doubted = self.store.doubted.is_some_and(|until| self.queue.now() < until);
+        if self.scheduler.incarnation > 1 && !doubted {
             self.settings = self.configured.next(&self.settings);
         }
         let mut leader = Leader::new(self.settings.clone(), term, durable, now);
