@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fastrand::Rng;
-use muster_cluster::{Backend, Impairment, Machine};
+use muster_cluster::{Backend, Impairment, Machine, Output};
 
 use crate::cell::{Fault, Target};
 use crate::world::World;
@@ -80,19 +80,25 @@ impl Blow {
         matches!(self.fault, Fault::Stop | Fault::Pause | Fault::Move) && self.services.is_empty()
     }
 
-    fn signal(&self, machine: &Machine<'_>, signal: &str) -> Result<()> {
+    fn signal(&self, machine: &Machine<'_>, signal: &str) -> Result<Output> {
         let mut command = vec!["systemctl", "kill", "--kill-whom=main", "--signal", signal];
         command.extend(&self.services);
-        machine.exec(&command)?.ok().map(drop)
+        machine.exec(&command)
+    }
+
+    /// Lets what was stopped go on: if its watchdog has not ended it meanwhile.
+    fn go_on(&self, machine: &Machine<'_>) -> Result<()> {
+        let output = self.signal(machine, "CONT")?;
+        if output.stderr.contains("No main process to kill") { Ok(()) } else { output.ok().map(drop) }
     }
 
     pub(crate) fn strike(&self, world: &World) -> Result<()> {
         let machine = world.cluster.machine(&self.machine)?;
         let others = || world.cluster.machines().filter(|other| other.name() != self.machine);
         match self.fault {
-            Fault::Kill => self.signal(&machine, "KILL"),
+            Fault::Kill => self.signal(&machine, "KILL")?.ok().map(drop),
             Fault::Stop if self.services.is_empty() => machine.freeze(),
-            Fault::Stop => self.signal(&machine, "STOP"),
+            Fault::Stop => self.signal(&machine, "STOP")?.ok().map(drop),
             Fault::PowerOff => machine.kill(),
             Fault::Cut => machine.cut(),
             Fault::Mute => others().try_for_each(|other| machine.lose(&other)),
@@ -116,7 +122,7 @@ impl Blow {
         match self.fault {
             Fault::Kill | Fault::OutOfMemory | Fault::Reboot => Ok(()),
             Fault::Stop if self.services.is_empty() => machine.thaw(),
-            Fault::Stop => self.signal(&machine, "CONT"),
+            Fault::Stop => self.go_on(&machine),
             Fault::PowerOff => machine.boot(),
             Fault::Cut | Fault::Mute | Fault::Deaf | Fault::Slow => machine.heal(),
             Fault::FullDisk => machine.clear(),

@@ -176,7 +176,8 @@ impl World {
                 let at_work = self.is_oneshot(name)
                     && book.says_at_work.contains(&(name.clone(), *epoch))
                     && self.ago_at_most(book.drains.0) < book.drains.1;
-                let well = alive && !book.leaving && !book.rebooted && !book.pid1_lost && !overtaken;
+                let heard = book.heard.is_some_and(|heard| self.ago_at_most(heard) < lease);
+                let well = heard && !book.leaving && !book.rebooted && !book.pid1_lost && !overtaken;
                 if now.is_none() && launched && drained && at_work && well {
                     return self.what_runs_to_its_end_may_do_so(name, number);
                 }
