@@ -136,6 +136,8 @@ pub(super) struct Unit {
     pub stopped: bool,
     /// Whether PID 1 still had it in memory when it was first asked after the removal of its files.
     pub remembered: bool,
+    /// Whether it changed while it was asked for, and was asked for again soon.
+    pub hurried: bool,
     /// Whether PID 1 was reloaded since the unit was last written.
     pub reloaded: bool,
     /// Whether its files are removed already: then it must go before anything else comes in its place.
@@ -184,6 +186,7 @@ impl Unit {
             verified: false,
             stopped: false,
             remembered: false,
+            hurried: false,
             reloaded: false,
             ending: false,
             hindrance: None,

@@ -142,7 +142,7 @@ impl Leader {
         }
     }
 
-    pub(super) fn copy_on(&self, name: &UnitName, machine: MachineId, epoch: Epoch) -> Option<&Copy> {
+    fn copy_on(&self, name: &UnitName, machine: MachineId, epoch: Epoch) -> Option<&Copy> {
         let copy = self.machines.get(&machine)?.observed.get(name)?;
         (copy.epoch == epoch).then_some(copy)
     }

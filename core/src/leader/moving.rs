@@ -132,6 +132,8 @@ impl Leader {
         }
         if was != Some(availability) {
             self.turn.changes.push(Change::PutAvailability(id, availability));
+        }
+        if was != Some(availability) || self.drains.contains_key(&id) && !goes_on {
             self.event(Event::Availability { machine: id, availability });
         }
         self.update_openness(id);
@@ -273,10 +275,7 @@ impl Leader {
             let retired = self.retired.contains_key(&(id, name.clone()));
             if let Some(unit) = moved.filter(|_| retired && !self.lingering.moves(id, &name)) {
                 let runs_on = unit.may_run_twice();
-                let failed = unit.placements.iter().any(|(home, epoch)| {
-                    self.copy_on(&name, *home, *epoch).is_some_and(|copy| copy.observation.has_failed())
-                });
-                self.lingering.insert(id, &name, Move { ends, runs_on, failed });
+                self.lingering.insert(id, &name, Move { ends, runs_on, failed: false });
             }
         }
     }

@@ -182,6 +182,8 @@ impl Leader {
         let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
         let rebooted = machine.record.boot != record.boot || planted::is(Fault::EveryHelloIsAReboot);
         let left = machine.record.leaving;
+        // An earlier leader may have granted more than this one does. What was granted for a restart is over with it.
+        let granted = machine.deadline.filter(|_| !rebooted && !machine.record.restarting);
         machine.record = record;
         if rebooted {
             // What an earlier boot was granted has ended with it.
@@ -214,7 +216,7 @@ impl Leader {
             }
             !machines.is_empty()
         });
-        self.await_heartbeat(id, beats || rebooted);
+        self.await_heartbeat(id, beats || rebooted, granted);
         if hello.leaving && !left {
             // The leader before may have had its units started elsewhere.
             self.find_lingering_on(id);
@@ -507,15 +509,13 @@ impl Leader {
         }
     }
 
-    /// The machine has said Hello: it is given the time of a lease until its first heartbeat, which is what grants one. Where
+    /// The machine has said Hello: it is given the time of a lease until its first heartbeat, which is what grants one, or as
+    /// long as one lasts that was granted before. Where
     /// there was none since the Hello before, that time goes on (not `anew`): one that cannot be worked with may say Hello again
     /// and again.
-    fn await_heartbeat(&mut self, id: MachineId, anew: bool) {
-        let (awake, lease) = (self.awake(), self.lease());
+    fn await_heartbeat(&mut self, id: MachineId, anew: bool, granted: Option<Time>) {
+        let deadline = granted.unwrap_or_default().max(self.awake() + self.lease());
         let Some(machine) = self.machines.get_mut(&id) else { return };
-        // An earlier leader may have granted more. What was granted for a restart is over with it.
-        let granted = if machine.record.grace.is_zero() { machine.lease_until } else { Time::default() };
-        let deadline = granted.max(awake + lease);
         machine.is_heard(self.now);
         if anew || machine.deadline.is_none() || planted::is(Fault::HelloIsALease) {
             self.set_deadline(id, deadline);

@@ -354,10 +354,12 @@ impl Units {
                 self.read_later(now, &name, RETRY);
             } else if unit.doing != Doing::Nothing || unit.stopped {
                 // What has changed meanwhile was mostly the last of it.
-                self.read_later(now, &name, SOON);
+                let again = std::mem::replace(&mut unit.hurried, true);
+                self.read_later(now, &name, if again { RETRY } else { SOON });
             }
             return;
         };
+        unit.hurried = false;
         let active = state.active.clone();
         let gone = matches!(&*active, "inactive" | "failed") && !job;
         self.see(name.clone(), state, job);

@@ -295,9 +295,10 @@ fn machines_that_were_away_before_the_leader_took_office_do_not_count() {
 }
 
 /// What a machine with a unit was granted by a leader with other settings, and where that runs after so many seconds.
-fn after_a_longer_lease(says_hello: bool, seconds: u64) -> Vec<MachineId> {
+fn after_a_longer_lease(says_hello: bool, grace: u64, seconds: u64) -> Vec<MachineId> {
     let mut world = with_units(1);
-    world.stored.machines.get_mut(&machine(1)).unwrap().lease = Duration::from_secs(20);
+    let record = world.stored.machines.get_mut(&machine(1)).unwrap();
+    (record.lease, record.grace) = (Duration::from_secs(20), Duration::from_secs(grace));
     let mut world = world.restarted();
     world.connect(machine(2));
     if says_hello {
@@ -310,8 +311,9 @@ fn after_a_longer_lease(says_hello: bool, seconds: u64) -> Vec<MachineId> {
 
 #[test]
 fn a_lease_that_was_granted_under_other_settings_is_waited_for() {
-    for says_hello in [false, true] {
-        assert_eq!(after_a_longer_lease(says_hello, 20), [machine(1)]);
-        assert_eq!(after_a_longer_lease(says_hello, 21), [machine(2)]);
+    // Also where its agent was restarted lately, which is back.
+    for (says_hello, grace) in [(false, 0), (true, 0), (true, 30)] {
+        assert_eq!(after_a_longer_lease(says_hello, grace, 20), [machine(1)]);
+        assert_eq!(after_a_longer_lease(says_hello, grace, 21), [machine(2)]);
     }
 }
