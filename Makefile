@@ -28,7 +28,7 @@ build: ## build the daemons, musterctl and muster-cluster
 demo: cargo host-packages build ## three machines, a web server, a machine that dies: shown and cleaned up
 	@tests/cluster/demo
 
-demo-vm: cargo host-packages vm-packages build ## the same on virtual machines (QEMU, emulated: half a minute to boot)
+demo-vm: cargo host-packages vm-packages build ## the same on virtual machines (QEMU; half a minute to boot where emulated)
 	@tests/cluster/demo --backend vm
 
 cluster: cargo host-packages build ## three machines that stay up; says how to talk to them

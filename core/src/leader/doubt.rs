@@ -213,7 +213,7 @@ impl Leader {
         let brake = self.brake.as_ref()?;
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let awake = self.awake();
-        let left = (brake.since + self.settings.brake_hold).since(awake);
+        let left = (brake.since + self.brake_hold()).since(awake);
         Some(BrakeStatus {
             machines: brake.machines.iter().copied().collect(),
             held_ms: ms(awake.since(brake.since)),

@@ -42,7 +42,7 @@ impl Settings {
         self.with_margin(self.lease_ttl)
     }
 
-    /// For how long any machine may count on what it was granted, whoever granted that.
+    /// For how long any machine may count on what it was granted, by who has these settings.
     pub fn longest_lease(&self) -> Duration {
         self.lease().max(self.with_margin(self.restart_grace))
     }

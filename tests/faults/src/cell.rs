@@ -7,6 +7,11 @@ use muster_cluster::Backend;
 
 use crate::world::{Kind, Layout};
 
+/// `lease_ttl` by default.
+const LEASE: Duration = Duration::from_secs(5);
+/// `ExclusiveStopSec=` of the exclusive units here.
+const EXCLUSIVE_STOP: Duration = Duration::from_secs(2);
+
 /// What is done to a part of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -65,6 +70,12 @@ impl Fault {
             }
             Self::Slow => 20,
         })
+    }
+
+    /// How long an exclusive unit of a machine that stood still may run twice at most.
+    pub(crate) fn overlap(self) -> Duration {
+        let stop = EXCLUSIVE_STOP + Duration::from_secs(1);
+        if matches!(self, Self::Pause | Self::Move) { LEASE + stop } else { stop }
     }
 
     /// Whether a lease ends by it.
@@ -278,12 +289,19 @@ impl Cell {
         self.fault.outlasts_lease() && self.target != Target::Scheduler
     }
 
-    /// Whether the exclusive unit may be ended and started anew: the scheduler is away for longer than a lease.
+    /// Whether the exclusive unit may be ended and started anew: the scheduler is away for longer than a lease. A machine that
+    /// is out of memory does little else for seconds, and the kernel may kill the scheduler in the end.
     pub(crate) fn ends_exclusive(self) -> bool {
-        self.fault.outlasts_lease()
+        self.fault.outlasts_lease() || (self.fault == Fault::OutOfMemory && self.target == Target::Both)
     }
 
-    /// Whether it is one of those that no lease covers: a machine stands still as a whole, and goes on later.
+    /// Whether it is one of those that no lease covers: a machine stands still as a whole, and goes on later. Then the exclusive
+    /// unit runs twice for so long at most: once it goes on, until its PID 1 has looked at its timers and stopped the unit,
+    /// which may take `ExclusiveStopSec=`; where its clocks stood still, too, what was left of a lease besides.
+    pub(crate) fn may_overlap(self) -> Option<Duration> {
+        self.is_excepted().then(|| self.fault.overlap())
+    }
+
     pub(crate) fn is_excepted(self) -> bool {
         let stands_still = matches!(self.fault, Fault::Stop | Fault::Pause | Fault::Move);
         stands_still && matches!(self.target, Target::Worker | Target::Both)

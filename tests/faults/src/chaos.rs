@@ -13,6 +13,7 @@ use fastrand::Rng;
 use muster_cluster::{Backend, target_dir};
 
 use crate::beats::overlaps;
+use crate::cell::Fault;
 use crate::strike::Blow;
 use crate::trial::{BEATS, SLOW, STEADY};
 use crate::world::{Found, Kind, Layout, World, each_runs_once};
@@ -234,13 +235,17 @@ impl Chaos {
                 || touched.contains(&found.unit);
             !disturbed && self.wanted.get(&found.unit) == Some(&Wanted::Active)
         });
-        self.world.ensure_untouched(healthy)
+        let memory_was_short = struck.iter().any(|blow| blow.fault == Fault::OutOfMemory);
+        self.world.ensure_untouched(healthy, memory_was_short)
     }
 
     fn check_exclusive(&self, beats_before: usize, struck: &[Blow]) -> Result<()> {
         let beats = self.world.cluster.witness()?;
         for overlap in overlaps(beats.get(beats_before..).unwrap_or_default()) {
-            let excepted = struck.iter().any(|blow| blow.stands_still() && overlap.is_of(&blow.machine));
+            let allows = |blow: &Blow| {
+                blow.stands_still() && overlap.is_of(&blow.machine) && overlap.lasted <= blow.fault.overlap()
+            };
+            let excepted = struck.iter().any(allows);
             ensure!(excepted, "an exclusive unit ran twice: {overlap}");
             println!("         {overlap}: it stood still as a whole");
         }

@@ -14,6 +14,8 @@ use crate::world::World;
 /// keeps through boots.
 const DISK: &str = "/var/lib";
 const HOUR: i64 = 3600;
+/// What lasts for less ends no lease: that has 4 s left after any heartbeat that was answered in time.
+const SHORT: Duration = Duration::from_secs(3);
 const AGENT: &str = "muster-agent.service";
 const SCHEDULER: &str = "muster-scheduler.service";
 
@@ -72,12 +74,15 @@ impl Blow {
 
     /// Whether a lease may end by it.
     pub(crate) fn outlasts_lease(&self) -> bool {
-        self.fault.outlasts_lease()
+        let ends_at_once = matches!(self.fault, Fault::PowerOff | Fault::Reboot);
+        self.fault.outlasts_lease() && (ends_at_once || self.lasts >= SHORT)
     }
 
     /// Whether no lease covers it: a machine stands still as a whole, and goes on.
     pub(crate) fn stands_still(&self) -> bool {
-        matches!(self.fault, Fault::Stop | Fault::Pause | Fault::Move) && self.services.is_empty()
+        self.lasts >= SHORT
+            && matches!(self.fault, Fault::Stop | Fault::Pause | Fault::Move)
+            && self.services.is_empty()
     }
 
     fn signal(&self, machine: &Machine<'_>, signal: &str) -> Result<Output> {

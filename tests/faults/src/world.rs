@@ -169,13 +169,17 @@ impl World {
         Ok(homes)
     }
 
-    /// Whether each of these still runs as it did, but for what the kernel has killed for its memory.
-    pub(crate) fn ensure_untouched<'a>(&self, before: impl IntoIterator<Item = &'a Found>) -> Result<()> {
+    /// Whether each of these still runs as it did; but for what the kernel has killed, where memory was short.
+    pub(crate) fn ensure_untouched<'a>(
+        &self,
+        before: impl IntoIterator<Item = &'a Found>,
+        memory_was_short: bool,
+    ) -> Result<()> {
         let homes = self.homes()?;
         for found in before {
             let now = homes.get(&found.unit).map(Vec::as_slice).unwrap_or_default();
             ensure!(
-                now == [found.clone()] || self.was_killed_for_memory(found)?,
+                now == [found.clone()] || (memory_was_short && self.was_killed_for_memory(found)?),
                 "{} was healthy, and was stopped, restarted or moved: {found:?}, then {now:?}",
                 found.unit
             );
