@@ -45,7 +45,7 @@ pub(crate) struct Book {
     pub(crate) issued: CommitId,
     pub(crate) durable: CommitId,
     /// The leader's clock when it took over, and the machines that it knew then.
-    pub(crate) took_over: Time,
+    pub(crate) took_over: (Time, Micros),
     pub(crate) expects: BTreeSet<MachineId>,
     /// When it last took office: then, or since it took a higher term.
     pub(crate) office: Micros,
@@ -282,7 +282,7 @@ impl Book {
             last_epoch: BTreeMap::new(),
             issued: CommitId(0),
             durable: CommitId(0),
-            took_over: Time::default(),
+            took_over: (Time::default(), 0),
             office: 0,
             expects: BTreeSet::new(),
             restored: false,
@@ -387,7 +387,8 @@ impl World {
         let book = &mut self.book;
         book.expected.clear();
         (book.issued, book.durable) = (CommitId(0), CommitId(0));
-        (book.took_over, book.office) = (now, self.queue.now());
+        let stalled = self.scheduler.stalled(self.queue.now());
+        (book.took_over, book.office) = ((now, stalled), self.queue.now());
         book.failures.clear();
         book.brake = None;
         book.expects = self.store.durable.machines.keys().copied().collect();

@@ -154,7 +154,7 @@ pub(crate) struct World {
 
 /// How long leases are in clusters that have other settings.
 const LEASES: [Duration; 5] = [
-    Duration::from_secs(3),
+    Duration::from_secs(4),
     Duration::from_secs(4),
     Duration::from_secs(5),
     Duration::from_secs(8),
@@ -210,7 +210,7 @@ impl World {
     /// For how long a machine may be taken for alive that is not heard from: what an earlier leader has granted counts, too.
     pub(crate) fn longest_lease(&self) -> Duration {
         let before = self.settings.with_margin(LEASES[LEASES.len() - 1]);
-        let at_first = self.configured.changes && self.ago((self.book.took_over, 0)) <= before;
+        let at_first = self.configured.changes && self.ago(self.book.took_over) <= before;
         if at_first { before } else { self.settings.lease() }
     }
 

@@ -280,7 +280,7 @@ impl World {
     pub(super) fn a_new_leader_waits_for_reports(&mut self, before: &Before) {
         let lease = self.settings.lease();
         let now = self.scheduler.clock.time(self.queue.now());
-        if now.since(self.book.took_over) >= lease {
+        if now.since(self.book.took_over.0) >= lease {
             return;
         }
         let silent = self.machines.iter().enumerate().find(|(number, machine)| {
