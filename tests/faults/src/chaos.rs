@@ -264,8 +264,7 @@ impl Chaos {
         let mut text = format!(
             "#!/bin/bash\n# Does again what was done to a cluster from seed {seed}. Unit files are written to where it is run.\n\
              PATH=$PWD/target/release:$PATH\nmuster-cluster up --backend {backend} --machines {}\nmachines='s1 m1 m2 m3 m4 m5'\n\
-             began=$(cut -d ' ' -f 1 /proc/uptime)\n\
-             at() {{ sleep \"$(awk -v began=\"$began\" -v at=\"$1\" '{{left = began + at - $1; print left > 0 ? left : 0}}' /proc/uptime)\"; }}\n",
+             {AT}",
             self.world.kind.workers
         );
         for (unit, content) in units() {
@@ -275,6 +274,11 @@ impl Chaos {
         Ok(path)
     }
 }
+
+/// Waits for a moment after its beginning, in seconds.
+const AT: &str = r#"began=$(cut -d ' ' -f 1 /proc/uptime)
+at() { sleep "$(awk -v began="$began" -v at="$1" '{left = began + at - $1; print (left > 0 ? left : 0)}' /proc/uptime)"; }
+"#;
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -291,4 +295,18 @@ fn units() -> Vec<(String, &'static str)> {
         _ => (format!("steady{number:02}.service"), STEADY),
     };
     (0..UNITS).map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_waits_for_its_moments() {
+        let mut script = AT.to_owned();
+        // Also for one that has passed.
+        script += "at 0.2; at 0.1; awk -v began=\"$began\" '{exit $1 - began < 0.19}' /proc/uptime";
+        let output = std::process::Command::new("bash").args(["-ec", &script]).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
 }
