@@ -335,7 +335,7 @@ impl World {
         let book = &mut self.book.machines[number];
         // It is asked with every heartbeat, but not before a question that is under way is given up, which takes up to 3 s.
         let beat = micros(self.settings.heartbeat_interval).max(SECOND);
-        let gap = now - std::mem::replace(&mut book.last_beat, now) > 3 * beat;
+        let gap = now - std::mem::replace(&mut book.last_beat, now) > 3 * SECOND;
         if gap || machine.pid1_busy > 0 || machine.bus_flaky > 0 || !bus {
             book.pid1_impaired = now;
         }
