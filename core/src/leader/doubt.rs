@@ -161,12 +161,13 @@ impl Leader {
         let others = self.sees_others();
         let few = away.is_empty() || !self.are_too_many(&away);
         let lease = self.lease();
+        let held = self.brake_ends().is_some_and(|ends| awake >= ends);
         let Some(brake) = &mut self.brake else { return };
         brake.few_since = brake.few_since.filter(|_| few).or(few.then_some(awake));
         let few_for_long = brake.few_since.is_some_and(|since| awake.since(since) >= lease);
         if away.is_empty() || few_for_long {
             self.release_brake(ReleaseReason::MachinesBack);
-        } else if others && awake >= brake.since + self.brake_hold() {
+        } else if others && held {
             self.release_brake(ReleaseReason::HoldPassed);
         }
     }
@@ -213,7 +214,7 @@ impl Leader {
         let brake = self.brake.as_ref()?;
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let awake = self.awake();
-        let left = (brake.since + self.brake_hold()).since(awake);
+        let left = self.brake_ends()?.since(awake);
         Some(BrakeStatus {
             machines: brake.machines.iter().copied().collect(),
             held_ms: ms(awake.since(brake.since)),

@@ -72,6 +72,11 @@ impl Fault {
         })
     }
 
+    /// Whether a machine that has it stands still as a whole, and goes on later.
+    pub(crate) fn stands_still(self) -> bool {
+        matches!(self, Self::Stop | Self::Pause | Self::Move)
+    }
+
     /// How long an exclusive unit of a machine that stood still may run twice at most.
     pub(crate) fn overlap(self) -> Duration {
         let stop = EXCLUSIVE_STOP + Duration::from_secs(1);
@@ -302,9 +307,9 @@ impl Cell {
         self.is_excepted().then(|| self.fault.overlap())
     }
 
+    /// Whether it is one of those.
     pub(crate) fn is_excepted(self) -> bool {
-        let stands_still = matches!(self.fault, Fault::Stop | Fault::Pause | Fault::Move);
-        stands_still && matches!(self.target, Target::Worker | Target::Both)
+        self.fault.stands_still() && matches!(self.target, Target::Worker | Target::Both)
     }
 }
 

@@ -80,9 +80,7 @@ impl Blow {
 
     /// Whether no lease covers it: a machine stands still as a whole, and goes on.
     pub(crate) fn stands_still(&self) -> bool {
-        self.lasts >= SHORT
-            && matches!(self.fault, Fault::Stop | Fault::Pause | Fault::Move)
-            && self.services.is_empty()
+        self.lasts >= SHORT && self.fault.stands_still() && self.services.is_empty()
     }
 
     fn signal(&self, machine: &Machine<'_>, signal: &str) -> Result<Output> {

@@ -175,15 +175,21 @@ fn fails(world: &mut World, unit: &str) {
     world.report(M2, unit, Phase::StartFailed(Failure::without_result("exit-code")), "failed");
 }
 
+/// A unit of so many attempts moves from a machine that is drained to one where it is slow to start.
+fn on_its_way(attempts: u32) -> World {
+    let mut world = with_units(0);
+    world.machine_command(Availability::Cordoned, M2).unwrap();
+    world.start("u.service", &format!("[X-Muster]\nRescheduleAttempts={attempts}\n"));
+    world.machine_command(Availability::Open, M2).unwrap();
+    slow_to_start(&mut world, M2, true);
+    world.machine_command(drain(0), M1).unwrap();
+    world
+}
+
 #[test]
 fn what_has_failed_elsewhere_runs_on_beyond_the_deadline() {
     for attempts in [0, 3] {
-        let mut world = with_units(0);
-        world.machine_command(Availability::Cordoned, M2).unwrap();
-        world.start("u.service", &format!("[X-Muster]\nRescheduleAttempts={attempts}\n"));
-        world.machine_command(Availability::Open, M2).unwrap();
-        slow_to_start(&mut world, M2, true);
-        world.machine_command(drain(0), M1).unwrap();
+        let mut world = on_its_way(attempts);
         world.pass(28);
         fails(&mut world, "u.service");
         world.pass(10);
@@ -205,12 +211,7 @@ fn what_has_failed_elsewhere_runs_on_beyond_the_deadline() {
 #[test]
 fn what_has_failed_elsewhere_runs_on_under_the_next_leader_and_after_the_store_has_failed() {
     let failed = |attempts: u32| {
-        let mut world = with_units(0);
-        world.machine_command(Availability::Cordoned, M2).unwrap();
-        world.start("u.service", &format!("[X-Muster]\nRescheduleAttempts={attempts}\n"));
-        world.machine_command(Availability::Open, M2).unwrap();
-        slow_to_start(&mut world, M2, true);
-        world.machine_command(drain(0), M1).unwrap();
+        let mut world = on_its_way(attempts);
         fails(&mut world, "u.service");
         world
     };
@@ -227,23 +228,6 @@ fn what_has_failed_elsewhere_runs_on_under_the_next_leader_and_after_the_store_h
             order.into_iter().for_each(|id| world.connect(id));
             runs_on(world);
         }
-    }
-}
-
-#[test]
-fn what_has_failed_elsewhere_runs_on_also_under_the_next_leader() {
-    for (order, attempts) in [([M1, M2], 0), ([M2, M1], 0), ([M1, M2], 3), ([M2, M1], 3)] {
-        let mut world = with_units(0);
-        world.machine_command(Availability::Cordoned, M2).unwrap();
-        world.start("u.service", &format!("[X-Muster]\nRescheduleAttempts={attempts}\n"));
-        world.machine_command(Availability::Open, M2).unwrap();
-        slow_to_start(&mut world, M2, true);
-        world.machine_command(drain(0), M1).unwrap();
-        fails(&mut world, "u.service");
-        let mut world = world.restarted();
-        order.into_iter().for_each(|id| world.connect(id));
-        world.pass(40);
-        assert_eq!((held(&world, M1), held(&world, M2)), (1, 1), "{order:?}, {attempts}");
     }
 }
 
