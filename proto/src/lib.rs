@@ -9,6 +9,7 @@ mod agent;
 mod api;
 mod error;
 mod events;
+mod leading;
 mod parts;
 mod types;
 
@@ -16,6 +17,7 @@ pub use self::{
     api::{CommandRequestError, command_response},
     error::ConvertError,
     events::EventsWanted,
+    leading::{is_not_leading, leader_of, not_leading},
     parts::{
         FromAgentParts, MAX_PART_UNITS, PART_BYTES, ToAgentParts, event_parts, split_from_agent,
         split_to_agent, unit_parts,
