@@ -14,18 +14,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::events::{Events, Follower};
+use crate::front::{Front, Leading};
 use crate::lead::{Answer, Ask, LeaderHandle, stopped};
-use crate::watchers::{Watcher, Watchers};
+use crate::watchers::Watcher;
 
 type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service that clients call.
 #[derive(Debug)]
-pub(crate) struct MusterService {
-    pub(crate) leader: LeaderHandle,
-    pub(crate) watchers: Arc<Watchers>,
-    pub(crate) events: Arc<Events>,
-}
+pub(crate) struct MusterService(pub(crate) Arc<Front>);
 
 #[tonic::async_trait]
 impl Muster for MusterService {
@@ -38,7 +35,7 @@ impl Muster for MusterService {
         request: Request<v1::CommandRequest>,
     ) -> Result<Response<v1::CommandResponse>, Status> {
         let result = match Command::try_from(request.into_inner()) {
-            Ok(command) => match self.leader.ask(Ask::Command(command)).await? {
+            Ok(command) => match self.0.leading()?.leader.ask(Ask::Command(command)).await? {
                 Answer::Command(result) => result,
                 _ => return Err(other_answer()),
             },
@@ -56,7 +53,7 @@ impl Muster for MusterService {
     ) -> Result<Response<Self::ListUnitsStream>, Status> {
         let query = Query::try_from(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let units = units(&self.leader, query).await?;
+        let units = units(&self.0.leading()?.leader, query).await?;
         Ok(Response::new(Box::pin(tokio_stream::iter(unit_parts(units).map(Ok)))))
     }
 
@@ -66,7 +63,7 @@ impl Muster for MusterService {
     ) -> Result<Response<v1::ClusterStatus>, Status> {
         let left_on =
             request.get_ref().machines().map_err(|error| Status::invalid_argument(error.to_string()))?;
-        match query(&self.leader, Query::Machines { left_on }).await? {
+        match query(&self.0.leading()?.leader, Query::Machines { left_on }).await? {
             QueryAnswer::Machines(status) => Ok(Response::new(status.into())),
             _ => Err(other_answer()),
         }
@@ -78,7 +75,7 @@ impl Muster for MusterService {
     ) -> Result<Response<v1::MachinesChanged>, Status> {
         let command = MachineCommand::try_from(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let Answer::Machines(result) = self.leader.ask(Ask::Machines(command)).await? else {
+        let Answer::Machines(result) = self.0.leading()?.leader.ask(Ask::Machines(command)).await? else {
             return Err(other_answer());
         };
         match result {
@@ -92,7 +89,7 @@ impl Muster for MusterService {
         &self,
         _request: Request<v1::ReleaseBrakeRequest>,
     ) -> Result<Response<v1::ReleaseBrakeResponse>, Status> {
-        match self.leader.ask(Ask::ReleaseBrake).await? {
+        match self.0.leading()?.leader.ask(Ask::ReleaseBrake).await? {
             Answer::Released(released) => Ok(Response::new(released.into())),
             _ => Err(other_answer()),
         }
@@ -107,10 +104,11 @@ impl Muster for MusterService {
         if names.is_empty() {
             return Err(Status::invalid_argument("names: a watch names at least one unit"));
         }
-        let watcher = self.watchers.watch(names.into_iter().collect());
+        let Leading { leader, watchers, .. } = self.0.leading()?;
+        let watcher = watchers.watch(names.into_iter().collect());
         // Room for one part: a client that reads slowly holds up its own watcher, which gathers changes meanwhile.
         let (parts, stream) = mpsc::channel(1);
-        tokio::spawn(watch(self.leader.clone(), watcher, parts));
+        tokio::spawn(watch(leader, watcher, parts));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -120,9 +118,10 @@ impl Muster for MusterService {
     ) -> Result<Response<Self::EventsStream>, Status> {
         let wanted = EventsWanted::try_from(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let (remembered, follower) = self.events.recall(wanted.after);
+        let Leading { events, .. } = self.0.leading()?;
+        let (remembered, follower) = events.recall(wanted.after);
         let most = wanted.last.map_or(usize::MAX, |last| usize::try_from(last).unwrap_or(usize::MAX));
-        let records = remembered.records(&self.events, &wanted.filter, most);
+        let records = remembered.records(&events, &wanted.filter, most);
         let first = event_parts(remembered.missed, records);
         if !wanted.follow {
             return Ok(Response::new(Box::pin(tokio_stream::iter(first.map(Ok)))));
@@ -130,14 +129,14 @@ impl Muster for MusterService {
         // Room for one part: a client that reads slowly falls behind in the ring, and holds up nobody.
         let (parts, stream) = mpsc::channel(1);
         let first: Vec<v1::EventsPart> = first.collect();
-        tokio::spawn(follow(Arc::clone(&self.events), wanted, follower, first, parts));
+        tokio::spawn(follow(events, wanted, follower, first, parts));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn rto(&self, request: Request<v1::RtoRequest>) -> Result<Response<v1::RtoResponse>, Status> {
         let about = Query::try_from(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        match query(&self.leader, about).await? {
+        match query(&self.0.leading()?.leader, about).await? {
             QueryAnswer::Rto(Some(rto)) => Ok(Response::new(rto.into())),
             QueryAnswer::Rto(None) => Err(Status::not_found("the cluster does not know this unit")),
             _ => Err(other_answer()),

@@ -17,8 +17,10 @@ use tracing::level_filters::LevelFilter;
 pub const DEFAULT_PATH: &str = "/etc/muster/scheduler.toml";
 
 /// All options, sorted.
-const OPTIONS: [&str; 9] = [
+const OPTIONS: [&str; 11] = [
+    "advertise",
     "brake_hold",
+    "etcd",
     "heartbeat_interval",
     "insecure_listen",
     "lease_ttl",
@@ -28,6 +30,9 @@ const OPTIONS: [&str; 9] = [
     "state_dir",
     "systemd_timeout",
 ];
+
+/// The options of `etcd`, sorted.
+const ETCD_OPTIONS: [&str; 7] = ["ca", "cert", "endpoints", "key", "password_file", "prefix", "user"];
 
 /// How many heartbeats fit into a lease, at least: two in a row may be lost without harm.
 const HEARTBEATS_PER_LEASE: u32 = 3;
@@ -51,8 +56,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whether `listen` may be an address of the test network.
     pub insecure_listen: bool,
+    /// How agents and clients reach this scheduler, for the others to tell: `HOST:PORT`. Left out: `listen`.
+    pub advertise: Option<String>,
     /// Where the store is.
     pub state_dir: PathBuf,
+    /// Where the state is instead, if there are several schedulers.
+    pub etcd: Option<Etcd>,
     /// Where it is written down how far the store is written: the service manager's directory, and no option.
     #[serde(skip)]
     pub runtime_dir: Option<PathBuf>,
@@ -76,6 +85,124 @@ pub struct Config {
     pub log: LevelFilter,
 }
 
+/// The etcd cluster that several schedulers have their state in.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Etcd {
+    /// The members' URLs for clients.
+    pub endpoints: Vec<String>,
+    /// What all keys begin with. It ends in a slash.
+    #[serde(default = "prefix")]
+    pub prefix: String,
+    /// The certificate of the authority that signs the members' certificates, in PEM.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// This scheduler's own certificate, in PEM.
+    #[serde(default)]
+    pub cert: Option<PathBuf>,
+    /// The key of that.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    /// The name that etcd knows this scheduler by, where it asks for one.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The file with the password of that; white space at its end does not count.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+}
+
+fn prefix() -> String {
+    "/muster/".to_owned()
+}
+
+impl Etcd {
+    /// What a client of it needs, with the files that are named.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn client(&self) -> Result<muster_etcd::Config, ConfigError> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|source| ConfigError::Read { path: path.clone(), source })
+        };
+        let identity = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            _ => None,
+        };
+        let tls = match &self.ca {
+            Some(ca) => Some(muster_etcd::Tls { ca: read(ca)?, identity }),
+            None => None,
+        };
+        let user = match (&self.user, &self.password_file) {
+            (Some(user), Some(file)) => {
+                let password = String::from_utf8_lossy(&read(file)?).trim_end().to_owned();
+                Some((user.clone(), password))
+            }
+            _ => None,
+        };
+        Ok(muster_etcd::Config { endpoints: self.endpoints.clone(), tls, user })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.endpoints.is_empty() {
+            return Err(
+                "etcd.endpoints is empty: name the members, such as [\"http://127.0.0.1:2379\"]".to_owned()
+            );
+        }
+        for endpoint in &self.endpoints {
+            self.check_endpoint(endpoint)?;
+        }
+        if !self.prefix.ends_with('/') || self.prefix.len() < 2 {
+            return Err(format!(
+                "etcd.prefix is \"{}\": it must end in a slash, as \"/muster/\" does",
+                self.prefix
+            ));
+        }
+        for (one, other, names) in [
+            (&self.cert, &self.key, ["cert", "key"]),
+            (&self.user.as_ref().map(PathBuf::from), &self.password_file, ["user", "password_file"]),
+        ] {
+            if one.is_some() != other.is_some() {
+                let [first, second] = names;
+                return Err(format!(
+                    "etcd.{first} and etcd.{second} go together: one is given without the other"
+                ));
+            }
+        }
+        if self.cert.is_some() && self.ca.is_none() {
+            return Err(
+                "etcd.cert is given without etcd.ca: the members' certificates must be known, too".to_owned()
+            );
+        }
+        Ok(())
+    }
+
+    fn check_endpoint(&self, endpoint: &str) -> Result<(), String> {
+        let no_url = || {
+            format!(
+                "\"{endpoint}\" in etcd.endpoints is no URL such as \"http://127.0.0.1:2379\" or \"https://etcd1:2379\""
+            )
+        };
+        let (scheme, host) = endpoint.split_once("://").ok_or_else(no_url)?;
+        let address = host.trim_end_matches('/');
+        if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+        {
+            return Err(no_url());
+        }
+        match scheme {
+            "https" if self.ca.is_none() => Err(format!(
+                "{endpoint} in etcd.endpoints needs etcd.ca: the authority that signs its certificate"
+            )),
+            "https" => Ok(()),
+            "http" if address.parse().is_ok_and(|address| !matches!(reach(address), Reach::Other)) => Ok(()),
+            "http" => Err(format!(
+                "{endpoint} in etcd.endpoints is refused: who reads or changes what passes there commands the cluster; use \
+                 https (a loopback address is allowed without, and {ON_TEST_NETWORK})"
+            )),
+            _ => Err(no_url()),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         let Settings { heartbeat_interval, lease_ttl, systemd_timeout, brake_hold, restart_grace, .. } =
@@ -83,7 +210,9 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7400)),
             insecure_listen: false,
+            advertise: None,
             state_dir: PathBuf::from("/var/lib/muster-scheduler"),
+            etcd: None,
             runtime_dir: None,
             heartbeat_interval,
             lease_ttl,
@@ -117,7 +246,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(path: &Path, text: &str, insecure_listen: Option<SocketAddr>) -> Result<Self, ConfigError> {
-        let mut config: Self = config::parse(path, text, &OPTIONS, &[])?;
+        let mut config: Self = config::parse(path, text, &OPTIONS, &[("etcd", &ETCD_OPTIONS)])?;
         if let Some(address) = insecure_listen {
             (config.listen, config.insecure_listen) = (address, true);
         }
@@ -131,6 +260,18 @@ impl Config {
     /// What contradicts what, and why.
     pub fn check(&self) -> Result<(), Contradiction> {
         self.check_listen()?;
+        if let Some(advertise) = &self.advertise
+            && advertise
+                .rsplit_once(':')
+                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+        {
+            let message =
+                format!("advertise = \"{advertise}\": HOST:PORT is expected, such as \"scheduler1:7400\"");
+            return Err(Contradiction { options: &["advertise"], message });
+        }
+        if let Some(Err(message)) = self.etcd.as_ref().map(Etcd::check) {
+            return Err(Contradiction { options: &["etcd"], message });
+        }
         let contradiction = |options, message| Err(Contradiction { options, message });
         let shown = |duration: Duration| humantime::format_duration(duration).to_string();
         let (heartbeat, lease, systemd) = (self.heartbeat_interval, self.lease_ttl, self.systemd_timeout);

@@ -7,15 +7,16 @@ use std::{fs, thread};
 
 use anyhow::{Context, Result};
 use muster_core::ids::{MachineId, Term};
-use muster_core::leader::{Leader, Settings};
+use muster_core::leader::{Durable, Leader, Settings};
+use muster_core::time::Time;
 use muster_daemon::clock;
 use muster_proto::MAX_MESSAGE_BYTES;
 use muster_proto::v1::agents_server::AgentsServer;
 use muster_proto::v1::muster_server::MusterServer;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -24,8 +25,12 @@ use tracing::{info, warn};
 use crate::api::MusterService;
 use crate::config::Config;
 use crate::events::{self, Events};
-use crate::lead::{Lead, LeaderHandle, Requests, ToLeader, inbox};
+use crate::front::{Front, Leading};
+use crate::lead::{Ended, Lead, Requests, ToLeader, inbox};
+use crate::membership::Membership;
+use crate::notify;
 use crate::sessions::{AgentsService, Sessions};
+use crate::store::etcd::{Abandon, Elected, Reign};
 use crate::store::{Committer, Embedded, Store};
 use crate::watchers::Watchers;
 
@@ -44,23 +49,23 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// How long requests that were begun may take to end when the scheduler stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long a store that does not answer may hold up the end.
+const LAST_COMMITS: Duration = Duration::from_secs(5);
+
 /// A scheduler that serves agents and clients.
 #[derive(Debug)]
 pub struct Daemon {
     address: SocketAddr,
-    leader: LeaderHandle,
-    sessions: Arc<Sessions>,
-    watchers: Arc<Watchers>,
-    events: Arc<Events>,
-    journal: Option<thread::JoinHandle<()>>,
+    front: Arc<Front>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     stop_serving: oneshot::Sender<()>,
-    /// How the leader's loop ended.
-    ended: oneshot::Receiver<Result<()>>,
+    /// Leads, or follows and leads again; ends when it is told to, or can lead no more.
+    governing: JoinHandle<Result<()>>,
+    stop: watch::Sender<bool>,
 }
 
 impl Daemon {
-    /// Opens the store, takes office and serves.
+    /// Serves; with a store of its own it has opened that and leads, with one in etcd it will when it is elected.
     ///
     /// # Errors
     /// When the address or the store cannot be used.
@@ -70,37 +75,139 @@ impl Daemon {
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
-
+        let front = Arc::new(Front::default());
         let settings = Settings { own_machine: own_machine(), ..config.settings() };
-        let mut store = Embedded::open(&config.state_dir)?;
-        if let Some(runtime_dir) = &config.runtime_dir {
-            store = store.with_witness(runtime_dir, settings.aftermath())?;
+        let office = Office { settings: settings.clone(), front: Arc::clone(&front), address };
+        let (stop, stopped) = watch::channel(false);
+        let governing = if let Some(etcd) = &config.etcd {
+            let membership = Membership::new(config, etcd, address)?;
+            tokio::spawn(govern(membership, office, stopped))
+        } else {
+            let mut store = Embedded::open(&config.state_dir)?;
+            if let Some(runtime_dir) = &config.runtime_dir {
+                store = store.with_witness(runtime_dir, settings.aftermath())?;
+            }
+            let reign = office.begin(Opened::new(store)?, None)?;
+            tokio::spawn(lead_alone(reign, stopped))
+        };
+
+        let (stop_serving, serving_stopped) = oneshot::channel::<()>();
+        let clients = MusterService(Arc::clone(&front));
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .add_service(MusterServer::new(clients).max_decoding_message_size(MAX_MESSAGE_BYTES))
+            .add_service(AgentsServer::new(AgentsService(Arc::clone(&front))))
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
+                serving_stopped.await.ok();
+            });
+        let server = tokio::spawn(server);
+        Ok(Self { address, front, server, stop_serving, governing, stop })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it can do its work no more; gives why.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        tokio::select! {
+            ended = &mut self.governing => match ended {
+                Ok(Ok(())) => anyhow::anyhow!("the leader's loop ended"),
+                Ok(Err(error)) => error,
+                Err(_) => anyhow::anyhow!("the leader's loop panicked"),
+            },
+            served = &mut self.server => match served {
+                Ok(Ok(())) => anyhow::anyhow!("the server ended"),
+                Ok(Err(error)) => anyhow::Error::new(error).context("cannot serve"),
+                Err(error) => anyhow::Error::new(error).context("cannot serve"),
+            },
         }
+    }
+
+    /// Takes no more requests, answers those that were begun, ends all streams and closes the store.
+    ///
+    /// # Errors
+    /// When the store failed meanwhile.
+    pub async fn shutdown(self) -> Result<()> {
+        self.stop_serving.send(()).ok();
+        if let Ok(leading) = self.front.leading() {
+            leading.close();
+        }
+        if timeout(DRAIN_TIMEOUT, self.server).await.is_err() {
+            warn!("some requests did not end in time");
+        }
+        self.stop.send(true).ok();
+        self.governing.await.context("the leader's loop panicked")?
+    }
+}
+
+/// The machine that the scheduler runs on. It need not have an id, nor an agent.
+fn own_machine() -> Option<MachineId> {
+    fs::read_to_string("/etc/machine-id").ok()?.trim().parse().ok()
+}
+
+/// What a leader of this process leads with.
+#[derive(Debug)]
+struct Office {
+    settings: Settings,
+    front: Arc<Front>,
+    address: SocketAddr,
+}
+
+/// A store whose term is taken.
+#[derive(Debug)]
+struct Opened<S> {
+    store: S,
+    term: Term,
+    durable: Durable,
+}
+
+impl<S: Store> Opened<S> {
+    /// Waits for the store.
+    fn new(mut store: S) -> Result<Self> {
         let term = store.take_term(Term::default())?;
         let durable = store.load()?;
+        Ok(Self { store, term, durable })
+    }
+}
+
+/// A leader at work.
+#[derive(Debug)]
+struct Government {
+    leading: Leading,
+    journal: thread::JoinHandle<()>,
+    /// How the leader's loop ended.
+    ended: oneshot::Receiver<Ended>,
+}
+
+impl Office {
+    /// Leads from now on, where the store may have elected this one for a while only: until then at least.
+    fn begin<S: Store + 'static>(&self, opened: Opened<S>, until: Option<Time>) -> Result<Government> {
+        let Opened { store, term, durable } = opened;
         info!(
             cluster = %durable.cluster,
             %term,
-            %address,
+            address = %self.address,
             units = durable.units.len(),
             machines = durable.machines.len(),
             "leading"
         );
-
-        let mut core = Leader::new(settings, term, durable, clock::now());
+        let mut core = Leader::new(self.settings.clone(), term, durable, clock::now());
         if store.is_latest() {
             core.trust_store();
         }
         let (leader, inbox) = inbox();
         let teller = leader.clone();
-        let committer = Committer::start(store, term, move |committed| {
-            teller.committed(committed);
-        })
-        .context("cannot start the store's thread")?;
+        let committer = Committer::start(store, term, move |committed| teller.committed(committed))
+            .context("cannot start the store's thread")?;
         let sessions = Sessions::new(leader.clone());
         let watchers = Arc::new(Watchers::default());
         let events = Events::new(term);
-        let journal = Some(events::start_journal(&events).context("cannot start the journal's thread")?);
+        let journal = events::start_journal(&events).context("cannot start the journal's thread")?;
         let lead = Lead {
             leader: core,
             handle: leader.clone(),
@@ -112,90 +219,159 @@ impl Daemon {
             events: Arc::clone(&events),
             requests: Requests::default(),
         };
-        let ended = start_leader(lead)?;
-
-        let (stop_serving, stopped) = oneshot::channel::<()>();
-        let clients = MusterService {
-            leader: leader.clone(),
-            watchers: Arc::clone(&watchers),
-            events: Arc::clone(&events),
-        };
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .add_service(MusterServer::new(clients).max_decoding_message_size(MAX_MESSAGE_BYTES))
-            .add_service(AgentsServer::new(AgentsService(Arc::clone(&sessions))))
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
-                stopped.await.ok();
-            });
-        let server = tokio::spawn(server);
-        Ok(Self { address, leader, sessions, watchers, events, journal, server, stop_serving, ended })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Waits until it can lead no more; gives why.
-    pub async fn failed(&mut self) -> anyhow::Error {
-        let error = tokio::select! {
-            ended = &mut self.ended => match ended {
-                Ok(Ok(())) => anyhow::anyhow!("the leader's loop ended"),
-                Ok(Err(error)) => error.context("the store can be relied on no more"),
-                Err(_) => anyhow::anyhow!("the leader's loop panicked"),
-            },
-            served = &mut self.server => match served {
-                Ok(Ok(())) => anyhow::anyhow!("the server ended"),
-                Ok(Err(error)) => anyhow::Error::new(error).context("cannot serve"),
-                Err(error) => anyhow::Error::new(error).context("cannot serve"),
-            },
-        };
-        finish_journal(&self.events, self.journal.take()).await;
-        error
-    }
-
-    /// Takes no more requests, answers those that were begun, ends all streams and closes the store.
-    ///
-    /// # Errors
-    /// When the store failed meanwhile.
-    pub async fn shutdown(self) -> Result<()> {
-        self.stop_serving.send(()).ok();
-        self.sessions.close_all();
-        self.watchers.close_all();
-        self.events.stop_serving();
-        if timeout(DRAIN_TIMEOUT, self.server).await.is_err() {
-            warn!("some requests did not end in time");
-        }
-        self.leader.send(ToLeader::Stop).await;
-        let ended = self.ended.await.context("the leader's loop panicked");
-        finish_journal(&self.events, self.journal).await;
-        ended?
+        let ended = start_leader(lead, until)?;
+        let leading = Leading { leader, sessions, watchers, events };
+        self.front.leads(leading.clone());
+        Ok(Government { leading, journal, ended })
     }
 }
 
-/// Nothing more happens: all that did is to be in the journal.
-async fn finish_journal(events: &Events, journal: Option<thread::JoinHandle<()>>) {
-    events.close();
-    if let Some(journal) = journal {
-        tokio::task::spawn_blocking(move || journal.join()).await.ok();
+impl Government {
+    /// It is over: all streams end, and what happened is in the journal.
+    async fn conclude(self) {
+        self.leading.close();
+        self.leading.events.close();
+        spawn_blocking(move || self.journal.join()).await.ok();
     }
-}
 
-/// The machine that the scheduler runs on. It need not have an id, nor an agent.
-fn own_machine() -> Option<MachineId> {
-    fs::read_to_string("/etc/machine-id").ok()?.trim().parse().ok()
+    /// Has the leader stop; gives how that ended.
+    async fn stop(&mut self, how: ToLeader) -> Ended {
+        self.leading.leader.send(how).await;
+        (&mut self.ended).await.unwrap_or(Ended::Panicked)
+    }
 }
 
 /// Runs the loop in a thread of its own, so that a long step holds up no connection.
-fn start_leader(lead: Lead) -> Result<oneshot::Receiver<Result<()>>> {
+fn start_leader(lead: Lead, until: Option<Time>) -> Result<oneshot::Receiver<Ended>> {
     let (end, ended) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     thread::Builder::new()
         .name("leader".to_owned())
-        .spawn(move || end.send(runtime.block_on(lead.run()).map_err(Into::into)))
+        .spawn(move || end.send(runtime.block_on(lead.run(until))))
         .context("cannot start the leader's thread")?;
     Ok(ended)
+}
+
+/// Leads with a store that is this scheduler's own, until it is told to stop.
+async fn lead_alone(mut government: Government, mut stop: watch::Receiver<bool>) -> Result<()> {
+    let ended = tokio::select! {
+        ended = &mut government.ended => ended.unwrap_or(Ended::Panicked),
+        () = told(&mut stop) => government.stop(ToLeader::Stop).await,
+    };
+    government.conclude().await;
+    match ended {
+        Ended::Stopped => Ok(()),
+        Ended::Lost(error) => Err(anyhow::Error::new(error).context("the store can be relied on no more")),
+        Ended::Deposed(reason) => Err(anyhow::anyhow!(reason)),
+        Ended::Panicked => Err(anyhow::anyhow!("the leader's loop panicked")),
+    }
+}
+
+/// Follows, leads when it is elected, and follows again, until it is told to stop.
+async fn govern(membership: Membership, office: Office, mut stop: watch::Receiver<bool>) -> Result<()> {
+    let alive = tokio::spawn(notify::while_following(Arc::clone(&office.front)));
+    let mut candidate = tokio::select! {
+        candidate = membership.candidate() => candidate?,
+        () = told(&mut stop) => return Ok(()),
+    };
+    let ended = loop {
+        let front = &office.front;
+        let elected = tokio::select! {
+            elected = candidate.wins(|standing| {
+                let leader = standing.leader.as_ref().map(|leader| leader.address.clone());
+                if let Some(leader) = &leader {
+                    info!(leader, "following");
+                } else {
+                    info!("no scheduler leads");
+                }
+                front.follows(leader);
+            }) => elected,
+            () = told(&mut stop) => break Ok(()),
+        };
+        let Elected { store, reign, until } = match elected {
+            Ok(elected) => elected,
+            Err(error) => break Err(error.into()),
+        };
+        let abandon = store.abandon();
+        let begun =
+            spawn_blocking(move || Opened::new(store)).await.context("the store's thread panicked")?;
+        let ended = match begun.and_then(|opened| office.begin(opened, Some(until))) {
+            Ok(government) => reigns(government, &reign, abandon, &mut stop).await,
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "elected, and the store cannot be used");
+                Reigned::Lost
+            }
+        };
+        office.front.follows(None);
+        match ended {
+            Reigned::Stopped => break Ok(()),
+            Reigned::SteppedDown => {
+                candidate.steps_back();
+                reign.end().await;
+            }
+            // What it did not learn the end of is found when the state is read anew: by whoever is elected next.
+            Reigned::Lost => reign.end().await,
+            Reigned::Panicked => break Err(anyhow::anyhow!("the leader's loop panicked")),
+        }
+    };
+    candidate.end().await;
+    alive.abort();
+    ended
+}
+
+/// Waits until this scheduler is to stop.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    stop.wait_for(|stop| *stop).await.map(drop).ok();
+}
+
+/// How a reign has ended.
+enum Reigned {
+    Stopped,
+    SteppedDown,
+    Lost,
+    Panicked,
+}
+
+/// Leads for as long as the election lasts.
+async fn reigns(
+    mut government: Government,
+    reign: &Reign,
+    abandon: Abandon,
+    stop: &mut watch::Receiver<bool>,
+) -> Reigned {
+    let mut reign = reign.clone();
+    let ended = loop {
+        tokio::select! {
+            ended = &mut government.ended => break ended.unwrap_or(Ended::Panicked),
+            news = reign.next() => match news {
+                Ok(until) => government.leading.leader.send(ToLeader::Leads(until)).await,
+                Err(reason) => {
+                    abandon.now();
+                    break government.stop(ToLeader::Deposed(reason)).await;
+                }
+            },
+            () = told(stop) => {
+                government.leading.leader.send(ToLeader::Stop).await;
+                if let Ok(ended) = timeout(LAST_COMMITS, &mut government.ended).await {
+                    break ended.unwrap_or(Ended::Panicked);
+                }
+                abandon.now();
+                break (&mut government.ended).await.unwrap_or(Ended::Panicked);
+            }
+        }
+    };
+    government.conclude().await;
+    match ended {
+        Ended::Stopped if *stop.borrow() => Reigned::Stopped,
+        Ended::Stopped => Reigned::SteppedDown,
+        Ended::Lost(error) => {
+            warn!(%error, "leading no more");
+            Reigned::Lost
+        }
+        Ended::Deposed(reason) => {
+            warn!(reason, "leading no more");
+            Reigned::Lost
+        }
+        Ended::Panicked => Reigned::Panicked,
+    }
 }

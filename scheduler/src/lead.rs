@@ -47,7 +47,23 @@ pub(crate) enum ToLeader {
     /// Whether the host of a machine answers.
     Knocked(MachineId, bool),
     Store(Committed),
+    /// This scheduler leads until then at least.
+    Leads(Time),
+    /// Another scheduler may lead, for this reason.
+    Deposed(String),
     Stop,
+}
+
+/// How a leader's loop has ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It was told to: all that was begun is durable and answered.
+    Stopped,
+    /// The store can be relied on no more, or another leads. Nothing that waited for it was answered.
+    Lost(CommitError),
+    /// Another scheduler may lead, for this reason.
+    Deposed(String),
+    Panicked,
 }
 
 /// What a client asks for.
@@ -85,8 +101,14 @@ struct Waiting {
 impl ToLeader {
     fn is_urgent(&self) -> bool {
         match self {
-            Self::Agent(..) | Self::Disconnected(_) | Self::Knocked(..) | Self::Store(_) | Self::Stop => true,
             Self::Asked(_) => false,
+            Self::Agent(..)
+            | Self::Disconnected(_)
+            | Self::Knocked(..)
+            | Self::Store(_)
+            | Self::Leads(_)
+            | Self::Deposed(_)
+            | Self::Stop => true,
         }
     }
 }
@@ -224,12 +246,12 @@ impl Requests {
 }
 
 impl Lead {
-    /// Leads until it is told to stop.
-    ///
-    /// # Errors
-    /// When the store can be relied on no more. Nothing that waited for it was answered.
-    pub(crate) async fn run(mut self) -> Result<(), CommitError> {
+    /// Leads until it is told to stop, or cannot; by an election only until then, if it is not told of more time.
+    pub(crate) async fn run(mut self, elected_until: Option<Time>) -> Ended {
         let mut notifier = Notifier::new();
+        if let Some(until) = elected_until {
+            self.step(clock::now(), Input::Leads(until));
+        }
         loop {
             let now = clock::now();
             let timer = self.leader.next_timer().since(now);
@@ -252,19 +274,29 @@ impl Lead {
                     }
                     ToLeader::Store(Committed::TermTaken(term)) => Input::TermTaken(term),
                     ToLeader::Store(Committed::TermNotTaken) => Input::TermNotTaken,
-                    ToLeader::Store(Committed::Lost(error)) => return Err(error),
+                    ToLeader::Store(Committed::Lost(error)) => return Ended::Lost(error),
+                    ToLeader::Leads(until) => Input::Leads(until),
+                    ToLeader::Deposed(reason) => {
+                        self.finish();
+                        return Ended::Deposed(reason);
+                    }
                     ToLeader::Stop => {
-                        self.inbox.requests.close();
-                        self.inbox.urgent.close();
-                        self.inbox.heartbeats.close();
-                        self.committer.finish();
-                        return Ok(());
+                        self.finish();
+                        return Ended::Stopped;
                     }
                 },
             };
             self.step(now, input);
             notifier.turned(|| self.leader.size());
         }
+    }
+
+    /// Takes nothing more in, and waits for what was given to the store.
+    fn finish(mut self) {
+        self.inbox.requests.close();
+        self.inbox.urgent.close();
+        self.inbox.heartbeats.close();
+        self.committer.finish();
     }
 
     fn step(&mut self, now: Time, input: Input) {

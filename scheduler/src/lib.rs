@@ -7,6 +7,8 @@
 //! | --- | --- |
 //! | [`config`] | the configuration file, and which addresses are allowed |
 //! | [`daemon`] | start, and shutdown |
+//! | `membership` | what makes this scheduler one of several |
+//! | `front` | whom agents and clients meet |
 //! | `lead` | the loop that owns the leader |
 //! | [`store`] | what survives |
 //! | `sessions` | agents' streams |
@@ -18,7 +20,9 @@ mod api;
 pub mod config;
 pub mod daemon;
 mod events;
+mod front;
 mod lead;
+mod membership;
 mod notify;
 mod sessions;
 pub mod store;

@@ -1,9 +1,13 @@
 //! What the service manager is told: that the loop turns, and what it leads.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_daemon::notify::hint;
 use sd_notify::NotifyState;
+use tokio::time::sleep;
+
+use crate::front::Front;
 
 /// How often the status line may change.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,5 +59,22 @@ impl Notifier {
             }
             self.status = Some(((machines, units), now));
         }
+    }
+}
+
+/// Tells the service manager that a scheduler which does not lead is alive, and whom it follows.
+pub(crate) async fn while_following(front: Arc<Front>) {
+    let interval = sd_notify::watchdog_enabled().map_or(Duration::from_secs(10), |timeout| timeout / 2);
+    let mut told = None;
+    loop {
+        let status = front.status();
+        if let Some(line) = &status {
+            hint(&[NotifyState::Watchdog]);
+            if status != told {
+                hint(&[NotifyState::Status(line)]);
+            }
+        }
+        told = status;
+        sleep(interval.min(STATUS_INTERVAL)).await;
     }
 }

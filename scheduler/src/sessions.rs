@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use crate::front::Front;
 use crate::lead::{LeaderHandle, ToLeader, stopped};
 
 /// How many messages may wait for an agent that reads slowly. One that is further behind loses its stream; it gets a
@@ -173,7 +174,7 @@ impl Sessions {
 
 /// The service that agents dial.
 #[derive(Debug)]
-pub(crate) struct AgentsService(pub(crate) Arc<Sessions>);
+pub(crate) struct AgentsService(pub(crate) Arc<Front>);
 
 type ToAgents = Pin<Box<dyn Stream<Item = Result<v1::LeaderMessage, Status>> + Send>>;
 
@@ -186,12 +187,13 @@ impl Agents for AgentsService {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<ToAgents>, Status> {
-        if self.0.leader.is_stopped() {
+        let sessions = self.0.leading()?.sessions;
+        if sessions.leader.is_stopped() {
             return Err(stopped());
         }
         let peer = request.remote_addr().map(|address| address.ip());
         debug!(?peer, "an agent opened a session");
-        let (messages, key) = self.0.open(peer, request.into_inner());
+        let (messages, key) = sessions.open(peer, request.into_inner());
         let mut response = Response::new(parts(messages));
         let key = key.parse().map_err(|_| Status::internal("the session's key is no metadata"))?;
         response.metadata_mut().insert(SESSION_KEY, key);
@@ -202,9 +204,10 @@ impl Agents for AgentsService {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<ToAgents>, Status> {
+        let sessions = self.0.leading()?.sessions;
         let key = request.metadata().get(SESSION_KEY).and_then(|key| key.to_str().ok());
         let key = key.unwrap_or_default().to_owned();
-        let acks = self.0.open_heartbeats(&key, request.into_inner());
+        let acks = sessions.open_heartbeats(&key, request.into_inner());
         Ok(Response::new(parts(acks.ok_or_else(|| Status::not_found("that session is over"))?)))
     }
 }

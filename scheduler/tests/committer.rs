@@ -36,6 +36,10 @@ impl Store for Scripted {
         Ok(self.term)
     }
 
+    fn is_latest(&self) -> bool {
+        true
+    }
+
     fn load(&mut self) -> Result<Durable, StoreError> {
         Ok(self.durable.lock().expect("lock").clone())
     }

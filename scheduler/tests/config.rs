@@ -22,9 +22,25 @@ fn the_sample_lists_every_option_with_its_default() {
         let option = line.split(' ').next().expect("a word");
         assert_snapshot_of_removal(option, line);
     }
-    let options = SAMPLE.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-    let known = error("x = 1").split(',').count();
-    assert_eq!(options, known, "{}", error("x = 1"));
+    // What has no default is commented out, and is right when it is not.
+    let in_full =
+        SAMPLE.lines().map(|line| line.strip_prefix('#').filter(|rest| is_option(rest)).unwrap_or(line));
+    let in_full = in_full.collect::<Vec<_>>().join("\n").replace("http://", "https://");
+    let etcd = read(&in_full).expect("the sample in full is right").etcd.expect("etcd");
+    assert_eq!(etcd.prefix, "/muster/", "the default");
+    let options = |text: &str| text.lines().filter(|line| is_option(line) && !line.starts_with('[')).count();
+    let (own, of_etcd) = in_full.split_once("[etcd]").expect("a table");
+    let known = |text| error(text).split(',').count();
+    // "etcd" itself is one.
+    assert_eq!(options(own) + 1, known("x = 1"), "{}", error("x = 1"));
+    assert_eq!(options(of_etcd), known("[etcd]\nx = 1"), "{}", error("[etcd]\nx = 1"));
+}
+
+/// Whether this line of the sample gives an option or a table, and is no comment.
+fn is_option(line: &str) -> bool {
+    let name = line.split(" = ").next().unwrap_or_default();
+    let names_one = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    (names_one(name) && name != line) || line == "[etcd]"
 }
 
 /// Each line of the sample is one option: spelled otherwise it is refused.
@@ -45,15 +61,15 @@ fn every_option_is_read() {
          heartbeat_interval = '250ms'\nlease_ttl = '4s 500ms'\nsystemd_timeout = '1m 30s'\nlog = 'debug'\n",
     )
     .expect("it is right");
-    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, state_dir: "/tmp/state", runtime_dir: None, heartbeat_interval: 250ms, lease_ttl: 4.5s, systemd_timeout: 90s, brake_hold: 60s, restart_grace: 30s, log: LevelFilter::DEBUG }"#);
+    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, advertise: None, state_dir: "/tmp/state", etcd: None, runtime_dir: None, heartbeat_interval: 250ms, lease_ttl: 4.5s, systemd_timeout: 90s, brake_hold: 60s, restart_grace: 30s, log: LevelFilter::DEBUG }"#);
     assert_eq!(config.settings().lease_ttl, config.lease_ttl);
 }
 
 #[test]
 fn mistakes_are_shown_with_their_line() {
     assert_snapshot!(error("# leases\n\nlease_tll = \"5s\"\n"), @r#"scheduler.toml:3: unknown option "lease_tll"; did you mean "lease_ttl"?"#);
-    assert_snapshot!(error("tls = true\n"), @r#"scheduler.toml:1: unknown option "tls"; the options are brake_hold, heartbeat_interval, insecure_listen, lease_ttl, listen, log, restart_grace, state_dir, systemd_timeout"#);
-    assert_snapshot!(error("[leases]\nlease_ttl = \"5s\"\n"), @r#"scheduler.toml:1: unknown option "leases"; the options are brake_hold, heartbeat_interval, insecure_listen, lease_ttl, listen, log, restart_grace, state_dir, systemd_timeout"#);
+    assert_snapshot!(error("tls = true\n"), @r#"scheduler.toml:1: unknown option "tls"; the options are advertise, brake_hold, etcd, heartbeat_interval, insecure_listen, lease_ttl, listen, log, restart_grace, state_dir, systemd_timeout"#);
+    assert_snapshot!(error("[leases]\nlease_ttl = \"5s\"\n"), @r#"scheduler.toml:1: unknown option "leases"; the options are advertise, brake_hold, etcd, heartbeat_interval, insecure_listen, lease_ttl, listen, log, restart_grace, state_dir, systemd_timeout"#);
     assert_snapshot!(error("\nlease_ttl = 5\n"), @r#"scheduler.toml:2: a duration such as "5s", "500ms" or "1m 30s" is expected, in quotes"#);
     assert_snapshot!(error("lease_ttl = \"5 parsecs\"\n"), @r#"scheduler.toml:1: "5 parsecs" is not a duration such as "5s", "500ms" or "1m 30s": unknown time unit "parsecs", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations)"#);
     assert_snapshot!(error("lease_ttl = \"25h\"\n"), @r#"scheduler.toml:1: a duration is at most "24h""#);
@@ -75,6 +91,25 @@ fn leases_that_contradict_are_refused_with_the_reason() {
     assert_snapshot!(error("brake_hold = \"0s\""), @"scheduler.toml:1: brake_hold is 0s and lease_ttl is 5s: it must be at least as long, since machines that were only cut off need a lease's time to be back; without it a scheduler that is cut off itself moves all units");
     assert_snapshot!(error("restart_grace = \"4s\""), @"scheduler.toml:1: restart_grace is 4s and lease_ttl is 5s: what an agent that is restarted asks for must be at least what it has");
     read("lease_ttl = \"4s\"").expect("three heartbeats fit, and the guard's start");
+}
+
+#[test]
+fn what_is_said_of_etcd_must_make_sense() {
+    let etcd = |text: &str| error(&format!("[etcd]\n{text}\n"));
+    read("[etcd]\nendpoints = ['http://127.0.0.1:2379', 'http://[::1]:2379', 'http://198.18.0.1:1']")
+        .expect("right");
+    read("[etcd]\nendpoints = ['https://etcd1.example:2379']\nca = '/ca.pem'").expect("right");
+    assert_snapshot!(etcd(""), @"scheduler.toml:1: missing field `endpoints`");
+    assert_snapshot!(etcd("endpoints = []"), @r#"scheduler.toml:1: etcd.endpoints is empty: name the members, such as ["http://127.0.0.1:2379"]"#);
+    assert_snapshot!(etcd("endpoint = 'http://127.0.0.1:2379'"), @r#"scheduler.toml:2: unknown option "endpoint"; did you mean "endpoints"?"#);
+    assert_snapshot!(etcd("endpoints = ['127.0.0.1:2379']"), @r#"scheduler.toml:1: "127.0.0.1:2379" in etcd.endpoints is no URL such as "http://127.0.0.1:2379" or "https://etcd1:2379""#);
+    assert_snapshot!(etcd("endpoints = ['http://127.0.0.1']"), @r#"scheduler.toml:1: "http://127.0.0.1" in etcd.endpoints is no URL such as "http://127.0.0.1:2379" or "https://etcd1:2379""#);
+    assert_snapshot!(etcd("endpoints = ['http://10.0.0.1:2379']"), @"scheduler.toml:1: http://10.0.0.1:2379 in etcd.endpoints is refused: who reads or changes what passes there commands the cluster; use https (a loopback address is allowed without, and one in 198.18.0.0/15, the network set aside for tests by RFC 2544)");
+    assert_snapshot!(etcd("endpoints = ['https://10.0.0.1:2379']"), @"scheduler.toml:1: https://10.0.0.1:2379 in etcd.endpoints needs etcd.ca: the authority that signs its certificate");
+    assert_snapshot!(etcd("endpoints = ['http://127.0.0.1:2379']\nprefix = '/muster'"), @r#"scheduler.toml:1: etcd.prefix is "/muster": it must end in a slash, as "/muster/" does"#);
+    assert_snapshot!(etcd("endpoints = ['https://h:1']\nca = '/ca'\ncert = '/c'"), @"scheduler.toml:1: etcd.cert and etcd.key go together: one is given without the other");
+    assert_snapshot!(etcd("endpoints = ['http://127.0.0.1:2379']\nuser = 'muster'"), @"scheduler.toml:1: etcd.user and etcd.password_file go together: one is given without the other");
+    assert_snapshot!(error("advertise = \"198.18.0.1\""), @r#"scheduler.toml:1: advertise = "198.18.0.1": HOST:PORT is expected, such as "scheduler1:7400""#);
 }
 
 #[test]

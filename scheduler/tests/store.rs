@@ -20,6 +20,8 @@ use muster_scheduler::store::{CommitError, Embedded, FILE_NAME, Store, StoreErro
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use self::common::etcd::{self, Etcd};
+
 fn name(number: usize) -> UnitName {
     format!("unit-{number}.service").parse().expect("a name")
 }
@@ -177,6 +179,21 @@ fn open_again(directory: &Path) -> Embedded {
 
 contract!(
     embedded,
+    [
+        a_new_store_is_an_empty_cluster,
+        terms_rise,
+        it_holds_what_was_committed,
+        an_overtaken_term_changes_nothing,
+    ]
+);
+
+fn in_etcd(test: fn(contract::Open<'_>)) {
+    let (server, runtime) = (Etcd::start(1, &[]), etcd::runtime());
+    test(&|| Box::new(etcd::Opened::new(&runtime, server.config())));
+}
+
+contract!(
+    in_etcd,
     [
         a_new_store_is_an_empty_cluster,
         terms_rise,

@@ -126,7 +126,7 @@ impl StoredCommand {
 }
 
 /// One change of the durable state. A batch of them is committed whole or not at all.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// A unit's record is new or other.
     PutUnit(UnitName, StoredUnit),

@@ -1,8 +1,7 @@
 //! The embedded store: one redb file in the scheduler's state directory.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +14,13 @@ use redb::{
     Builder, Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
     TableError, WriteTransaction,
 };
-use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use super::allocating::Allocating;
 use super::witness::Witness;
-use super::{CommitError, Store, StoreError};
+use super::{CommitError, Store, StoreError, lock_directory};
 
 /// The name of the file in the state directory.
 pub const FILE_NAME: &str = "muster.redb";
@@ -97,7 +95,7 @@ impl Embedded {
 
     /// Lets a file in this directory, which must not be on the same file system, tell whether the store is as it was
     /// written last. Where it does not tell so, it tells nothing else for the time that is given: see
-    /// [`Self::is_latest`].
+    /// [`Store::is_latest`].
     ///
     /// # Errors
     /// When the disk fails.
@@ -109,12 +107,6 @@ impl Embedded {
         let commits = commits().map_err(|error| store_error(&self.path, error))?;
         self.witness = Some(Witness::open(directory, self.cluster, commits, self.made, doubt));
         Ok(self)
-    }
-
-    /// Whether it is known that nothing was ever committed that this store does not hold: it is no older copy that was put
-    /// in its place, nor was it for as long as that may matter.
-    pub fn is_latest(&self) -> bool {
-        self.witness.as_ref().is_some_and(Witness::is_sure)
     }
 
     /// The cluster that it belongs to.
@@ -149,6 +141,10 @@ impl Embedded {
 }
 
 impl Store for Embedded {
+    fn is_latest(&self) -> bool {
+        self.witness.as_ref().is_some_and(Witness::is_sure)
+    }
+
     fn take_term(&mut self, above: Term) -> Result<Term, CommitError> {
         let database = self.database().map_err(CommitError::Unknown)?;
         let take = || -> Result<_, redb::Error> {
@@ -359,22 +355,6 @@ fn read_meta(database: &Database) -> Result<(String, String), redb::Error> {
         Ok(meta.get(key)?.ok_or_else(missing)?.value().to_owned())
     };
     Ok((value(FORMAT_KEY)?, value(CLUSTER_KEY)?))
-}
-
-/// Makes sure that nobody else uses the state directory, for as long as the file is open.
-fn lock_directory(path: &Path) -> Result<File, StoreError> {
-    // Unit files may hold secrets.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| io_error("make the directory", path, source))?;
-    let directory = File::open(path).map_err(|source| io_error("open the directory", path, source))?;
-    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(directory),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { path: path.to_owned() }),
-        Err(error) => Err(io_error("lock the directory", path, error.into())),
-    }
 }
 
 /// Makes an empty store for a new cluster. A crash leaves either no store or a whole one.

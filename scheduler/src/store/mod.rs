@@ -3,12 +3,16 @@
 mod allocating;
 mod committer;
 mod embedded;
+pub mod etcd;
 mod witness;
 
-use std::path::PathBuf;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use muster_core::ids::Term;
 use muster_core::leader::{Change, Durable};
+use rustix::fs::{FlockOperation, flock};
 
 pub use self::committer::{Committed, Committer};
 pub use self::embedded::{Embedded, FILE_NAME};
@@ -23,6 +27,10 @@ pub trait Store: Send {
 
     /// Reads everything.
     fn load(&mut self) -> Result<Durable, StoreError>;
+
+    /// Whether it is known that nothing was ever committed that this store does not hold: it is no older copy that was put
+    /// in its place, nor was it for as long as that may matter.
+    fn is_latest(&self) -> bool;
 
     /// Makes these changes, in this order: all of them or none. They are durable on return.
     fn commit(&mut self, term: Term, changes: Vec<Change>) -> Result<(), CommitError>;
@@ -77,6 +85,14 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
+    /// What etcd holds, or that it does not answer.
+    #[error("etcd, prefix {prefix}: {problem}")]
+    Etcd {
+        /// Below which it lies.
+        prefix: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The disk, or the file system.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -88,4 +104,21 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Makes sure that nobody else uses the state directory, for as long as the file is open.
+pub(crate) fn lock_directory(path: &Path) -> Result<File, StoreError> {
+    let io = |doing, source| StoreError::Io { doing, path: path.to_owned(), source };
+    // Unit files may hold secrets.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| io("make the directory", source))?;
+    let directory = File::open(path).map_err(|source| io("open the directory", source))?;
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(directory),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { path: path.to_owned() }),
+        Err(error) => Err(io("lock the directory", error.into())),
+    }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+pub mod etcd;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,0 +1,77 @@
+//! Whom agents and clients meet: the leader where this scheduler leads, else who says where that is.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use muster_proto::not_leading;
+use tonic::Status;
+
+use crate::events::Events;
+use crate::lead::LeaderHandle;
+use crate::sessions::Sessions;
+use crate::watchers::Watchers;
+
+/// What this scheduler is at the moment.
+#[derive(Debug, Default)]
+pub(crate) struct Front(RwLock<Role>);
+
+#[derive(Clone, Debug)]
+enum Role {
+    Follows { leader: Option<String> },
+    Leads(Leading),
+}
+
+impl Default for Role {
+    fn default() -> Self {
+        Self::Follows { leader: None }
+    }
+}
+
+/// All that a leader is reached through.
+#[derive(Clone, Debug)]
+pub(crate) struct Leading {
+    pub(crate) leader: LeaderHandle,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) watchers: Arc<Watchers>,
+    pub(crate) events: Arc<Events>,
+}
+
+impl Leading {
+    /// Ends all streams.
+    pub(crate) fn close(&self) {
+        self.sessions.close_all();
+        self.watchers.close_all();
+        self.events.stop_serving();
+    }
+}
+
+impl Front {
+    /// The leader.
+    ///
+    /// # Errors
+    /// Where this scheduler does not lead: who does, if that is known.
+    pub(crate) fn leading(&self) -> Result<Leading, Status> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Role::Leads(leading) => Ok(leading.clone()),
+            Role::Follows { leader } => Err(not_leading(leader.as_deref())),
+        }
+    }
+
+    /// What the service manager's status line says of it; none where this scheduler leads, which says more.
+    pub(crate) fn status(&self) -> Option<String> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Role::Leads(_) => None,
+            Role::Follows { leader: Some(leader) } => Some(format!("following {leader}")),
+            Role::Follows { leader: None } => Some("no scheduler leads".to_owned()),
+        }
+    }
+
+    /// It leads.
+    pub(crate) fn leads(&self, leading: Leading) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Role::Leads(leading);
+    }
+
+    /// Another leads, or nobody.
+    pub(crate) fn follows(&self, leader: Option<String>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Role::Follows { leader };
+    }
+}

@@ -1,0 +1,316 @@
+//! The state in etcd, for several schedulers of which one leads.
+//!
+//! The store is the leader's log: each commit is one entry, and once the log is larger than the state, the state is written
+//! beside it and the log begins anew. Every write compares the key that the election made, so that a leader which was
+//! overtaken writes nothing; and it compares the number of the entry, so that one of which no answer came can be made
+//! again, and is there once. So no commit's end is unknown for as long as this scheduler may lead.
+//!
+//! | file | what is in it |
+//! | --- | --- |
+//! | `keys` | what lies where |
+//! | `log` | batches in values, and the state in pieces |
+//! | `mirror` | the state in memory |
+//! | `session` | the lease that a scheduler's election hangs on |
+//! | `candidate` | following, and being elected |
+//! | `observer` | what can be said of the schedulers and of etcd |
+
+mod candidate;
+mod keys;
+mod log;
+mod mirror;
+mod observer;
+mod session;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use muster_core::ids::Term;
+use muster_core::leader::{Change, Durable};
+use muster_core::time::Time;
+use muster_etcd::{Client, Error, pb};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+pub use self::candidate::{Candidate, Elected, Home, Standing};
+use self::keys::{Keys, op};
+use self::log::Place;
+pub use self::mirror::{LeaderRecord, ReadError, SchedulerRecord};
+use self::mirror::{Mirror, SnapshotRecord};
+pub use self::observer::{MemberHealth, Observed, Observer};
+use self::session::Lease;
+use super::{CommitError, Store, StoreError};
+
+/// How long one try of a commit may take before another member is asked.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// How long it is until the next try, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// The log is not begun anew before it is so large, in bytes.
+const MIN_LOG_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The store of a leader, for as long as its election lasts.
+#[derive(Debug)]
+pub struct EtcdStore {
+    network: Handle,
+    client: Arc<Client>,
+    keys: Keys,
+    mirror: Mirror,
+    /// The revision at which the leader's key was made: the guard of each write.
+    office: i64,
+    /// Set when nobody waits for an answer any more.
+    abandoned: Arc<AtomicBool>,
+    /// How far the snapshot has come that is being written.
+    snapshot: Option<Snapshot>,
+}
+
+#[derive(Debug, Default)]
+struct Snapshot {
+    from: u64,
+    after: Option<Place>,
+    parts: u64,
+    bytes: u64,
+    log_bytes_before: u64,
+}
+
+/// Makes a store give up what is not answered.
+#[derive(Clone, Debug, Default)]
+pub struct Abandon(Arc<AtomicBool>);
+
+impl Abandon {
+    /// Nothing more is waited for.
+    pub fn now(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// One write of a leader: this value under this key, and what goes with it.
+struct Write {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    /// When the key was changed last; 0: there is none. Not compared where that does not matter.
+    was: Option<i64>,
+    also: Vec<pb::RequestOp>,
+}
+
+impl EtcdStore {
+    fn new(network: Handle, client: Arc<Client>, keys: Keys, mirror: Mirror, office: i64) -> Self {
+        Self { network, client, keys, mirror, office, abandoned: Arc::default(), snapshot: None }
+    }
+
+    /// What makes it give up.
+    pub fn abandon(&self) -> Abandon {
+        Abandon(Arc::clone(&self.abandoned))
+    }
+
+    /// Writes, if this scheduler still leads; gives the revision of that. Asked again until there is an answer: the
+    /// comparisons see to it that it is done once.
+    fn write(&self, write: Write) -> Result<i64, CommitError> {
+        self.network.block_on(self.write_until_answered(write))
+    }
+
+    async fn write_until_answered(&self, write: Write) -> Result<i64, CommitError> {
+        let mut compare = vec![op::made_at(self.keys.leader(), self.office)];
+        compare.extend(write.was.map(|revision| op::changed_at(write.key.clone(), revision)));
+        let mut success = vec![op::put(write.key.clone(), write.value.clone(), 0)];
+        success.extend(write.also);
+        let read = vec![op::get(self.keys.leader()), op::get(self.keys.term()), op::get(write.key)];
+        let request = pb::TxnRequest { compare, success, failure: read.clone() };
+        let read = pb::TxnRequest { success: read, ..Default::default() };
+        let (mut unanswered, mut pause) = (false, AGAIN.0);
+        loop {
+            // One that was not answered may be done, and a full store would not say so.
+            let answer = match self.client.txn(request.clone(), ANSWER).await {
+                Err(Error::NoSpace(_)) if unanswered => {
+                    self.client.txn(read.clone(), ANSWER).await.map(|mut answer| {
+                        answer.succeeded = false;
+                        answer
+                    })
+                }
+                answer => answer,
+            };
+            match answer {
+                Ok(answer) if answer.succeeded => {
+                    return Ok(answer.header.map_or(0, |header| header.revision));
+                }
+                Ok(answer) => match self.judge(answer, &write.value)? {
+                    Some(revision) => return Ok(revision),
+                    None if unanswered => {}
+                    None => return Err(self.unknown("another wrote in this leader's place")),
+                },
+                Err(error @ Error::Unanswered { .. }) => {
+                    if !unanswered {
+                        warn!(%error, "etcd does not answer; it is asked again");
+                    }
+                    unanswered = true;
+                }
+                Err(error) if unanswered => debug!(%error, "etcd refuses what it was asked before"),
+                Err(error) => return Err(CommitError::Failed(error.to_string())),
+            }
+            if self.abandoned.load(Ordering::Acquire) {
+                return Err(self.unknown("etcd did not answer"));
+            }
+            sleep(pause).await;
+            pause = (2 * pause).min(AGAIN.1);
+        }
+    }
+
+    /// What became of a write whose comparisons did not hold: done before, at this revision; or not.
+    fn judge(&self, answer: pb::TxnResponse, value: &[u8]) -> Result<Option<i64>, CommitError> {
+        let mut values = op::values(answer).into_iter();
+        let (leader, term, key) = (values.next().flatten(), values.next().flatten(), values.next().flatten());
+        if leader.is_none_or(|leader| leader.create_revision != self.office) {
+            let term = term.and_then(|kv| String::from_utf8_lossy(&kv.value).parse().ok());
+            return Err(CommitError::Refused {
+                ours: self.mirror.term,
+                later: Term(term.unwrap_or_default()),
+            });
+        }
+        Ok(key.filter(|kv| kv.value == value).map(|kv| kv.mod_revision))
+    }
+
+    fn unknown(&self, problem: &str) -> CommitError {
+        CommitError::Unknown(StoreError::Etcd {
+            prefix: self.keys.prefix().to_owned(),
+            problem: problem.to_owned(),
+        })
+    }
+
+    /// Writes the next piece of the state beside the log, once that is large. It waits for the commits that follow, so
+    /// that a cluster in which nothing happens writes nothing.
+    fn shorten_log(&mut self) -> Result<(), CommitError> {
+        let state = self.mirror.snapshot.bytes;
+        if self.snapshot.is_none() && self.mirror.log_bytes > state.max(MIN_LOG_BYTES) {
+            self.snapshot = Some(Snapshot {
+                from: self.mirror.number,
+                log_bytes_before: self.mirror.log_bytes,
+                ..Snapshot::default()
+            });
+        }
+        let Some(mut snapshot) = self.snapshot.take() else { return Ok(()) };
+        let Some((changes, place)) = log::chunk(&self.mirror.durable, snapshot.after.as_ref()) else {
+            return self.begin_log(&snapshot);
+        };
+        for value in self.values(&changes)? {
+            snapshot.bytes += value.len() as u64;
+            let key = self.keys.snapshot_part(snapshot.from, snapshot.parts);
+            self.write(Write { key, value, was: None, also: Vec::new() })?;
+            snapshot.parts += 1;
+        }
+        snapshot.after = Some(place);
+        self.snapshot = Some(snapshot);
+        Ok(())
+    }
+
+    /// The state is written: the log begins after the entry as of which it was begun.
+    fn begin_log(&mut self, snapshot: &Snapshot) -> Result<(), CommitError> {
+        let record = SnapshotRecord { from: snapshot.from, bytes: snapshot.bytes };
+        let value = serde_json::to_vec(&record).map_err(|error| CommitError::Failed(error.to_string()))?;
+        let also = vec![
+            // All snapshots before, and what one that came after them has left.
+            op::delete(self.keys.snapshot_part(0, 0), self.keys.snapshot_part(snapshot.from, 0)),
+            op::delete(
+                self.keys.snapshot_part(snapshot.from, snapshot.parts),
+                self.keys.snapshot_part(u64::MAX, u64::MAX),
+            ),
+            op::delete(self.keys.entry(0), self.keys.entry(snapshot.from + 1)),
+        ];
+        let was = Some(self.mirror.snapshot_revision);
+        let revision = self.write(Write { key: self.keys.snapshot(), value, was, also })?;
+        info!(entry = record.from, bytes = record.bytes, "the log in etcd begins anew");
+        self.mirror.snapshot_revision = revision;
+        self.mirror.snapshot = record;
+        self.mirror.log_bytes -= snapshot.log_bytes_before;
+        Ok(())
+    }
+
+    fn values(&self, changes: &[Change]) -> Result<Vec<Vec<u8>>, CommitError> {
+        log::values(self.mirror.term, changes).map_err(|error| CommitError::Failed(error.to_string()))
+    }
+}
+
+impl Store for EtcdStore {
+    fn take_term(&mut self, above: Term) -> Result<Term, CommitError> {
+        let term = self.mirror.term.max(above).next();
+        let (key, value) = (self.keys.term(), term.to_string().into_bytes());
+        let was = Some(self.mirror.term_revision);
+        self.mirror.term_revision = self.write(Write { key, value, was, also: Vec::new() })?;
+        self.mirror.term = term;
+        Ok(term)
+    }
+
+    fn is_latest(&self) -> bool {
+        true
+    }
+
+    fn load(&mut self) -> Result<Durable, StoreError> {
+        Ok(self.mirror.durable.clone())
+    }
+
+    fn commit(&mut self, term: Term, changes: Vec<Change>) -> Result<(), CommitError> {
+        if term != self.mirror.term {
+            return Err(CommitError::Refused { ours: term, later: self.mirror.term });
+        }
+        for value in self.values(&changes)? {
+            let (key, bytes) = (self.keys.entry(self.mirror.number + 1), value.len() as u64);
+            self.write(Write { key, value, was: Some(0), also: Vec::new() })?;
+            self.mirror.number += 1;
+            self.mirror.log_bytes += bytes;
+        }
+        self.mirror.wrote(changes);
+        if let Err(error) = self.shorten_log() {
+            // The commit itself is durable; of what follows the next one learns.
+            warn!(%error, "the state could not be written beside its log");
+        }
+        Ok(())
+    }
+}
+
+/// How long a leader's election lasts.
+#[derive(Clone, Debug)]
+pub struct Reign {
+    client: Arc<Client>,
+    keys: Keys,
+    lease: watch::Receiver<Option<Lease>>,
+    id: i64,
+    office: i64,
+}
+
+impl Reign {
+    /// The next news: until when it leads at least, by this machine's clock; or why it does not any more.
+    pub async fn next(&mut self) -> Result<Time, String> {
+        loop {
+            if self.lease.changed().await.is_err() {
+                return Err("this scheduler stops".to_owned());
+            }
+            let lease = *self.lease.borrow_and_update();
+            let Some(lease) = lease.filter(|lease| lease.id == self.id) else {
+                return Err("its lease in etcd is over".to_owned());
+            };
+            // The lease may outlive the key, where somebody has deleted that.
+            let range = pb::RangeRequest { key: self.keys.leader().into(), ..Default::default() };
+            match self.client.range(range, ANSWER).await {
+                Ok(answer) if answer.kvs.first().is_some_and(|kv| kv.create_revision == self.office) => {
+                    return Ok(lease.until);
+                }
+                Ok(_) => return Err("its key in etcd is gone".to_owned()),
+                Err(error) => debug!(%error, "whether this scheduler still leads is not known"),
+            }
+        }
+    }
+
+    /// Gives the leadership up, so that another is elected at once.
+    pub async fn end(&self) {
+        let request = pb::TxnRequest {
+            compare: vec![op::made_at(self.keys.leader(), self.office)],
+            success: vec![op::delete(self.keys.leader(), Vec::new())],
+            failure: Vec::new(),
+        };
+        if let Err(error) = self.client.txn(request, ANSWER).await {
+            info!(%error, "the leadership could not be given up; it ends by itself");
+        }
+    }
+}

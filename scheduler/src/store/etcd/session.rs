@@ -1,0 +1,137 @@
+//! What hangs on a scheduler's life: a lease in etcd, renewed for as long as the process runs. Its place in the list of
+//! schedulers hangs on it, and the leader's key where it is elected. Renewing a lease writes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::time::Time;
+use muster_daemon::clock;
+use muster_etcd::{Client, Error, pb};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::keys::{Keys, op};
+use super::mirror::SchedulerRecord;
+
+/// How long a scheduler that is dead counts as alive, in seconds: as short as a machine's lease, and long enough for etcd
+/// to choose another leader of its own meanwhile (1 s to 2 s at its default settings).
+const TTL: i64 = 5;
+
+/// How often the lease is renewed: two renewals may fail.
+const RENEW: Duration = Duration::from_millis(1000 * TTL.unsigned_abs() / 3);
+
+/// How long one request may take, and how long it is until the next one after one has failed.
+const ANSWER: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// A lease that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub(super) id: i64,
+    /// Until then at least, by this machine's clock: counted from when the last renewal was asked for, less what clocks
+    /// may drift.
+    pub(super) until: Time,
+}
+
+/// Keeps a lease.
+#[derive(Debug)]
+pub(super) struct Session {
+    lease: watch::Receiver<Option<Lease>>,
+    client: Arc<Client>,
+    task: JoinHandle<()>,
+}
+
+impl Session {
+    pub(super) fn start(client: Arc<Client>, keys: Keys, id: Uuid, record: SchedulerRecord) -> Self {
+        let (lease, watched) = watch::channel(None);
+        let task = tokio::spawn(keep(Arc::clone(&client), keys, id, record, lease));
+        Self { lease: watched, client, task }
+    }
+
+    /// The lease, and what becomes of it.
+    pub(super) fn lease(&self) -> watch::Receiver<Option<Lease>> {
+        self.lease.clone()
+    }
+
+    /// Ends the lease, and with it all that hangs on it.
+    pub(super) async fn end(self) {
+        self.task.abort();
+        let Some(lease) = *self.lease.borrow() else { return };
+        if let Err(error) = self.client.revoke(lease.id, ANSWER).await {
+            info!(%error, "the lease in etcd could not be ended; it ends by itself");
+        }
+    }
+}
+
+async fn keep(
+    client: Arc<Client>,
+    keys: Keys,
+    id: Uuid,
+    record: SchedulerRecord,
+    lease: watch::Sender<Option<Lease>>,
+) {
+    let mut complaint = String::new();
+    loop {
+        let begun = begin(&client, &keys, id, &record).await;
+        let first = match begun {
+            Ok(first) => first,
+            Err(error) => {
+                complain(&mut complaint, &error);
+                sleep(pause_after(&error)).await;
+                continue;
+            }
+        };
+        complaint.clear();
+        lease.send_replace(Some(first));
+        sleep(RENEW).await;
+        loop {
+            let asked = clock::now();
+            match client.keep_alive(first.id, ANSWER).await {
+                Ok(ttl) => {
+                    complaint.clear();
+                    lease.send_replace(Some(Lease { id: first.id, until: until(asked, ttl) }));
+                    sleep(RENEW).await;
+                }
+                Err(Error::NoLease) => break,
+                Err(error) => {
+                    complain(&mut complaint, &error);
+                    sleep(pause_after(&error)).await;
+                }
+            }
+        }
+        warn!("the lease in etcd is over: this scheduler was not heard for {TTL} s");
+        lease.send_replace(None);
+    }
+}
+
+async fn begin(client: &Client, keys: &Keys, id: Uuid, record: &SchedulerRecord) -> Result<Lease, Error> {
+    let asked = clock::now();
+    let granted = client.grant(TTL, ANSWER).await?;
+    let value = serde_json::to_vec(record).map_err(|error| Error::Refused(error.to_string()))?;
+    let register = op::put(keys.scheduler(&id.to_string()), value, granted.id);
+    let request = pb::TxnRequest { success: vec![register], ..Default::default() };
+    client.txn(request, ANSWER).await?;
+    Ok(Lease { id: granted.id, until: until(asked, granted.ttl) })
+}
+
+fn until(asked: Time, ttl: i64) -> Time {
+    let ttl = Duration::from_secs(ttl.unsigned_abs());
+    asked + ttl.saturating_sub(ttl / 50)
+}
+
+/// Another member may answer at once; what is refused is so for longer.
+fn pause_after(error: &Error) -> Duration {
+    if let Error::Unanswered { .. } = error { AGAIN } else { RENEW }
+}
+
+/// Once for each reason.
+fn complain(last: &mut String, error: &Error) {
+    let text = error.to_string();
+    if *last != text {
+        warn!(error = text, "etcd does not renew this scheduler's lease; it is tried again");
+        *last = text;
+    }
+}

@@ -1,0 +1,378 @@
+//! A real etcd on loopback, for tests: members that can be killed, stopped and started again.
+
+#![allow(dead_code, reason = "no test uses all of it")]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::ids::{ClusterId, Term};
+use muster_core::leader::{Change, Durable};
+use muster_etcd::{Client, Config, Tls, pb};
+use muster_scheduler::store::etcd::{Candidate, Elected, EtcdStore, Home, Reign};
+use muster_scheduler::store::{CommitError, Store, StoreError};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::runtime::{Handle, Runtime};
+use uuid::Uuid;
+
+use super::wait_for;
+
+/// How long a request of a test's own may take.
+pub const WAIT: Duration = Duration::from_secs(10);
+
+/// An etcd cluster. It ends with this.
+pub struct Etcd {
+    members: Vec<Member>,
+    tls: Option<Certificates>,
+    directory: TempDir,
+}
+
+struct Member {
+    child: Option<Child>,
+    arguments: Vec<String>,
+    endpoint: String,
+    log: PathBuf,
+}
+
+/// An authority, and what it has signed: files in PEM.
+pub struct Certificates {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Certificates {
+    /// A new authority, with a certificate for loopback addresses, for servers and clients.
+    pub fn new(directory: &Path, name: &str) -> Self {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        authority.distinguished_name.push(rcgen::DnType::CommonName, format!("{name} authority"));
+        let authority = rcgen::CertifiedIssuer::self_signed(authority, key).expect("an authority");
+        let mut own = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).expect("parameters");
+        own.distinguished_name.push(rcgen::DnType::CommonName, name);
+        own.extended_key_usages =
+            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let own_key = rcgen::KeyPair::generate().expect("a key");
+        let own = own.signed_by(&own_key, &authority).expect("a certificate");
+        let write = |file: &str, text: String| {
+            let path = directory.join(format!("{name}-{file}.pem"));
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        Self {
+            ca: write("ca", authority.pem()),
+            cert: write("cert", own.pem()),
+            key: write("key", own_key.serialize_pem()),
+        }
+    }
+
+    pub fn tls(&self) -> Tls {
+        let read = |path: &PathBuf| std::fs::read(path).expect("read");
+        Tls { ca: read(&self.ca), identity: Some((read(&self.cert), read(&self.key))) }
+    }
+}
+
+impl Etcd {
+    /// So many members, with these arguments each; ready to be used.
+    pub fn start(members: usize, arguments: &[&str]) -> Self {
+        Self::start_with(members, arguments, false)
+    }
+
+    /// One member that speaks TLS only, to clients whose certificate its authority has signed.
+    pub fn start_with_tls() -> Self {
+        Self::start_with(1, &[], true)
+    }
+
+    fn start_with(count: usize, arguments: &[&str], tls: bool) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let tls = tls.then(|| Certificates::new(directory.path(), "etcd"));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        // Held together, so that no two are the same.
+        let ports: Vec<TcpListener> =
+            (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+        let port = |index: usize| ports[index].local_addr().expect("an address").port();
+        let cluster: Vec<_> =
+            (0..count).map(|n| format!("m{n}=http://127.0.0.1:{}", port(count + n))).collect();
+        let members = (0..count).map(|n| {
+            let (client, peer) = (format!("{scheme}://127.0.0.1:{}", port(n)), port(count + n));
+            let log = directory.path().join(format!("m{n}.log"));
+            let mut all = vec![
+                format!("--name=m{n}"),
+                format!("--data-dir={}", directory.path().join(format!("m{n}")).display()),
+                format!("--listen-client-urls={client}"),
+                format!("--advertise-client-urls={client}"),
+                format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
+                format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
+                format!("--initial-cluster={}", cluster.join(",")),
+                "--logger=zap".to_owned(),
+                "--log-level=warn".to_owned(),
+            ];
+            if let Some(tls) = &tls {
+                all.push(format!("--trusted-ca-file={}", tls.ca.display()));
+                all.push(format!("--cert-file={}", tls.cert.display()));
+                all.push(format!("--key-file={}", tls.key.display()));
+                all.push("--client-cert-auth".to_owned());
+            }
+            all.extend(arguments.iter().map(ToString::to_string));
+            Member { child: None, arguments: all, endpoint: client, log }
+        });
+        let members = members.collect();
+        drop(ports);
+        let mut etcd = Self { members, tls, directory };
+        (0..count).for_each(|n| etcd.start_member(n));
+        etcd.wait_until_it_answers();
+        etcd
+    }
+
+    /// Starts a member that is not there.
+    pub fn start_member(&mut self, n: usize) {
+        let member = &mut self.members[n];
+        let log = std::fs::File::options().create(true).append(true).open(&member.log).expect("a log");
+        let child = Command::new("etcd")
+            .args(&member.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("etcd can be run (Debian's package etcd-server)");
+        member.child = Some(child);
+    }
+
+    /// Kills a member.
+    pub fn kill(&mut self, n: usize) {
+        if let Some(mut child) = self.members[n].child.take() {
+            child.kill().expect("killed");
+            child.wait().expect("waited for");
+        }
+    }
+
+    /// Sends a signal to a member.
+    pub fn signal(&self, n: usize, signal: Signal) {
+        let child = self.members[n].child.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).expect("signalled");
+    }
+
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.endpoint.clone()).collect()
+    }
+
+    /// How a client gets there.
+    pub fn config(&self) -> Config {
+        Config { endpoints: self.endpoints(), tls: self.tls.as_ref().map(Certificates::tls), user: None }
+    }
+
+    pub fn certificates(&self) -> &Certificates {
+        self.tls.as_ref().expect("it speaks TLS")
+    }
+
+    /// Runs etcdctl; gives what it prints.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints={}", self.endpoints().join(",")))
+            .args(arguments)
+            .output()
+            .expect("etcdctl can be run (Debian's package etcd-client)");
+        assert!(
+            output.status.success(),
+            "etcdctl {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs etcdctl until what this gives is dropped.
+    pub fn background(&self, arguments: &[&str]) -> Background {
+        let child = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints={}", self.endpoints().join(",")))
+            .args(arguments)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("etcdctl can be run");
+        Background(child)
+    }
+
+    /// Has it forget all revisions but the last.
+    pub fn compact(&self) {
+        let last = self.ctl(&["get", "x", "-w", "json"]);
+        let last: serde_json::Value = serde_json::from_str(&last).expect("JSON");
+        self.ctl(&["compact", &last["header"]["revision"].to_string()]);
+    }
+
+    /// Whether each member that answers has the others with it.
+    pub fn is_healthy(&self) -> bool {
+        let endpoints = format!("--endpoints={}", self.endpoints().join(","));
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args([&*endpoints, "--command-timeout=1s", "endpoint", "health"])
+            .output()
+            .expect("etcdctl can be run");
+        output.status.success()
+    }
+
+    pub fn wait_until_healthy(&self) {
+        wait_for("all members", || self.is_healthy().then_some(()), || self.logs());
+    }
+
+    /// Waits until requests are answered.
+    pub fn wait_until_it_answers(&self) {
+        let runtime = runtime();
+        let client = runtime.block_on(async { Client::new(self.config()) }).expect("a client");
+        let ask = || {
+            let range = pb::RangeRequest { key: "x".into(), ..Default::default() };
+            runtime.block_on(client.range(range, WAIT)).ok()
+        };
+        wait_for("etcd", ask, || self.logs());
+    }
+
+    fn logs(&self) -> String {
+        let logs = self.members.iter().map(|member| std::fs::read_to_string(&member.log).unwrap_or_default());
+        logs.collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            // One that is stopped dies of this as well.
+            if let Some(mut child) = member.child.take() {
+                child.kill().ok();
+                child.wait().ok();
+            }
+        }
+    }
+}
+
+/// A program that ends with this.
+pub struct Background(Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// A runtime with a thread of its own, as schedulers have one.
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+/// A scheduler, as far as the store goes.
+pub struct Scheduler {
+    pub candidate: Option<Candidate>,
+    pub runtime: Handle,
+    _home: TempDir,
+}
+
+/// What a scheduler is started with.
+#[derive(Clone, Copy)]
+pub struct Start {
+    pub prefix: &'static str,
+    pub id: Uuid,
+    /// The cluster that its state directory names.
+    pub cluster: Option<ClusterId>,
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self { prefix: "/muster/", id: Uuid::new_v4(), cluster: None }
+    }
+}
+
+impl Scheduler {
+    pub fn new(runtime: &Runtime, config: Config) -> Self {
+        Self::start(runtime, config, Start::default()).expect("it can take part")
+    }
+
+    pub fn start(runtime: &Runtime, config: Config, start: Start) -> Result<Self, String> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lock = std::fs::File::open(directory.path()).expect("open");
+        let home = Home::new(directory.path().join("cluster"), start.cluster, lock);
+        let candidate = runtime.block_on(async {
+            let client = Arc::new(Client::new(config).map_err(|error| error.to_string())?);
+            let prepared = Candidate::prepare(&client, start.prefix, &home).await;
+            prepared.map_err(|error| error.to_string())?;
+            let address = "127.0.0.1:1".to_owned();
+            Ok::<_, String>(Candidate::start(client, start.prefix, start.id, address, home))
+        })?;
+        Ok(Self { candidate: Some(candidate), runtime: runtime.handle().clone(), _home: directory })
+    }
+
+    /// Has it follow until this many entries of the log are taken in.
+    pub fn follows_up_to(&mut self, entry: u64) {
+        let candidate = self.candidate.as_mut().expect("it is there");
+        let observer = candidate.observer();
+        self.runtime.block_on(async {
+            let arrives = async {
+                while observer.standing().applied < entry {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                _ = candidate.wins(|_| {}) => panic!("another leads"),
+                () = arrives => {}
+                () = tokio::time::sleep(Duration::from_secs(60)) => panic!("{:?}", observer.standing()),
+            }
+        });
+    }
+
+    /// Waits until it is elected.
+    pub fn wins(&mut self) -> (EtcdStore, Reign) {
+        let candidate = self.candidate.as_mut().expect("it is there");
+        let observer = candidate.observer();
+        let elected = self.runtime.block_on(async {
+            let wins = candidate.wins(|_| {});
+            tokio::time::timeout(Duration::from_secs(60), wins).await
+        });
+        let elected =
+            elected.unwrap_or_else(|_| panic!("not elected in a minute: {:?}", observer.standing()));
+        let Elected { store, reign, .. } = elected.expect("it is elected");
+        (store, reign)
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        if let Some(candidate) = self.candidate.take() {
+            self.runtime.block_on(candidate.end());
+        }
+    }
+}
+
+/// A store whose election ends with it.
+pub struct Opened {
+    store: EtcdStore,
+    _scheduler: Scheduler,
+}
+
+impl Opened {
+    pub fn new(runtime: &Runtime, config: Config) -> Self {
+        let mut scheduler = Scheduler::new(runtime, config);
+        let (store, _) = scheduler.wins();
+        Self { store, _scheduler: scheduler }
+    }
+}
+
+impl Store for Opened {
+    fn take_term(&mut self, above: Term) -> Result<Term, CommitError> {
+        self.store.take_term(above)
+    }
+
+    fn load(&mut self) -> Result<Durable, StoreError> {
+        self.store.load()
+    }
+
+    fn is_latest(&self) -> bool {
+        self.store.is_latest()
+    }
+
+    fn commit(&mut self, term: Term, changes: Vec<Change>) -> Result<(), CommitError> {
+        self.store.commit(term, changes)
+    }
+}
