@@ -6,12 +6,13 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::{Context, Result};
-use muster_core::ids::{MachineId, Term};
+use muster_core::ids::{ClusterId, MachineId, Term};
 use muster_core::leader::{Leader, Settings};
 use muster_daemon::clock;
-use muster_proto::MAX_MESSAGE_BYTES;
 use muster_proto::v1::agents_server::AgentsServer;
 use muster_proto::v1::muster_server::MusterServer;
+use muster_proto::v1::schedulers_server::SchedulersServer;
+use muster_proto::{MAX_MESSAGE_BYTES, RegisteredScheduler, SchedulerRole, SchedulerStatus, StoreStatus};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -23,10 +24,11 @@ use tracing::{info, warn};
 
 use crate::api::MusterService;
 use crate::config::Config;
+use crate::describe::{Description, SchedulersService};
 use crate::events::{self, Events};
 use crate::lead::{Lead, LeaderHandle, Requests, ToLeader, inbox};
 use crate::sessions::{AgentsService, Sessions};
-use crate::store::{Committer, Embedded, Store};
+use crate::store::{Committed, Committer, Embedded, Store};
 use crate::watchers::Watchers;
 
 /// After this long without a word a peer is asked whether it is there.
@@ -87,13 +89,17 @@ impl Daemon {
             "leading"
         );
 
+        let description = Arc::new(Description::new(alone(address, durable.cluster, term), None));
         let mut core = Leader::new(settings, term, durable, clock::now());
         if store.is_latest() {
             core.trust_store();
         }
         let (leader, inbox) = inbox();
-        let teller = leader.clone();
+        let (teller, described) = (leader.clone(), Arc::clone(&description));
         let committer = Committer::start(store, term, move |committed| {
+            if let Committed::TermTaken(term) = committed {
+                described.update(|status| status.term = term);
+            }
             teller.committed(committed);
         })
         .context("cannot start the store's thread")?;
@@ -127,6 +133,7 @@ impl Daemon {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .add_service(MusterServer::new(clients).max_decoding_message_size(MAX_MESSAGE_BYTES))
             .add_service(AgentsServer::new(AgentsService(Arc::clone(&sessions))))
+            .add_service(SchedulersServer::new(SchedulersService(description)))
             .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
                 stopped.await.ok();
             });
@@ -173,6 +180,23 @@ impl Daemon {
         let ended = self.ended.await.context("the leader's loop panicked");
         finish_journal(&self.events, self.journal).await;
         ended?
+    }
+}
+
+/// What a scheduler says of itself that has its store to itself: it leads.
+fn alone(address: SocketAddr, cluster: ClusterId, term: Term) -> SchedulerStatus {
+    let (address, version) = (address.to_string(), env!("CARGO_PKG_VERSION").to_owned());
+    SchedulerStatus {
+        address: address.clone(),
+        version: version.clone(),
+        cluster: Some(cluster),
+        role: SchedulerRole::Leading,
+        term,
+        leader: Some(address.clone()),
+        since_ms: Some(clock::wall_ms()),
+        behind: 0,
+        registered: vec![RegisteredScheduler { address, version }],
+        store: StoreStatus::Embedded,
     }
 }
 
