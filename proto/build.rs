@@ -2,7 +2,10 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = protox::compile(["muster/v1/agent.proto", "muster/v1/api.proto"], ["proto"])?;
+    let files = protox::compile(
+        ["muster/v1/agent.proto", "muster/v1/api.proto", "muster/v1/schedulers.proto"],
+        ["proto"],
+    )?;
     tonic_prost_build::configure()
         .build_transport(false) // whoever connects builds the channel
         .btree_map(".")

@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod leading;
 mod parts;
+mod schedulers;
 mod types;
 
 pub use self::{
@@ -22,6 +23,7 @@ pub use self::{
         FromAgentParts, MAX_PART_UNITS, PART_BYTES, ToAgentParts, event_parts, split_from_agent,
         split_to_agent, unit_parts,
     },
+    schedulers::{EtcdAnswer, EtcdMember, RegisteredScheduler, SchedulerRole, SchedulerStatus, StoreStatus},
 };
 
 /// The generated messages, clients and servers.

@@ -19,7 +19,8 @@ use muster_core::message::{
 use muster_core::state::{DesiredState, Failure, Observation, Phase, Target, UnitState};
 use muster_core::unit::{Bytes, ContentHash, MilliCpu, UnitName};
 use muster_proto::{
-    CommandRequestError, FromAgentParts, MAX_PART_UNITS, PART_BYTES, ToAgentParts, command_response,
+    CommandRequestError, EtcdAnswer, EtcdMember, FromAgentParts, MAX_PART_UNITS, PART_BYTES,
+    RegisteredScheduler, SchedulerRole, SchedulerStatus, StoreStatus, ToAgentParts, command_response,
     split_from_agent, split_to_agent, unit_parts, v1,
 };
 use proptest::collection::{btree_map, vec};
@@ -349,7 +350,51 @@ fn hear_leader(said: ToAgent) -> Vec<ToAgent> {
     messages.iter().filter_map(|part| parts.push(wire(part)).expect("a part that makes sense")).collect()
 }
 
+fn etcd_member() -> impl Strategy<Value = EtcdMember> {
+    let answer = (".{0,5}", any::<u64>(), option::of(any::<u64>()), any::<bool>(), vec("[A-Z]{1,5}", 0..2))
+        .prop_map(|(version, db_bytes, quota_bytes, leads, alarms)| EtcdAnswer {
+            version,
+            db_bytes,
+            quota_bytes,
+            leads,
+            alarms,
+        });
+    (".{0,5}", option::of(".{0,5}"), option::of(answer)).prop_map(|(endpoint, problem, answer)| EtcdMember {
+        endpoint,
+        problem,
+        answer,
+    })
+}
+
+fn scheduler_status() -> impl Strategy<Value = SchedulerStatus> {
+    let roles = vec![SchedulerRole::Leading, SchedulerRole::Following, SchedulerRole::Waiting];
+    let registered =
+        (".{0,5}", ".{0,5}").prop_map(|(address, version)| RegisteredScheduler { address, version });
+    let store =
+        prop_oneof![Just(StoreStatus::Embedded), vec(etcd_member(), 0..3).prop_map(StoreStatus::Etcd)];
+    let who = (".{0,5}", ".{0,5}", option::of(any::<u128>()), select(roles));
+    let leader = (any::<u64>(), option::of(".{0,5}"), option::of(any::<u64>()), any::<u64>());
+    (who, leader, vec(registered, 0..3), store).prop_map(|(who, leader, registered, store)| SchedulerStatus {
+        address: who.0,
+        version: who.1,
+        cluster: who.2.map(ClusterId::new),
+        role: who.3,
+        term: Term(leader.0),
+        leader: leader.1,
+        since_ms: leader.2,
+        behind: leader.3,
+        registered,
+        store,
+    })
+}
+
 proptest! {
+    #[test]
+    fn what_a_scheduler_says_of_itself(status in scheduler_status()) {
+        let arrived = SchedulerStatus::try_from(wire(&v1::SchedulerStatus::from(status.clone())));
+        prop_assert_eq!(arrived, Ok(status));
+    }
+
     #[test]
     fn what_an_agent_says(said in from_agent()) {
         prop_assert_eq!(hear_agent(said.clone()), vec![said]);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -13,9 +14,10 @@ use muster_daemon::clock;
 use muster_proto::MAX_MESSAGE_BYTES;
 use muster_proto::v1::agents_server::AgentsServer;
 use muster_proto::v1::muster_server::MusterServer;
+use muster_proto::v1::schedulers_server::SchedulersServer;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tonic::transport::Server;
@@ -24,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::api::MusterService;
 use crate::config::Config;
+use crate::describe::{Description, SchedulersService, StepDown};
 use crate::events::{self, Events};
 use crate::front::{Front, Leading};
 use crate::lead::{Ended, Lead, Requests, ToLeader, inbox};
@@ -31,7 +34,7 @@ use crate::membership::Membership;
 use crate::notify;
 use crate::sessions::{AgentsService, Sessions};
 use crate::store::etcd::{Abandon, Elected, Reign};
-use crate::store::{Committer, Embedded, Store};
+use crate::store::{Committed, Committer, Embedded, Store};
 use crate::watchers::Watchers;
 
 /// After this long without a word a peer is asked whether it is there.
@@ -79,20 +82,24 @@ impl Daemon {
         let settings = Settings { own_machine: own_machine(), ..config.settings() };
         let office = Office { settings: settings.clone(), front: Arc::clone(&front), address };
         let (stop, stopped) = watch::channel(false);
-        let governing = if let Some(etcd) = &config.etcd {
-            let membership = Membership::new(config, etcd, address)?;
-            tokio::spawn(govern(membership, office, stopped))
+        let advertised = config.advertise.clone().unwrap_or_else(|| address.to_string());
+        let (governing, others) = if let Some(etcd) = &config.etcd {
+            let membership = Membership::new(config, etcd, advertised.clone())?;
+            let (wish, wishes) = mpsc::channel(1);
+            let others = (membership.observer.clone(), wish);
+            (tokio::spawn(govern(membership, office, stopped, wishes)), Some(others))
         } else {
             let mut store = Embedded::open(&config.state_dir)?;
             if let Some(runtime_dir) = &config.runtime_dir {
                 store = store.with_witness(runtime_dir, settings.aftermath())?;
             }
             let reign = office.begin(Opened::new(store)?, None)?;
-            tokio::spawn(lead_alone(reign, stopped))
+            (tokio::spawn(lead_alone(reign, stopped)), None)
         };
 
         let (stop_serving, serving_stopped) = oneshot::channel::<()>();
         let clients = MusterService(Arc::clone(&front));
+        let description = Description { address: advertised, front: Arc::clone(&front), others };
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -100,6 +107,7 @@ impl Daemon {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .add_service(MusterServer::new(clients).max_decoding_message_size(MAX_MESSAGE_BYTES))
             .add_service(AgentsServer::new(AgentsService(Arc::clone(&front))))
+            .add_service(SchedulersServer::new(SchedulersService(description)))
             .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
                 serving_stopped.await.ok();
             });
@@ -188,6 +196,7 @@ impl Office {
     /// Leads from now on, where the store may have elected this one for a while only: until then at least.
     fn begin<S: Store + 'static>(&self, opened: Opened<S>, until: Option<Time>) -> Result<Government> {
         let Opened { store, term, durable } = opened;
+        let cluster = durable.cluster;
         info!(
             cluster = %durable.cluster,
             %term,
@@ -201,9 +210,15 @@ impl Office {
             core.trust_store();
         }
         let (leader, inbox) = inbox();
-        let teller = leader.clone();
-        let committer = Committer::start(store, term, move |committed| teller.committed(committed))
-            .context("cannot start the store's thread")?;
+        let (teller, current) = (leader.clone(), Arc::new(AtomicU64::new(term.0)));
+        let shown = Arc::clone(&current);
+        let committer = Committer::start(store, term, move |committed| {
+            if let Committed::TermTaken(term) = committed {
+                shown.store(term.0, Ordering::Relaxed);
+            }
+            teller.committed(committed);
+        })
+        .context("cannot start the store's thread")?;
         let sessions = Sessions::new(leader.clone());
         let watchers = Arc::new(Watchers::default());
         let events = Events::new(term);
@@ -220,7 +235,8 @@ impl Office {
             requests: Requests::default(),
         };
         let ended = start_leader(lead, until)?;
-        let leading = Leading { leader, sessions, watchers, events };
+        let since_ms = clock::wall_ms();
+        let leading = Leading { cluster, term: current, since_ms, leader, sessions, watchers, events };
         self.front.leads(leading.clone());
         Ok(Government { leading, journal, ended })
     }
@@ -232,6 +248,16 @@ impl Government {
         self.leading.close();
         self.leading.events.close();
         spawn_blocking(move || self.journal.join()).await.ok();
+    }
+
+    /// Has the leader stop once all is durable that was begun, if the store answers before long.
+    async fn ends_soon(&mut self, abandon: &Abandon) -> Ended {
+        self.leading.leader.send(ToLeader::Stop).await;
+        if let Ok(ended) = timeout(LAST_COMMITS, &mut self.ended).await {
+            return ended.unwrap_or(Ended::Panicked);
+        }
+        abandon.now();
+        (&mut self.ended).await.unwrap_or(Ended::Panicked)
     }
 
     /// Has the leader stop; gives how that ended.
@@ -268,7 +294,12 @@ async fn lead_alone(mut government: Government, mut stop: watch::Receiver<bool>)
 }
 
 /// Follows, leads when it is elected, and follows again, until it is told to stop.
-async fn govern(membership: Membership, office: Office, mut stop: watch::Receiver<bool>) -> Result<()> {
+async fn govern(
+    membership: Membership,
+    office: Office,
+    mut stop: watch::Receiver<bool>,
+    mut wishes: mpsc::Receiver<StepDown>,
+) -> Result<()> {
     let alive = tokio::spawn(notify::while_following(Arc::clone(&office.front)));
     let mut candidate = tokio::select! {
         candidate = membership.candidate() => candidate?,
@@ -296,7 +327,7 @@ async fn govern(membership: Membership, office: Office, mut stop: watch::Receive
         let begun =
             spawn_blocking(move || Opened::new(store)).await.context("the store's thread panicked")?;
         let ended = match begun.and_then(|opened| office.begin(opened, Some(until))) {
-            Ok(government) => reigns(government, &reign, abandon, &mut stop).await,
+            Ok(government) => reigns(government, &reign, abandon, &mut stop, &mut wishes).await,
             Err(error) => {
                 warn!(error = format!("{error:#}"), "elected, and the store cannot be used");
                 Reigned::Lost
@@ -305,9 +336,10 @@ async fn govern(membership: Membership, office: Office, mut stop: watch::Receive
         office.front.follows(None);
         match ended {
             Reigned::Stopped => break Ok(()),
-            Reigned::SteppedDown => {
+            Reigned::SteppedDown(done) => {
                 candidate.steps_back();
                 reign.end().await;
+                done.send(()).ok();
             }
             // What it did not learn the end of is found when the state is read anew: by whoever is elected next.
             Reigned::Lost => reign.end().await,
@@ -327,7 +359,7 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 /// How a reign has ended.
 enum Reigned {
     Stopped,
-    SteppedDown,
+    SteppedDown(StepDown),
     Lost,
     Panicked,
 }
@@ -338,8 +370,10 @@ async fn reigns(
     reign: &Reign,
     abandon: Abandon,
     stop: &mut watch::Receiver<bool>,
+    wishes: &mut mpsc::Receiver<StepDown>,
 ) -> Reigned {
     let mut reign = reign.clone();
+    let mut wish = None;
     let ended = loop {
         tokio::select! {
             ended = &mut government.ended => break ended.unwrap_or(Ended::Panicked),
@@ -350,20 +384,17 @@ async fn reigns(
                     break government.stop(ToLeader::Deposed(reason)).await;
                 }
             },
-            () = told(stop) => {
-                government.leading.leader.send(ToLeader::Stop).await;
-                if let Ok(ended) = timeout(LAST_COMMITS, &mut government.ended).await {
-                    break ended.unwrap_or(Ended::Panicked);
-                }
-                abandon.now();
-                break (&mut government.ended).await.unwrap_or(Ended::Panicked);
+            () = told(stop) => break government.ends_soon(&abandon).await,
+            Some(done) = wishes.recv() => {
+                info!("stepping down, as somebody wishes");
+                wish = Some(done);
+                break government.ends_soon(&abandon).await;
             }
         }
     };
     government.conclude().await;
     match ended {
-        Ended::Stopped if *stop.borrow() => Reigned::Stopped,
-        Ended::Stopped => Reigned::SteppedDown,
+        Ended::Stopped => wish.map_or(Reigned::Stopped, Reigned::SteppedDown),
         Ended::Lost(error) => {
             warn!(%error, "leading no more");
             Reigned::Lost

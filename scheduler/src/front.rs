@@ -1,7 +1,9 @@
 //! Whom agents and clients meet: the leader where this scheduler leads, else who says where that is.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use muster_core::ids::{ClusterId, Term};
 use muster_proto::not_leading;
 use tonic::Status;
 
@@ -15,8 +17,11 @@ use crate::watchers::Watchers;
 pub(crate) struct Front(RwLock<Role>);
 
 #[derive(Clone, Debug)]
-enum Role {
-    Follows { leader: Option<String> },
+pub(crate) enum Role {
+    /// Another leads, where that is known: there.
+    Follows {
+        leader: Option<String>,
+    },
     Leads(Leading),
 }
 
@@ -29,6 +34,11 @@ impl Default for Role {
 /// All that a leader is reached through.
 #[derive(Clone, Debug)]
 pub(crate) struct Leading {
+    pub(crate) cluster: ClusterId,
+    /// The term, which may rise.
+    pub(crate) term: Arc<AtomicU64>,
+    /// Since when, in ms since 1970.
+    pub(crate) since_ms: u64,
     pub(crate) leader: LeaderHandle,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) watchers: Arc<Watchers>,
@@ -36,6 +46,10 @@ pub(crate) struct Leading {
 }
 
 impl Leading {
+    pub(crate) fn term(&self) -> Term {
+        Term(self.term.load(Ordering::Relaxed))
+    }
+
     /// Ends all streams.
     pub(crate) fn close(&self) {
         self.sessions.close_all();
@@ -45,20 +59,24 @@ impl Leading {
 }
 
 impl Front {
+    pub(crate) fn role(&self) -> Role {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The leader.
     ///
     /// # Errors
     /// Where this scheduler does not lead: who does, if that is known.
     pub(crate) fn leading(&self) -> Result<Leading, Status> {
-        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
-            Role::Leads(leading) => Ok(leading.clone()),
+        match self.role() {
+            Role::Leads(leading) => Ok(leading),
             Role::Follows { leader } => Err(not_leading(leader.as_deref())),
         }
     }
 
     /// What the service manager's status line says of it; none where this scheduler leads, which says more.
     pub(crate) fn status(&self) -> Option<String> {
-        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+        match self.role() {
             Role::Leads(_) => None,
             Role::Follows { leader: Some(leader) } => Some(format!("following {leader}")),
             Role::Follows { leader: None } => Some("no scheduler leads".to_owned()),

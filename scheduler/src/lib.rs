@@ -13,12 +13,14 @@
 //! | [`store`] | what survives |
 //! | `sessions` | agents' streams |
 //! | `api`, `watchers` | clients' requests |
+//! | `describe` | what this scheduler says of itself |
 //! | `events` | what happened, for clients and the journal |
 //! | `notify` | service manager |
 
 mod api;
 pub mod config;
 pub mod daemon;
+mod describe;
 mod events;
 mod front;
 mod lead;

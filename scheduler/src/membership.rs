@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::config::{Config, Etcd};
-use crate::store::etcd::{Candidate, Home};
+use crate::store::etcd::{Candidate, Home, Observer};
 use crate::store::{FILE_NAME, lock_directory};
 
 /// In the state directory: the cluster that this scheduler belongs to.
@@ -30,8 +29,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// What a scheduler needs to be one of several.
 #[derive(Debug)]
 pub(crate) struct Membership {
-    client: Arc<Client>,
-    prefix: String,
+    pub(crate) observer: Observer,
     id: Uuid,
     address: String,
     home: Home,
@@ -42,7 +40,7 @@ impl Membership {
     ///
     /// # Errors
     /// Files that cannot be read, or that make no sense; a state directory that another process uses.
-    pub(crate) fn new(config: &Config, etcd: &Etcd, listening: SocketAddr) -> Result<Self> {
+    pub(crate) fn new(config: &Config, etcd: &Etcd, address: String) -> Result<Self> {
         let lock = lock_directory(&config.state_dir)?;
         if config.state_dir.join(FILE_NAME).exists() {
             info!(
@@ -60,8 +58,8 @@ impl Membership {
         });
         let home = Home::new(path, cluster.transpose()?, lock);
         let client = Client::new(etcd.client()?).context("the configuration of etcd")?;
-        let address = config.advertise.clone().unwrap_or_else(|| listening.to_string());
-        Ok(Self { client: Arc::new(client), prefix: etcd.prefix.clone(), id, address, home })
+        let observer = Observer::new(Arc::new(client), &etcd.prefix);
+        Ok(Self { observer, id, address, home })
     }
 
     /// Waits for etcd, and takes part.
@@ -71,14 +69,16 @@ impl Membership {
     pub(crate) async fn candidate(self) -> Result<Candidate> {
         let mut complaint = String::new();
         loop {
-            let taken = Candidate::prepare(&self.client, &self.prefix, &self.home).await;
-            match taken {
+            match Candidate::prepare(&self.observer, &self.home).await {
                 Ok(()) => break,
                 Err(error) if error.may_pass() => {
                     let text = error.to_string();
                     if complaint != text {
-                        let endpoints = self.client.endpoints().collect::<Vec<_>>().join(", ");
-                        warn!(endpoints, error = text, "cannot use etcd; it is tried again");
+                        warn!(
+                            endpoints = self.observer.endpoints(),
+                            error = text,
+                            "cannot use etcd; it is tried again"
+                        );
                         complaint = text;
                     }
                     sleep(AGAIN).await;
@@ -86,7 +86,7 @@ impl Membership {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Candidate::start(self.client, &self.prefix, self.id, self.address, self.home))
+        Ok(Candidate::start(self.observer, self.id, self.address, self.home))
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use muster_core::ids::{ClusterId, Term};
 use muster_core::leader::{Change, Durable};
 use muster_etcd::{Client, Config, Tls, pb};
-use muster_scheduler::store::etcd::{Candidate, Elected, EtcdStore, Home, Reign};
+use muster_scheduler::store::etcd::{Candidate, Elected, EtcdStore, Home, Observer, Reign};
 use muster_scheduler::store::{CommitError, Store, StoreError};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -266,6 +266,7 @@ pub fn runtime() -> Runtime {
 /// A scheduler, as far as the store goes.
 pub struct Scheduler {
     pub candidate: Option<Candidate>,
+    pub observer: Observer,
     pub runtime: Handle,
     _home: TempDir,
 }
@@ -294,20 +295,22 @@ impl Scheduler {
         let directory = tempfile::tempdir().expect("a directory");
         let lock = std::fs::File::open(directory.path()).expect("open");
         let home = Home::new(directory.path().join("cluster"), start.cluster, lock);
-        let candidate = runtime.block_on(async {
+        let (observer, candidate) = runtime.block_on(async {
             let client = Arc::new(Client::new(config).map_err(|error| error.to_string())?);
-            let prepared = Candidate::prepare(&client, start.prefix, &home).await;
+            let observer = Observer::new(client, start.prefix);
+            let prepared = Candidate::prepare(&observer, &home).await;
             prepared.map_err(|error| error.to_string())?;
             let address = "127.0.0.1:1".to_owned();
-            Ok::<_, String>(Candidate::start(client, start.prefix, start.id, address, home))
+            let candidate = Candidate::start(observer.clone(), start.id, address, home);
+            Ok::<_, String>((observer, Some(candidate)))
         })?;
-        Ok(Self { candidate: Some(candidate), runtime: runtime.handle().clone(), _home: directory })
+        Ok(Self { candidate, observer, runtime: runtime.handle().clone(), _home: directory })
     }
 
     /// Has it follow until this many entries of the log are taken in.
     pub fn follows_up_to(&mut self, entry: u64) {
         let candidate = self.candidate.as_mut().expect("it is there");
-        let observer = candidate.observer();
+        let observer = &self.observer;
         self.runtime.block_on(async {
             let arrives = async {
                 while observer.standing().applied < entry {
@@ -325,7 +328,7 @@ impl Scheduler {
     /// Waits until it is elected.
     pub fn wins(&mut self) -> (EtcdStore, Reign) {
         let candidate = self.candidate.as_mut().expect("it is there");
-        let observer = candidate.observer();
+        let observer = &self.observer;
         let elected = self.runtime.block_on(async {
             let wins = candidate.wins(|_| {});
             tokio::time::timeout(Duration::from_secs(60), wins).await

@@ -32,6 +32,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// What a scheduler that does not lead knows, for whoever asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// The cluster, as soon as it is known.
+    pub cluster: Option<ClusterId>,
     /// Who leads.
     pub leader: Option<LeaderRecord>,
     /// The last entry of the log that is taken in.
@@ -101,23 +103,17 @@ impl Candidate {
     ///
     /// # Errors
     /// When etcd, or what it holds, cannot be used; or does not answer: [`ReadError::may_pass`].
-    pub async fn prepare(client: &Client, prefix: &str, home: &Home) -> Result<(), ReadError> {
-        mirror::prepare(client, &Keys::new(prefix), home.cluster).await.map(drop)
+    pub async fn prepare(observer: &Observer, home: &Home) -> Result<(), ReadError> {
+        mirror::prepare(&observer.client, &observer.keys, home.cluster).await.map(drop)
     }
 
     /// A scheduler with this id, which agents and clients reach at this address, where [`Self::prepare`] has found all well.
-    pub fn start(client: Arc<Client>, prefix: &str, id: Uuid, address: String, home: Home) -> Self {
-        let keys = Keys::new(prefix);
+    pub fn start(observer: Observer, id: Uuid, address: String, home: Home) -> Self {
+        let Observer { client, keys, standing } = observer;
         let record =
             SchedulerRecord { address: address.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
         let session = Session::start(Arc::clone(&client), keys.clone(), id, record);
-        let standing = Arc::default();
         Self { client, keys, id, address, home, session, mirror: None, standing, steps_back: None }
-    }
-
-    /// What can be asked of it meanwhile.
-    pub fn observer(&self) -> Observer {
-        Observer::new(Arc::clone(&self.client), self.keys.clone(), Arc::clone(&self.standing))
     }
 
     /// It is for others to be elected, for a while.
@@ -170,7 +166,7 @@ impl Candidate {
             })?;
         let applied = self.mirror.as_ref().map_or(0, |mirror| mirror.number);
         self.mirror.iter().for_each(|mirror| self.home.belongs_to(mirror.durable.cluster));
-        let now = Standing { leader: leader.clone(), applied, problem: None };
+        let now = Standing { cluster: self.home.cluster, leader: leader.clone(), applied, problem: None };
         let before = self.stands(|standing| std::mem::replace(standing, now.clone()));
         if (&before.leader, &before.problem) != (&now.leader, &now.problem) {
             news(&now);

@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use muster_core::ids::Term;
 use muster_etcd::{Client, pb};
+use muster_proto::RegisteredScheduler;
 
 use super::Standing;
-use super::keys::Keys;
+use super::keys::{Keys, op};
 use super::mirror::{self, LeaderRecord, ReadError, SchedulerRecord};
 
 /// How long each question may take: who asks waits for the answer.
@@ -15,9 +17,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// Asks etcd for whoever wants to know.
 #[derive(Clone, Debug)]
 pub struct Observer {
-    client: Arc<Client>,
-    keys: Keys,
-    standing: Arc<Mutex<Standing>>,
+    pub(super) client: Arc<Client>,
+    pub(super) keys: Keys,
+    pub(super) standing: Arc<Mutex<Standing>>,
 }
 
 /// What etcd says, of itself and of the schedulers.
@@ -25,8 +27,10 @@ pub struct Observer {
 pub struct Observed {
     /// Who leads.
     pub leader: Option<LeaderRecord>,
+    /// The last term that was taken.
+    pub term: Term,
     /// The schedulers that run, in the order of their addresses.
-    pub schedulers: Vec<SchedulerRecord>,
+    pub schedulers: Vec<RegisteredScheduler>,
     /// How many entries of the log this scheduler has not taken in, where it does not lead.
     pub behind: u64,
 }
@@ -41,8 +45,14 @@ pub struct MemberHealth {
 }
 
 impl Observer {
-    pub(super) fn new(client: Arc<Client>, keys: Keys, standing: Arc<Mutex<Standing>>) -> Self {
-        Self { client, keys, standing }
+    /// Of the cluster below this prefix.
+    pub fn new(client: Arc<Client>, prefix: &str) -> Self {
+        Self { client, keys: Keys::new(prefix), standing: Arc::default() }
+    }
+
+    /// Where etcd is.
+    pub fn endpoints(&self) -> String {
+        self.client.endpoints().collect::<Vec<_>>().join(", ")
     }
 
     /// What this scheduler knows for as long as it does not lead.
@@ -57,15 +67,21 @@ impl Observer {
     pub async fn ask(&self) -> Result<Observed, ReadError> {
         let wrong = |problem| mirror::wrong(&self.keys, problem);
         let applied = self.standing().applied;
-        let key = pb::RangeRequest { key: self.keys.leader().into(), ..Default::default() };
-        let leader = self.client.range(key, ANSWER).await?.kvs.first().map(mirror::json).transpose();
+        let read = [self.keys.leader(), self.keys.term()].map(op::get).into();
+        let answer = self.client.txn(pb::TxnRequest { success: read, ..Default::default() }, ANSWER).await?;
+        let mut values = op::values(answer).into_iter();
+        let (leader, term) = (values.next().flatten(), values.next().flatten());
+        let leader = leader.as_ref().map(mirror::json).transpose().map_err(wrong)?;
+        let term = term.and_then(|kv| String::from_utf8_lossy(&kv.value).parse().ok());
         let there = self.client.range(self.keys.schedulers(), ANSWER).await?;
         let schedulers: Result<Vec<SchedulerRecord>, _> = there.kvs.iter().map(mirror::json).collect();
-        let mut schedulers = schedulers.map_err(wrong)?;
+        let schedulers = schedulers.map_err(wrong)?.into_iter();
+        let mut schedulers: Vec<_> =
+            schedulers.map(|it| RegisteredScheduler { address: it.address, version: it.version }).collect();
         schedulers.sort_by(|a, b| a.address.cmp(&b.address));
         let count = pb::RangeRequest { count_only: true, ..self.keys.entries_after(applied) };
         let behind = self.client.range(count, ANSWER).await?.count.unsigned_abs();
-        Ok(Observed { leader: leader.map_err(wrong)?, schedulers, behind })
+        Ok(Observed { leader, term: Term(term.unwrap_or_default()), schedulers, behind })
     }
 
     /// What each member of etcd says of itself, and which alarms are raised.

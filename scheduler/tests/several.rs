@@ -1,0 +1,139 @@
+//! Several schedulers in this process, with a real etcd, over gRPC.
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use muster_core::command::{Command, CommandResult, UnitArgument, Verb};
+use muster_core::ids::CommandId;
+use muster_proto::v1::muster_client::MusterClient;
+use muster_proto::v1::schedulers_client::SchedulersClient;
+use muster_proto::{SchedulerRole, SchedulerStatus, StoreStatus, is_not_leading, leader_of, v1};
+use muster_scheduler::config::{Config, Etcd as EtcdConfig};
+use muster_scheduler::daemon::Daemon;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use self::common::etcd::Etcd;
+
+async fn start(etcd: &Etcd, directory: &Path, name: &str) -> Daemon {
+    let [state_dir, runtime_dir] = ["state", "run"].map(|kind| directory.join(format!("{name}-{kind}")));
+    std::fs::create_dir_all(&runtime_dir).expect("a directory");
+    let config = Config {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        state_dir,
+        runtime_dir: Some(runtime_dir),
+        etcd: Some(EtcdConfig {
+            endpoints: etcd.endpoints(),
+            prefix: "/muster/".to_owned(),
+            ca: None,
+            cert: None,
+            key: None,
+            user: None,
+            password_file: None,
+        }),
+        ..Config::default()
+    };
+    Daemon::start(&config).await.expect("start")
+}
+
+fn channel(daemon: &Daemon) -> Channel {
+    Endpoint::from_shared(format!("http://{}", daemon.address())).expect("an address").connect_lazy()
+}
+
+async fn describe(daemon: &Daemon) -> SchedulerStatus {
+    let answer = SchedulersClient::new(channel(daemon)).describe(v1::DescribeRequest {}).await;
+    SchedulerStatus::try_from(answer.expect("it describes itself").into_inner()).expect("it makes sense")
+}
+
+/// Waits until it describes itself so.
+async fn describes(daemon: &Daemon, what: &str, is: impl Fn(&SchedulerStatus) -> bool) -> SchedulerStatus {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let status = describe(daemon).await;
+        if is(&status) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "waited in vain until {what}: {status:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+fn leads(status: &SchedulerStatus) -> bool {
+    status.role == SchedulerRole::Leading
+}
+
+/// Submits a unit under a command's id.
+async fn submit(daemon: &Daemon, id: u128, unit: &str) -> Result<CommandResult, Status> {
+    let command = Command {
+        id: CommandId::new(id),
+        verb: Verb::Submit,
+        units: vec![UnitArgument {
+            name: unit.parse().expect("a name"),
+            content: Some("[Service]\nExecStart=/bin/true\n".into()),
+        }],
+        replace: false,
+    };
+    let answer = MusterClient::new(channel(daemon)).execute(v1::CommandRequest::from(command)).await?;
+    Ok(CommandResult::try_from(answer.into_inner()).expect("it makes sense"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_leads_and_the_others_say_who() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
+    let first = start(&etcd, directory.path(), "first").await;
+    describes(&first, "it leads", leads).await;
+    let second = start(&etcd, directory.path(), "second").await;
+    let status = describes(&second, "it follows", |status| status.role == SchedulerRole::Following).await;
+    let address = first.address().to_string();
+    assert_eq!((status.leader.as_deref(), status.term.0), (Some(&*address), 1));
+    assert_eq!(status.cluster, describe(&first).await.cluster);
+    let mut addresses = [address.clone(), second.address().to_string()];
+    addresses.sort();
+    let registered: Vec<_> = status.registered.iter().map(|it| it.address.clone()).collect();
+    assert_eq!(registered, addresses);
+    let StoreStatus::Etcd(members) = &status.store else { panic!("{status:?}") };
+    let answer = members[0].answer.as_ref().expect("it answers");
+    assert!(answer.leads && answer.db_bytes > 0 && members[0].problem.is_none(), "{members:?}");
+
+    let refused = submit(&second, 1, "a.service").await.expect_err("it does not lead");
+    assert!(is_not_leading(&refused), "{refused}");
+    assert_eq!(leader_of(&refused), Some(address));
+    let done = submit(&first, 1, "a.service").await.expect("it leads").expect("it is done");
+
+    // The leader ends as it should: another leads at once, and finds the result of the command.
+    first.shutdown().await.expect("shutdown");
+    let status = describes(&second, "it leads", leads).await;
+    assert_eq!(status.term.0, 2);
+    assert_eq!(submit(&second, 1, "a.service").await.expect("it leads").expect("it is done"), done);
+    second.shutdown().await.expect("shutdown");
+    assert_eq!(etcd.ctl(&["get", "--prefix", "/muster/schedulers/"]), "", "nothing is left of them");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_steps_down_where_another_can_lead() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
+    let first = start(&etcd, directory.path(), "first").await;
+    describes(&first, "it leads", leads).await;
+    let step_down = async |daemon: &Daemon, term| {
+        SchedulersClient::new(channel(daemon)).step_down(v1::StepDownRequest { term }).await
+    };
+    let refused = step_down(&first, 1).await.expect_err("nobody else could lead");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    let second = start(&etcd, directory.path(), "second").await;
+    describes(&second, "it follows", |status| status.role == SchedulerRole::Following).await;
+    let refused = step_down(&second, 1).await.expect_err("it does not lead");
+    assert_eq!(leader_of(&refused), Some(first.address().to_string()), "{refused}");
+    let refused = step_down(&first, 7).await.expect_err("not in that term");
+    assert!(is_not_leading(&refused), "{refused}");
+    step_down(&first, 1).await.expect("it steps down");
+    let status = describes(&second, "it leads", leads).await;
+    assert_eq!(status.term.0, 2);
+    describes(&first, "it follows", |status| status.role == SchedulerRole::Following).await;
+    submit(&second, 2, "a.service").await.expect("it leads").expect("it is done");
+    first.shutdown().await.expect("shutdown");
+    second.shutdown().await.expect("shutdown");
+}
