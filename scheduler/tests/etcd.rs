@@ -169,6 +169,7 @@ fn without_a_majority_a_commit_waits() {
     assert_eq!(waits.join().expect("no panic").expect("commit"), 1);
     // Nobody waits for ever for what nobody answers.
     drop(scheduler);
+    etcd.wait_until_healthy();
     let mut scheduler = Scheduler::new(&runtime, etcd.config());
     let (mut store, _reign) = scheduler.wins();
     let term = store.take_term(Term(0)).expect("term");

@@ -465,7 +465,7 @@ fn commit_for_ever(directory: &Path) -> ! {
     for number in known.. {
         let batch = vec![
             Change::PutUnit(name(number), unit(number as u64)),
-            Change::PutFile(name(number), content.clone()),
+            Change::PutFile(name(number), content.clone().into()),
         ];
         store.commit(term, batch).expect("commit");
         writeln!(out, "acknowledged {}", number + 1).expect("write");

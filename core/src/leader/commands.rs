@@ -218,7 +218,7 @@ impl Leader {
     fn create(&mut self, name: &UnitName, file: Checked) {
         self.orders += 1;
         let Checked { content, hash, description, options, warnings: _ } = file;
-        self.turn.changes.push(Change::PutFile(name.clone(), Arc::clone(&content)));
+        self.turn.changes.push(Change::PutFile(name.clone(), Arc::clone(&content).into()));
         let unit = Unit {
             content,
             hash,
@@ -245,7 +245,7 @@ impl Leader {
         self.unindex(name, &unit);
         self.queue.remove(&unit);
         let Checked { content, hash, description, options, warnings: _ } = file;
-        self.turn.changes.push(Change::PutFile(name.clone(), Arc::clone(&content)));
+        self.turn.changes.push(Change::PutFile(name.clone(), Arc::clone(&content).into()));
         (unit.content, unit.hash, unit.description, unit.options) = (content, hash, description, options);
         unit.done = false;
         self.troubles.forget(name);

@@ -1,7 +1,9 @@
 //! What survives: intent and decisions, and the changes to them that a store commits.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use litemap::LiteMap;
@@ -11,7 +13,7 @@ use crate::command::CommandResult;
 use crate::ids::{ClusterId, CommandId, Epoch, MachineId};
 use crate::machine::{Availability, MachineRecord};
 use crate::state::DesiredState;
-use crate::unit::UnitName;
+use crate::unit::{ContentHash, Options, UnitFile, UnitName};
 
 /// Everything that a store holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub struct Durable {
     /// The units that the cluster knows.
     pub units: BTreeMap<UnitName, StoredUnit>,
     /// The files of those units, byte for byte.
-    pub files: BTreeMap<UnitName, Arc<str>>,
+    pub files: BTreeMap<UnitName, StoredFile>,
     /// The machines that ever were part of the cluster.
     pub machines: BTreeMap<MachineId, MachineRecord>,
     /// What was decided of machines, where it is not [`Availability::Open`].
@@ -99,6 +101,104 @@ pub struct StoredUnit {
     pub done: bool,
 }
 
+/// A unit's file, byte for byte.
+///
+/// What a leader needs to know of it is found out once, and shared by all clones: who follows a leader does so as files
+/// come, and has it when it takes office (100,000 files take most of half a second).
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(from = "Arc<str>", into = "Arc<str>")]
+pub struct StoredFile(Arc<ReadOnce>);
+
+struct ReadOnce {
+    text: Arc<str>,
+    reading: OnceLock<Reading>,
+}
+
+/// What the leader keeps of a unit file.
+#[derive(Clone)]
+pub(super) struct Reading {
+    pub(super) hash: ContentHash,
+    pub(super) description: Box<str>,
+    pub(super) options: Arc<Options>,
+}
+
+impl StoredFile {
+    /// The text.
+    pub fn text(&self) -> &Arc<str> {
+        &self.0.text
+    }
+
+    /// Reads it as the file of this unit, unless that was done before.
+    pub fn read(&self, name: &UnitName) {
+        self.reading(name);
+    }
+
+    /// A file in the store was checked when it was submitted; should a later version refuse one all the same, its unit is
+    /// kept and has no options.
+    pub(super) fn reading(&self, name: &UnitName) -> &Reading {
+        self.0.reading.get_or_init(|| Reading::of(name, &self.0.text))
+    }
+}
+
+impl Reading {
+    pub(super) fn of(name: &UnitName, text: &str) -> Self {
+        let hash = ContentHash::of(text.as_bytes());
+        let Ok(file) = UnitFile::parse(text.as_bytes()) else {
+            return Self { hash, description: Box::default(), options: Arc::default() };
+        };
+        let options = Options::parse(name, &file).map(|parsed| parsed.options).unwrap_or_default();
+        let description = file.value("Unit", "Description");
+        let description = description.map(|text| text.into_owned().into_boxed_str()).unwrap_or_default();
+        Self { hash, description, options: Arc::new(options) }
+    }
+}
+
+impl From<Arc<str>> for StoredFile {
+    fn from(text: Arc<str>) -> Self {
+        Self(Arc::new(ReadOnce { text, reading: OnceLock::new() }))
+    }
+}
+
+impl From<&str> for StoredFile {
+    fn from(text: &str) -> Self {
+        Arc::<str>::from(text).into()
+    }
+}
+
+impl From<String> for StoredFile {
+    fn from(text: String) -> Self {
+        Arc::<str>::from(text).into()
+    }
+}
+
+impl From<StoredFile> for Arc<str> {
+    fn from(file: StoredFile) -> Self {
+        Self::clone(&file.0.text)
+    }
+}
+
+impl Deref for StoredFile {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0.text
+    }
+}
+
+impl PartialEq for StoredFile {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.text == other.0.text
+    }
+}
+
+impl Eq for StoredFile {}
+
+impl fmt::Debug for StoredFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.text.fmt(f)
+    }
+}
+
 /// A copy of a unit that was ended by a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retired {
@@ -131,7 +231,7 @@ pub enum Change {
     /// A unit's record is new or other.
     PutUnit(UnitName, StoredUnit),
     /// A unit's file is new or other.
-    PutFile(UnitName, Arc<str>),
+    PutFile(UnitName, StoredFile),
     /// A unit is forgotten, with its file.
     DeleteUnit(UnitName),
     /// A machine's record is new or other.

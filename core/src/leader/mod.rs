@@ -58,7 +58,8 @@ use litemap::LiteMap;
 
 use self::commands::Commands;
 use self::doubt::{Awake, Brake};
-pub use self::durable::{Change, Durable, Retired, StoredCommand, StoredUnit};
+use self::durable::Reading;
+pub use self::durable::{Change, Durable, Retired, StoredCommand, StoredFile, StoredUnit};
 pub use self::event::{Event, Severity};
 use self::failing::Troubles;
 use self::gates::{Gate, Gates};
@@ -474,9 +475,10 @@ impl Leader {
             self.placer.set_machine(*id, machine.record.labels.clone(), machine.record.capacity);
         }
         for (name, stored) in units {
-            let content = files.remove(&name).unwrap_or_default();
+            let file = files.remove(&name).unwrap_or_else(|| "".into());
             self.orders = self.orders.max(stored.order);
-            let (hash, description, options) = read(&name, &content);
+            let Reading { hash, description, options } = file.reading(&name).clone();
+            let content = Arc::clone(file.text());
             let StoredUnit { desired, order, placements, done } = stored;
             let done = done && !planted::is(Fault::DoneForgotten);
             let why = PlaceReason::default();
@@ -693,15 +695,6 @@ fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
     list.sort();
     list.dedup();
     list
-}
-
-/// What the leader keeps of a unit file. A file in the store was checked when it was submitted; should a later version
-/// refuse one all the same, its unit is kept and has no options.
-fn read(name: &UnitName, content: &str) -> (ContentHash, Box<str>, Arc<Options>) {
-    let hash = ContentHash::of(content.as_bytes());
-    let Ok(file) = UnitFile::parse(content.as_bytes()) else { return (hash, "".into(), Arc::default()) };
-    let options = Options::parse(name, &file).map(|parsed| parsed.options).unwrap_or_default();
-    (hash, description(&file), Arc::new(options))
 }
 
 fn description(file: &UnitFile) -> Box<str> {

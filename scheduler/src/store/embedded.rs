@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::ids::{ClusterId, MachineId, Term};
@@ -273,7 +272,7 @@ fn load(transaction: &ReadTransaction, cluster: ClusterId) -> Result<Durable, re
         Ok(())
     })?;
     each(transaction, FILES, |name, content| {
-        durable.files.insert(unit_name(name)?, Arc::from(content));
+        durable.files.insert(unit_name(name)?, content.into());
         Ok(())
     })?;
     each(transaction, MACHINES, |id, record| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use muster_core::command::{CopyRole, Query, QueryAnswer, UnitStatus, Verb};
+use muster_core::leader::StoredFile;
 use muster_core::machine::{Availability, MachineState, Pressure};
 use muster_core::state::{DesiredState, Observation, Phase};
 use muster_core::unit::UnitName;
@@ -188,7 +189,7 @@ impl World {
             if !self.is_seen_as_wanted(status) {
                 found.push(format!("{} is {}, and seen as {:?}", status.name, status.desired, status.copies));
             }
-            if !same || durable.files.get(&status.name) != status.content.as_ref() {
+            if !same || durable.files.get(&status.name).map(StoredFile::text) != status.content.as_ref() {
                 found.push(format!("{}: memory is not as the store", status.name));
             }
         }
@@ -245,7 +246,7 @@ impl World {
                 let there = machine.files.get(name).is_some_and(|file| {
                     file.version.epoch == *epoch
                         && self.palette.content(file.version.hash).map(|content| &content.text)
-                            == self.store.durable.files.get(name)
+                            == self.store.durable.files.get(name).map(StoredFile::text)
                 });
                 if !there {
                     found.push(format!("m{number} does not have {name} as {epoch}"));

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 
 use muster_core::ids::{MachineId, Term};
 use muster_core::leader::{Change, Durable};
@@ -144,7 +143,7 @@ fn changes_after<'a>(
     let units = rest(&durable.units, section == 0, unit)
         .map(|(name, unit)| (Place::Unit(name.clone()), Change::PutUnit(name.clone(), unit.clone())));
     let files = rest(&durable.files, section <= 1, file)
-        .map(|(name, text)| (Place::File(name.clone()), Change::PutFile(name.clone(), Arc::clone(text))));
+        .map(|(name, file)| (Place::File(name.clone()), Change::PutFile(name.clone(), file.clone())));
     let machines = rest(&durable.machines, section <= 2, machine)
         .map(|(id, record)| (Place::Machine(*id), Change::PutMachine(*id, record.clone())));
     let availability = rest(&durable.availability, section <= 3, decided)

@@ -129,7 +129,7 @@ impl Mirror {
         })?;
         self.number = number;
         self.log_bytes += value.len() as u64;
-        changes.into_iter().flatten().for_each(|change| self.durable.apply(change));
+        changes.into_iter().flatten().for_each(|change| take(&mut self.durable, change));
         Ok(())
     }
 
@@ -137,6 +137,14 @@ impl Mirror {
     pub(super) fn wrote(&mut self, changes: Vec<Change>) {
         changes.into_iter().for_each(|change| self.durable.apply(change));
     }
+}
+
+/// Takes in a change by another leader. Files are read now, and not when this scheduler is elected.
+fn take(durable: &mut Durable, change: Change) {
+    if let Change::PutFile(name, file) = &change {
+        file.read(name);
+    }
+    durable.apply(change);
 }
 
 /// Makes sure that all members that answer are new enough, and that what lies below the prefix is a cluster's, this one
@@ -297,7 +305,7 @@ async fn load(client: &Client, keys: &Keys, head: &Head) -> Result<Mirror, ReadE
         bytes += kv.value.len() as u64;
         let changes =
             parts.push(&kv.value).map_err(|problem| format!("its snapshot is damaged: {problem}"))?;
-        changes.into_iter().flatten().for_each(|change| durable.apply(change));
+        changes.into_iter().flatten().for_each(|change| take(&mut durable, change));
         Ok(())
     })
     .await?

@@ -179,9 +179,9 @@ impl EtcdStore {
         })
     }
 
-    /// Writes the next piece of the state beside the log, once that is large. It waits for the commits that follow, so
-    /// that a cluster in which nothing happens writes nothing.
-    fn shorten_log(&mut self) -> Result<(), CommitError> {
+    /// Writes more of the state beside the log, once that is large. It waits for the commits that follow, so that a cluster
+    /// in which nothing happens writes nothing; and writes about twice as much as they do, so that it ends.
+    fn shorten_log(&mut self, committed: u64) -> Result<(), CommitError> {
         let state = self.mirror.snapshot.bytes;
         if self.snapshot.is_none() && self.mirror.log_bytes > state.max(MIN_LOG_BYTES) {
             self.snapshot = Some(Snapshot {
@@ -191,16 +191,19 @@ impl EtcdStore {
             });
         }
         let Some(mut snapshot) = self.snapshot.take() else { return Ok(()) };
-        let Some((changes, place)) = log::chunk(&self.mirror.durable, snapshot.after.as_ref()) else {
-            return self.begin_log(&snapshot);
-        };
-        for value in self.values(&changes)? {
-            snapshot.bytes += value.len() as u64;
-            let key = self.keys.snapshot_part(snapshot.from, snapshot.parts);
-            self.write(Write { key, value, was: None, also: Vec::new() })?;
-            snapshot.parts += 1;
+        let enough = snapshot.bytes + 2 * committed;
+        while snapshot.bytes <= enough {
+            let Some((changes, place)) = log::chunk(&self.mirror.durable, snapshot.after.as_ref()) else {
+                return self.begin_log(&snapshot);
+            };
+            for value in self.values(&changes)? {
+                snapshot.bytes += value.len() as u64;
+                let key = self.keys.snapshot_part(snapshot.from, snapshot.parts);
+                self.write(Write { key, value, was: None, also: Vec::new() })?;
+                snapshot.parts += 1;
+            }
+            snapshot.after = Some(place);
         }
-        snapshot.after = Some(place);
         self.snapshot = Some(snapshot);
         Ok(())
     }
@@ -254,14 +257,16 @@ impl Store for EtcdStore {
         if term != self.mirror.term {
             return Err(CommitError::Refused { ours: term, later: self.mirror.term });
         }
+        let mut committed = 0;
         for value in self.values(&changes)? {
             let (key, bytes) = (self.keys.entry(self.mirror.number + 1), value.len() as u64);
+            committed += bytes;
             self.write(Write { key, value, was: Some(0), also: Vec::new() })?;
             self.mirror.number += 1;
             self.mirror.log_bytes += bytes;
         }
         self.mirror.wrote(changes);
-        if let Err(error) = self.shorten_log() {
+        if let Err(error) = self.shorten_log(committed) {
             // The commit itself is durable; of what follows the next one learns.
             warn!(%error, "the state could not be written beside its log");
         }
