@@ -16,8 +16,9 @@ use crate::output::listing::{MACHINE_FIELDS, UNIT_FIELDS, UNIT_FILE_FIELDS};
     after_help = AFTER_HELP,
 )]
 pub struct Cli {
-    /// Where the scheduler is: HOST:PORT (`musterctl --help` says where it is looked for without this)
-    #[arg(long, global = true, value_name = "ADDR", help_heading = "Global options")]
+    /// Where the schedulers are: HOST:PORT, several with commas between them (`musterctl --help` says where that is looked
+    /// for without this)
+    #[arg(long, global = true, value_name = "ADDR,…", help_heading = "Global options")]
     pub endpoint: Option<String>,
 
     /// What to do.
@@ -42,12 +43,13 @@ Where MACHINE is asked for:
   1234abcd.../198.18.0.101
                         both, as lists show it
 
-Where the scheduler is, the first that says so counts:
-  --endpoint ADDR
-  MUSTERCTL_ENDPOINT in the environment
-  endpoint = \"ADDR\" in ~/.config/muster/ctl.toml
-  endpoint = \"ADDR\" in /etc/muster/ctl.toml
+Where the schedulers are, the first that says so counts:
+  --endpoint ADDR,ADDR,…
+  MUSTERCTL_ENDPOINT in the environment, the same
+  endpoint = [\"ADDR\", \"ADDR\"] in ~/.config/muster/ctl.toml; one alone without brackets
+  endpoint = [\"ADDR\", \"ADDR\"] in /etc/muster/ctl.toml
   127.0.0.1:7400
+They are tried in turn. One that does not lead says who does, which is asked then.
 
 Exit codes:
   0    done
@@ -55,7 +57,7 @@ Exit codes:
   2    the command line or the configuration file is wrong
   3    status: a unit is not active
   4    there is no such unit, or none that a glob matches
-  69   the scheduler cannot be reached
+  69   no scheduler can be reached, or none leads
   130  interrupted while waiting; the command stands";
 
 /// What the fields of lists mean, in the order of their names.
@@ -227,6 +229,21 @@ pub enum Sub {
         /// What to do with it
         action: BrakeAction,
     },
+
+    /// List the schedulers: which of them leads, and how their store is
+    ///
+    /// Asks each scheduler itself: those that are given, and those that these know of. So it works when none leads, too.
+    /// BEHIND is how many entries of the store's log a scheduler has not applied yet. Exits with 69 when none answers.
+    #[command(after_help = "Examples:\n  musterctl schedulers\n  musterctl schedulers -o json\n  \
+                            musterctl schedulers --endpoint 198.18.0.21,198.18.0.22")]
+    Schedulers(SchedulersArgs),
+
+    /// Have the scheduler that leads make room for another one, and wait until that leads
+    ///
+    /// For work on its machine. Units run on; nothing is placed or moved for the moment that it takes. Needs a store that
+    /// several schedulers share.
+    #[command(after_help = "Example:\n  musterctl step-down")]
+    StepDown,
 
     /// Check unit files here, without a cluster
     ///
@@ -405,6 +422,14 @@ pub struct ListMachinesArgs {
     /// What to show, in this order [default: machine,ip,metadata]
     #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = fields(MACHINE_FIELDS, MACHINE_FIELDS_MEAN))]
     pub fields: Vec<String>,
+}
+
+/// Arguments of `schedulers`.
+#[derive(Debug, Args)]
+pub struct SchedulersArgs {
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// Arguments of `verify`.

@@ -1,4 +1,4 @@
-//! The connection to the scheduler: core types go in and come out.
+//! The connection to the schedulers: core types go in and come out.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -8,68 +8,94 @@ use muster_core::ids::MachineId;
 use muster_core::leader::EventRecord;
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
-use muster_proto::{ConvertError, EventsWanted, MAX_MESSAGE_BYTES, v1};
-use tokio::time::{Instant, sleep};
-use tonic::transport::Channel;
+use muster_proto::v1::schedulers_client::SchedulersClient;
+use muster_proto::{
+    ConvertError, EventsWanted, MAX_MESSAGE_BYTES, SchedulerStatus, is_not_leading, leader_of, v1,
+};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use crate::config::Endpoint;
+use crate::config::Endpoints;
 use crate::failure::{Exit, Failure};
+use crate::reach::{Said, Search, failure};
 
-/// How long a connection may take to come about.
+/// How long a connection may take to come about: where there are others to ask, a lost packet is made up for, but no more.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a lost connection is tried again.
-const RETRY_FOR: Duration = Duration::from_secs(30);
-/// How long to wait before the first new try, and between later ones.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MOST: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(2);
 
-/// A connection to the scheduler.
+/// A connection to a scheduler: to the one that leads, once something was asked of it.
 pub struct Client {
-    endpoint: Endpoint,
+    endpoints: Endpoints,
+    address: String,
     muster: MusterClient<Channel>,
 }
 
 /// Why a request got no answer that can be used.
 pub enum Trouble {
-    /// The connection is lost, or the scheduler stopped leading: what was asked may have been done or not.
-    Lost(String),
+    /// Another scheduler, or the same one again, may know more.
+    Said(Said),
     /// The scheduler answered, and will answer the same again.
     Final(Failure),
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to the first scheduler that answers.
     ///
     /// # Errors
     /// [`Exit::Unreachable`], with what to check.
-    pub async fn connect(endpoint: Endpoint) -> Result<Self, Failure> {
-        let uri = format!("http://{}", endpoint.address);
-        let channel = Channel::from_shared(uri)
-            .map_err(|error| Failure::new(Exit::Usage, format_args!("{:?}: {error}", endpoint.address)))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            // A watch is silent while nothing changes: this tells silence from a scheduler that is gone.
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true);
-        match channel.connect().await {
-            Ok(channel) => {
-                let muster = MusterClient::new(channel)
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                    .max_encoding_message_size(MAX_MESSAGE_BYTES);
-                Ok(Self { endpoint, muster })
+    pub async fn connect(endpoints: Endpoints) -> Result<Self, Failure> {
+        let mut said = Vec::new();
+        for address in &endpoints.addresses {
+            match transport(address, &endpoints)?.connect().await {
+                Ok(channel) => {
+                    let (address, muster) = (address.clone(), muster(channel));
+                    return Ok(Self { endpoints, address, muster });
+                }
+                Err(error) => said.push((address.clone(), Said::Unreached(cause(&error)))),
             }
-            Err(error) => Err(unreachable(&endpoint, &cause(&error))),
+        }
+        Err(failure(&endpoints, &said))
+    }
+
+    /// What the scheduler that was asked last says of itself; `None` where it does not say it.
+    pub async fn describe(&self) -> Option<SchedulerStatus> {
+        let channel = transport(&self.address, &self.endpoints).ok()?.connect_lazy();
+        let answer = SchedulersClient::new(channel).describe(v1::DescribeRequest {}).await.ok()?;
+        answer.into_inner().try_into().ok()
+    }
+
+    /// Connects to that scheduler, when it is first asked. A connection to the same one makes itself anew.
+    fn go_to(&mut self, address: String) -> Result<(), Failure> {
+        if address != self.address {
+            self.muster = muster(transport(&address, &self.endpoints)?.connect_lazy());
+            self.address = address;
+        }
+        Ok(())
+    }
+
+    /// Asks the scheduler that leads, whichever that is: the one that was asked last may have stopped to lead, or its
+    /// connection may be lost. What is asked must be such that it may be repeated.
+    async fn ask<T>(
+        &mut self,
+        search: &mut Search,
+        mut ask: impl AsyncFnMut(&mut Self) -> Result<T, Trouble>,
+    ) -> Result<T, Failure> {
+        loop {
+            match ask(self).await {
+                Ok(answer) => return Ok(answer),
+                Err(Trouble::Said(said)) => self.look_further(search, said).await?,
+                Err(Trouble::Final(failure)) => return Err(failure),
+            }
         }
     }
 
-    /// Where it is connected to.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+    /// Goes on to whom the request is to be sent next.
+    async fn look_further(&mut self, search: &mut Search, said: Said) -> Result<(), Failure> {
+        let next = search.next(&self.endpoints, &self.address, said).await?;
+        self.go_to(next)
     }
 
-    /// Has a command carried out. When the connection is lost before the answer, it is sent again under the same id,
-    /// for [`RETRY_FOR`].
+    /// Has a command carried out. When the connection is lost before the answer, it is sent again under the same id.
     ///
     /// # Errors
     /// When there is no answer. What the scheduler has against the command is no error but its answer.
@@ -87,26 +113,22 @@ impl Client {
             )));
         }
         let request = v1::CommandRequest::from(command);
-        let mut retry = Retry::new();
-        loop {
-            let lost = match self.muster.execute(request.clone()).await {
-                Ok(response) => {
-                    return CommandResult::try_from(response.into_inner())
-                        .map_err(|error| self.nonsense(&error));
-                }
-                Err(status) => match self.trouble(&status) {
-                    Trouble::Lost(cause) => cause,
-                    Trouble::Final(failure) => return Err(failure),
-                },
-            };
-            if !retry.again(&self.endpoint, &lost).await {
-                let mut failure = unreachable(&self.endpoint, &lost);
-                failure.message.push_str(
-                    "\n  Whether the command was carried out is not known; it is safe to give it once more.",
-                );
-                return Err(failure);
+        let mut search = Search::new();
+        let execute = async |client: &mut Self| match client.muster.execute(request.clone()).await {
+            Ok(response) => CommandResult::try_from(response.into_inner())
+                .map_err(|error| Trouble::Final(client.nonsense(&error))),
+            Err(status) => Err(client.trouble(&status)),
+        };
+        self.ask(&mut search, execute).await.map_err(|mut failure| {
+            if failure.exit == Exit::Unreachable {
+                failure.message.push_str(if search.in_doubt() {
+                    "\n  Whether the command was carried out is not known; it is safe to give it once more."
+                } else {
+                    "\n  Nothing was changed."
+                });
             }
-        }
+            failure
+        })
     }
 
     /// Units in the order of their names: these, or all. Those that are not known are left out.
@@ -114,7 +136,7 @@ impl Client {
     /// # Errors
     /// When the scheduler does not answer.
     pub async fn units(&mut self, wanted: Wanted<'_>) -> Result<Vec<UnitStatus>, Failure> {
-        self.try_units(wanted).await.map_err(|trouble| self.fail(trouble))
+        self.ask(&mut Search::new(), async |client| client.try_units(wanted).await).await
     }
 
     async fn try_units(&mut self, wanted: Wanted<'_>) -> Result<Vec<UnitStatus>, Trouble> {
@@ -139,15 +161,15 @@ impl Client {
     /// # Errors
     /// When the scheduler does not answer.
     pub async fn cluster(&mut self) -> Result<ClusterStatus, Failure> {
-        self.try_cluster(&[]).await.map_err(|trouble| self.fail(trouble))
+        self.cluster_with(&[]).await
     }
 
-    /// The same, with what is left on these machines. A lost connection is made again, for [`RETRY_FOR`].
+    /// The same, with what is left on these machines.
     ///
     /// # Errors
     /// When the scheduler does not answer.
     pub async fn cluster_with(&mut self, left_on: &[MachineId]) -> Result<ClusterStatus, Failure> {
-        self.patiently(async |client| client.try_cluster(left_on).await).await
+        self.ask(&mut Search::new(), async |client| client.try_cluster(left_on).await).await
     }
 
     async fn try_cluster(&mut self, left_on: &[MachineId]) -> Result<ClusterStatus, Trouble> {
@@ -158,7 +180,7 @@ impl Client {
         }
     }
 
-    /// Changes what is decided of machines. A lost connection is made again, for [`RETRY_FOR`].
+    /// Changes what is decided of machines.
     ///
     /// # Errors
     /// When a machine is not known, or the scheduler does not answer.
@@ -171,50 +193,54 @@ impl Client {
             }
             Err(status) => Err(client.trouble(&status)),
         };
-        self.patiently(ask).await
+        self.ask(&mut Search::new(), ask).await
     }
 
-    /// Releases the brake: for these machines, where it was held.
+    /// Releases the brake: for these machines, where it was held; and whether that may be the answer to a repetition.
     ///
     /// # Errors
     /// When the scheduler does not answer.
-    pub async fn release_brake(&mut self) -> Result<Option<Vec<MachineId>>, Failure> {
-        match self.muster.release_brake(v1::ReleaseBrakeRequest {}).await {
-            Ok(response) => response.into_inner().released().map_err(|error| self.nonsense(&error)),
-            Err(status) => Err(self.fail(self.trouble(&status))),
-        }
-    }
-
-    /// Asks, and asks again when the connection was lost, for [`RETRY_FOR`].
-    async fn patiently<T>(
-        &mut self,
-        mut ask: impl AsyncFnMut(&mut Self) -> Result<T, Trouble>,
-    ) -> Result<T, Failure> {
-        let mut retry = Retry::new();
-        loop {
-            let lost = match ask(self).await {
-                Ok(answer) => return Ok(answer),
-                Err(Trouble::Lost(cause)) => cause,
-                Err(Trouble::Final(failure)) => return Err(failure),
+    pub async fn release_brake(&mut self) -> Result<(Option<Vec<MachineId>>, bool), Failure> {
+        let release =
+            async |client: &mut Self| match client.muster.release_brake(v1::ReleaseBrakeRequest {}).await {
+                Ok(response) => {
+                    response.into_inner().released().map_err(|error| Trouble::Final(client.nonsense(&error)))
+                }
+                Err(status) => Err(client.trouble(&status)),
             };
-            if !retry.again(&self.endpoint, &lost).await {
-                return Err(unreachable(&self.endpoint, &lost));
-            }
-        }
+        let mut search = Search::new();
+        let released = self.ask(&mut search, release).await?;
+        Ok((released, search.in_doubt()))
     }
 
-    /// Units as they are, and then whenever something about them changes. A lost connection is made again, for
-    /// [`RETRY_FOR`].
+    /// Units as they are, and then whenever something about them changes.
     ///
     /// # Errors
     /// When the scheduler does not answer.
     pub async fn watch(&mut self, names: &[UnitName]) -> Result<Watch, Failure> {
+        self.watch_on(names, &mut Search::new()).await
+    }
+
+    /// The same, after a watch has ended so.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn watch_again(&mut self, names: &[UnitName], ended: Trouble) -> Result<Watch, Failure> {
+        let mut search = Search::new();
+        match ended {
+            Trouble::Said(said) => self.look_further(&mut search, said).await?,
+            Trouble::Final(failure) => return Err(failure),
+        }
+        self.watch_on(names, &mut search).await
+    }
+
+    async fn watch_on(&mut self, names: &[UnitName], search: &mut Search) -> Result<Watch, Failure> {
         let request = v1::WatchRequest { names: names.iter().map(ToString::to_string).collect() };
-        let ask = async |client: &mut Self| match client.muster.watch_units(request.clone()).await {
+        let watch = async |client: &mut Self| match client.muster.watch_units(request.clone()).await {
             Ok(response) => Ok(Watch(response.into_inner())),
             Err(status) => Err(client.trouble(&status)),
         };
-        self.patiently(ask).await
+        self.ask(search, watch).await
     }
 
     /// The worst-case time of a unit; `None` when it is not known.
@@ -222,76 +248,70 @@ impl Client {
     /// # Errors
     /// When the scheduler does not answer.
     pub async fn rto(&mut self, unit: &UnitName) -> Result<Option<Rto>, Failure> {
-        match self.muster.rto(v1::RtoRequest { unit: unit.to_string() }).await {
+        let request = v1::RtoRequest { unit: unit.to_string() };
+        let rto = async |client: &mut Self| match client.muster.rto(request.clone()).await {
             Ok(response) => Ok(Some(response.into_inner().into())),
             Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(self.fail(self.trouble(&status))),
-        }
+            Err(status) => Err(client.trouble(&status)),
+        };
+        self.ask(&mut Search::new(), rto).await
     }
 
-    /// Events, oldest first, with those to come if they are wanted. A lost connection is made again, for [`RETRY_FOR`],
-    /// and goes on where it was.
+    /// Events, oldest first, with those to come if they are wanted. After a loss they go on where they were: with all that
+    /// the scheduler remembers, where it is another one.
     ///
     /// # Errors
     /// When the scheduler does not answer.
     pub async fn events(&mut self, wanted: EventsWanted) -> Result<EventStream, Failure> {
-        let parts = self.event_parts(&wanted, &mut Retry::new()).await?;
+        let parts = self.event_parts(&wanted, &mut Search::new()).await?;
         Ok(EventStream { wanted, parts })
     }
 
     async fn event_parts(
         &mut self,
         wanted: &EventsWanted,
-        retry: &mut Retry,
+        search: &mut Search,
     ) -> Result<Streaming<v1::EventsPart>, Failure> {
         let request = v1::EventsRequest::from(wanted.clone());
-        loop {
-            let lost = match self.muster.events(request.clone()).await {
-                Ok(response) => return Ok(response.into_inner()),
-                Err(status) => match self.trouble(&status) {
-                    Trouble::Lost(cause) => cause,
-                    Trouble::Final(failure) => return Err(failure),
-                },
-            };
-            if !retry.again(&self.endpoint, &lost).await {
-                return Err(unreachable(&self.endpoint, &lost));
-            }
-        }
+        let events = async |client: &mut Self| match client.muster.events(request.clone()).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(client.trouble(&status)),
+        };
+        self.ask(search, events).await
     }
 
     fn trouble(&self, status: &Status) -> Trouble {
+        if is_not_leading(status) {
+            return Trouble::Said(Said::NotLeading(leader_of(status)));
+        }
         // A status with a source was made on this side, out of what became of the connection.
         if status.code() == Code::Unavailable || status.source().is_some() {
-            return Trouble::Lost(match status.source() {
-                Some(source) => cause(source),
-                None => status.message().to_owned(),
+            return Trouble::Said(match status.source() {
+                Some(source) if causes(source).any(<Cause>::is::<tonic::ConnectError>) => {
+                    Said::Unreached(cause(source))
+                }
+                Some(source) => Said::Nothing(cause(source)),
+                None => Said::Nothing(status.message().to_owned()),
             });
         }
         Trouble::Final(match status.code() {
             Code::Unimplemented => Failure::failed(format_args!(
                 "the scheduler at {} does not know this request: musterctl {} speaks another version",
-                self.endpoint.address,
+                self.address,
                 env!("CARGO_PKG_VERSION"),
             )),
             code => Failure::failed(format_args!(
                 "the scheduler at {} refuses the request: {} ({code:?})",
-                self.endpoint.address,
+                self.address,
                 status.message(),
             )),
         })
     }
 
-    fn fail(&self, trouble: Trouble) -> Failure {
-        match trouble {
-            Trouble::Lost(cause) => unreachable(&self.endpoint, &cause),
-            Trouble::Final(failure) => failure,
-        }
-    }
-
     fn nonsense(&self, error: &ConvertError) -> Failure {
         Failure::failed(format_args!(
             "the scheduler at {} answers what musterctl {} does not understand: {error}",
-            self.endpoint.address,
+            self.address,
             env!("CARGO_PKG_VERSION"),
         ))
     }
@@ -322,7 +342,9 @@ impl Watch {
     pub async fn next(&mut self, client: &Client) -> Result<Seen, Trouble> {
         let part = match self.0.message().await {
             Ok(Some(part)) => part,
-            Ok(None) => return Err(Trouble::Lost("the scheduler ended the connection".to_owned())),
+            Ok(None) => {
+                return Err(Trouble::Said(Said::Nothing("the scheduler ended the connection".to_owned())));
+            }
             Err(status) => return Err(client.trouble(&status)),
         };
         let nonsense = |error| Trouble::Final(client.nonsense(&error));
@@ -348,9 +370,9 @@ impl EventStream {
     /// # Errors
     /// When the scheduler does not answer any more.
     pub async fn next(&mut self, client: &mut Client) -> Result<Option<(u64, Vec<EventRecord>)>, Failure> {
-        let mut retry = Retry::new();
+        let mut search = Search::new();
         loop {
-            let lost = match self.parts.message().await {
+            let status = match self.parts.message().await {
                 Ok(Some(part)) => {
                     let missed = part.missed;
                     let events = part.records().map_err(|error| client.nonsense(&error))?;
@@ -361,88 +383,56 @@ impl EventStream {
                     return Ok(Some((missed, events)));
                 }
                 Ok(None) => return Ok(None),
-                Err(status) => match client.trouble(&status) {
-                    Trouble::Lost(cause) => cause,
-                    Trouble::Final(failure) => return Err(failure),
-                },
+                Err(status) => status,
             };
-            if !retry.again(&client.endpoint, &lost).await {
-                return Err(unreachable(&client.endpoint, &lost));
+            match client.trouble(&status) {
+                Trouble::Said(said) => client.look_further(&mut search, said).await?,
+                Trouble::Final(failure) => return Err(failure),
             }
-            self.parts = client.event_parts(&self.wanted, &mut retry).await?;
+            self.parts = client.event_parts(&self.wanted, &mut search).await?;
         }
     }
 }
 
-/// New tries after a loss: bounded in time, less and less often, and said once.
-struct Retry {
-    until: Option<Instant>,
-    pause: Duration,
+/// How a scheduler is connected to.
+///
+/// # Errors
+/// An address that is none.
+pub fn transport(address: &str, endpoints: &Endpoints) -> Result<Endpoint, Failure> {
+    let several = endpoints.addresses.len() > 1;
+    let endpoint = Channel::from_shared(format!("http://{address}"))
+        .map_err(|error| Failure::new(Exit::Usage, format_args!("{address:?}: {error}")))?;
+    Ok(endpoint
+        .connect_timeout(if several { CONNECT_TIMEOUT_OF_SEVERAL } else { CONNECT_TIMEOUT })
+        // A watch is silent while nothing changes: this tells silence from a scheduler that is gone.
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true))
 }
 
-impl Retry {
-    fn new() -> Self {
-        Self { until: None, pause: RETRY_FIRST }
-    }
-
-    /// Waits for the next try; false when there is none.
-    async fn again(&mut self, endpoint: &Endpoint, cause: &str) -> bool {
-        let until = *self.until.get_or_insert_with(|| {
-            anstream::eprintln!(
-                "Lost the scheduler at {} ({cause}); trying again for {} s.",
-                endpoint.address,
-                RETRY_FOR.as_secs()
-            );
-            Instant::now() + RETRY_FOR
-        });
-        if Instant::now() >= until {
-            return false;
-        }
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(RETRY_MOST);
-        true
-    }
+fn muster(channel: Channel) -> MusterClient<Channel> {
+    MusterClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
+
+/// An error, what caused it, and so on.
+fn causes<'a>(error: &'a Cause) -> impl Iterator<Item = &'a Cause> {
+    std::iter::successors(Some(error), |error: &&'a Cause| (**error).source())
+}
+
+type Cause = dyn std::error::Error + 'static;
 
 /// What lies at the bottom of an error, in a few words.
-fn cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
+pub fn cause(error: &Cause) -> String {
+    let text = causes(error).last().map(ToString::to_string).unwrap_or_default();
     // "Connection refused (os error 111)": the number helps nobody.
-    let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
-/// That no scheduler answers, and what to check.
-fn unreachable(endpoint: &Endpoint, cause: &str) -> Failure {
-    let (_, port) = endpoint.address.rsplit_once(':').unwrap_or_default();
-    Failure::new(
-        Exit::Unreachable,
-        format_args!(
-            "cannot reach the scheduler at {} ({}): {cause}\n  \
-             Is it running?            systemctl status muster-scheduler   (on its machine)\n  \
-             Is this its address?      --endpoint, {} or `endpoint` in {} names another\n  \
-             Is something in between?  a firewall must let TCP port {port} through",
-            endpoint.address,
-            endpoint.source,
-            crate::config::ENDPOINT_VARIABLE,
-            "~/.config/muster/ctl.toml",
-        ),
-    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Source;
-
-    #[test]
-    fn an_unreachable_scheduler_says_what_to_check() {
-        let endpoint = Endpoint { address: "10.0.0.1:7401".to_owned(), source: Source::Environment };
-        insta::assert_snapshot!(unreachable(&endpoint, "Connection refused").message);
-    }
 
     #[test]
     fn the_cause_is_what_the_system_said() {

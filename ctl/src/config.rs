@@ -1,8 +1,9 @@
-//! Where the scheduler is: from the flag, the environment, a configuration file, or the default, in this order.
+//! Where the schedulers are: from the flag, the environment, a configuration file, or the default, in this order.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::{Exit, Failure};
@@ -11,21 +12,28 @@ use crate::failure::{Exit, Failure};
 pub const DEFAULT_ENDPOINT: &str = "127.0.0.1:7400";
 /// The port that is meant when an address names none.
 const DEFAULT_PORT: u16 = 7400;
-/// The environment variable with the scheduler's address.
+/// The environment variable with the schedulers' addresses.
 pub const ENDPOINT_VARIABLE: &str = "MUSTERCTL_ENDPOINT";
 /// What may stand in a configuration file.
 const KEYS: [&str; 1] = ["endpoint"];
 
-/// A scheduler's address.
+/// The schedulers' addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// `HOST:PORT`.
-    pub address: String,
+pub struct Endpoints {
+    /// `HOST:PORT` each, at least one, in the order in which they are tried.
+    pub addresses: Vec<String>,
     /// Who said so.
     pub source: Source,
 }
 
-/// Who said where the scheduler is.
+impl Endpoints {
+    /// The one that is tried first.
+    pub fn first(&self) -> &str {
+        self.addresses.first().map_or(DEFAULT_ENDPOINT, String::as_str)
+    }
+}
+
+/// Who said where the schedulers are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// `--endpoint`.
@@ -49,7 +57,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// The files that may say where the scheduler is, the one that counts more first.
+/// The files that may say where the schedulers are, the one that counts more first.
 pub fn files() -> Vec<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
@@ -59,22 +67,20 @@ pub fn files() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Finds the scheduler's address.
+/// Finds the schedulers' addresses.
 ///
 /// # Errors
 /// An address that is none; a configuration file that cannot be read or understood.
-pub fn endpoint(flag: Option<&str>, variable: Option<&str>, files: &[PathBuf]) -> Result<Endpoint, Failure> {
-    let named = |text: &str, source: Source| {
-        let address = address(text).map_err(|why| {
-            Failure::new(Exit::Usage, format_args!("{text:?} is no scheduler's address ({source}): {why}"))
-        })?;
-        Ok(Endpoint { address, source })
-    };
+pub fn endpoints(
+    flag: Option<&str>,
+    variable: Option<&str>,
+    files: &[PathBuf],
+) -> Result<Endpoints, Failure> {
     if let Some(text) = flag {
-        return named(text, Source::Flag);
+        return named(&[text.to_owned()], Source::Flag);
     }
     if let Some(text) = variable.filter(|text| !text.is_empty()) {
-        return named(text, Source::Environment);
+        return named(&[text.to_owned()], Source::Environment);
     }
     for path in files {
         let text = match std::fs::read_to_string(path) {
@@ -87,36 +93,58 @@ pub fn endpoint(flag: Option<&str>, variable: Option<&str>, files: &[PathBuf]) -
                 ));
             }
         };
-        if let Some(text) = endpoint_in(path, &text).map_err(|message| Failure::new(Exit::Usage, message))? {
-            return named(&text, Source::File(path.clone()));
+        if let Some(texts) = endpoint_in(path, &text).map_err(|message| Failure::new(Exit::Usage, message))? {
+            return named(&texts, Source::File(path.clone()));
         }
     }
-    Ok(Endpoint { address: DEFAULT_ENDPOINT.to_owned(), source: Source::Default })
+    Ok(Endpoints { addresses: vec![DEFAULT_ENDPOINT.to_owned()], source: Source::Default })
+}
+
+/// The addresses in these texts, each of which may be several with commas between them.
+fn named(texts: &[String], source: Source) -> Result<Endpoints, Failure> {
+    let mut addresses = Vec::new();
+    for text in texts.iter().flat_map(|text| text.split(',')).map(str::trim) {
+        let address = address(text).map_err(|why| {
+            Failure::new(Exit::Usage, format_args!("{text:?} is no scheduler's address ({source}): {why}"))
+        })?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(Endpoints { addresses, source })
 }
 
 /// The `endpoint` in a configuration file, or what is wrong with the file, with the line.
-fn endpoint_in(path: &Path, text: &str) -> Result<Option<String>, String> {
+fn endpoint_in(path: &Path, text: &str) -> Result<Option<Vec<String>>, String> {
     let at = |offset: usize, message: &str| {
         let line = text[..offset.min(text.len())].matches('\n').count() + 1;
         format!("{}:{line}: {message}", path.display())
     };
     let table = DeTable::parse(text)
         .map_err(|error| at(error.span().map_or(0, |span| span.start), error.message()))?;
+    let expected = |found: &Spanned<DeValue<'_>>| {
+        let message = format!(
+            "endpoint must be a text such as \"{DEFAULT_ENDPOINT}\", or a list of such texts; found: {}",
+            found.get_ref().type_str()
+        );
+        at(found.span().start, &message)
+    };
     let mut endpoint = None;
     for (key, value) in table.get_ref() {
         if key.get_ref() != KEYS[0] {
             return Err(at(key.span().start, &unknown_key(key.get_ref())));
         }
-        match value.get_ref() {
-            DeValue::String(text) => endpoint = Some(text.to_string()),
-            other => {
-                let message = format!(
-                    "endpoint must be a text such as \"{DEFAULT_ENDPOINT}\"; found: {}",
-                    other.type_str()
-                );
-                return Err(at(value.span().start, &message));
+        let one = |value: &Spanned<DeValue<'_>>| match value.get_ref() {
+            DeValue::String(text) => Ok(text.to_string()),
+            _ => Err(expected(value)),
+        };
+        endpoint = Some(match value.get_ref() {
+            DeValue::Array(values) if values.is_empty() => {
+                return Err(at(value.span().start, "endpoint names no scheduler; leave it out, or name one"));
             }
-        }
+            DeValue::Array(values) => values.iter().map(one).collect::<Result<_, _>>()?,
+            _ => vec![one(value)?],
+        });
     }
     Ok(endpoint)
 }
@@ -131,7 +159,10 @@ fn unknown_key(key: &str) -> String {
 }
 
 /// `HOST:PORT` of `HOST`, `HOST:PORT` or `http://HOST:PORT`.
-fn address(text: &str) -> Result<String, String> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn address(text: &str) -> Result<String, String> {
     let rest = match text.split_once("://") {
         Some(("http", rest)) => rest.trim_end_matches('/'),
         Some((scheme, _)) => return Err(format!("{scheme}:// is not known here; write HOST:PORT")),
@@ -172,7 +203,11 @@ fn address(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn message(result: Result<Endpoint, Failure>) -> String {
+    fn one(address: &str, source: Source) -> Endpoints {
+        Endpoints { addresses: vec![address.to_owned()], source }
+    }
+
+    fn message(result: Result<Endpoints, Failure>) -> String {
         let failure = result.expect_err("refused");
         assert_eq!(failure.exit, Exit::Usage);
         failure.message
@@ -201,24 +236,38 @@ mod tests {
         let system = directory.path().join("system.toml");
         std::fs::write(&system, "# all users\nendpoint = \"10.0.0.9\"\n").expect("written");
         let files = [user.clone(), system.clone()];
-        let found = |flag, variable| endpoint(flag, variable, &files).map_err(|failure| failure.message);
+        let found = |flag, variable| endpoints(flag, variable, &files).map_err(|failure| failure.message);
 
-        assert_eq!(
-            found(Some("f:1"), Some("e:1")),
-            Ok(Endpoint { address: "f:1".into(), source: Source::Flag })
-        );
-        assert_eq!(
-            found(None, Some("e:1")),
-            Ok(Endpoint { address: "e:1".into(), source: Source::Environment })
-        );
-        let from_system = Endpoint { address: "10.0.0.9:7400".into(), source: Source::File(system) };
+        assert_eq!(found(Some("f:1"), Some("e:1")), Ok(one("f:1", Source::Flag)));
+        assert_eq!(found(None, Some("e:1")), Ok(one("e:1", Source::Environment)));
+        let from_system = one("10.0.0.9:7400", Source::File(system));
         assert_eq!(found(None, Some("")), Ok(from_system.clone()));
         std::fs::write(&user, "").expect("written");
         assert_eq!(found(None, None), Ok(from_system));
         std::fs::write(&user, "endpoint = 'u:2'").expect("written");
-        assert_eq!(found(None, None), Ok(Endpoint { address: "u:2".into(), source: Source::File(user) }));
-        let default = Endpoint { address: DEFAULT_ENDPOINT.into(), source: Source::Default };
-        assert_eq!(endpoint(None, None, &[]).map_err(|failure| failure.message), Ok(default));
+        assert_eq!(found(None, None), Ok(one("u:2", Source::File(user))));
+        let default = one(DEFAULT_ENDPOINT, Source::Default);
+        assert_eq!(endpoints(None, None, &[]).map_err(|failure| failure.message), Ok(default));
+    }
+
+    #[test]
+    fn several_schedulers() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("ctl.toml");
+        let found = |flag| {
+            let found = endpoints(flag, None, std::slice::from_ref(&file));
+            found.map(|endpoints| endpoints.addresses).map_err(|failure| failure.message)
+        };
+        let three = Ok(["a:7400", "b:1", "[::1]:7400"].map(str::to_owned).to_vec());
+        assert_eq!(found(Some("a, b:1,[::1],a:7400")), three);
+        std::fs::write(&file, "endpoint = [\"a\", \"b:1\", \"[::1]\"]\n").expect("written");
+        assert_eq!(found(None), three);
+        std::fs::write(&file, "endpoint = \"a,b:1,[::1]\"\n").expect("written");
+        assert_eq!(found(None), three);
+        assert_eq!(
+            found(Some("a,,b")),
+            Err("\"\" is no scheduler's address (from --endpoint): write HOST:PORT".to_owned())
+        );
     }
 
     #[test]
@@ -235,7 +284,17 @@ mod tests {
         );
         assert_eq!(
             wrong("endpoint = 7400\n"),
-            "/etc/muster/ctl.toml:1: endpoint must be a text such as \"127.0.0.1:7400\"; found: integer"
+            "/etc/muster/ctl.toml:1: endpoint must be a text such as \"127.0.0.1:7400\", or a list of such texts; \
+             found: integer"
+        );
+        assert_eq!(
+            wrong("endpoint = [\n\"h:1\",\n7400]\n"),
+            "/etc/muster/ctl.toml:3: endpoint must be a text such as \"127.0.0.1:7400\", or a list of such texts; \
+             found: integer"
+        );
+        assert_eq!(
+            wrong("endpoint = []\n"),
+            "/etc/muster/ctl.toml:1: endpoint names no scheduler; leave it out, or name one"
         );
         assert!(
             wrong("\nendpoint = \"h:1").starts_with("/etc/muster/ctl.toml:2: "),
@@ -247,11 +306,11 @@ mod tests {
     #[test]
     fn a_bad_address_names_its_source() {
         assert_eq!(
-            message(endpoint(Some("::1"), None, &[])),
+            message(endpoints(Some("::1"), None, &[])),
             "\"::1\" is no scheduler's address (from --endpoint): write an IPv6 address in brackets: [::1]:7400"
         );
         assert_eq!(
-            message(endpoint(None, Some("unix:///x"), &[])),
+            message(endpoints(None, Some("unix:///x"), &[])),
             "\"unix:///x\" is no scheduler's address (from MUSTERCTL_ENDPOINT in the environment): \
              unix:// is not known here; write HOST:PORT"
         );

@@ -38,7 +38,7 @@ pub async fn set(
     availability: Availability,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let cluster = client.cluster_with(&[]).await?;
+    let cluster = client.cluster().await?;
     let machines = resolve(&cluster, machines)?;
     client.change_machines(MachineCommand { machines: machines.clone(), availability }).await?;
     let done = if availability == Availability::Open { "uncordoned" } else { "cordoned" };
@@ -55,7 +55,7 @@ pub async fn set(
 /// When a machine is not known, the scheduler does not answer, something is left when the time has passed, or Ctrl-C was
 /// pressed.
 pub async fn drain(client: &mut Client, args: &DrainArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let cluster = client.cluster_with(&[]).await?;
+    let cluster = client.cluster().await?;
     let machines = resolve(&cluster, &args.machines)?;
     let timeout = Duration::from_secs(args.timeout);
     let drain = Drain {
@@ -65,7 +65,7 @@ pub async fn drain(client: &mut Client, args: &DrainArgs, out: &mut impl Write) 
     let availability = Availability::Draining(drain);
     client.change_machines(MachineCommand { machines: machines.clone(), availability }).await?;
     if args.no_block {
-        return begun(&client.cluster_with(&[]).await?, &machines, out);
+        return begun(&client.cluster().await?, &machines, out);
     }
     let spinner = spinner();
     let ended = tokio::select! {
@@ -183,8 +183,14 @@ fn spinner() -> ProgressBar {
 /// # Errors
 /// When the scheduler does not answer.
 pub async fn release_brake(client: &mut Client, out: &mut impl Write) -> Result<(), Failure> {
-    let Some(machines) = client.release_brake().await? else {
-        return Ok(writeln!(out, "The brake was not held: nothing has changed.")?);
+    let (released, repeated) = client.release_brake().await?;
+    let Some(machines) = released else {
+        let text = if repeated {
+            "The brake is not held (any more): the answer to who released it was lost."
+        } else {
+            "The brake was not held: nothing has changed."
+        };
+        return Ok(writeln!(out, "{text}")?);
     };
     if machines.is_empty() {
         return Ok(writeln!(out, "The brake is released: the machines are back.")?);

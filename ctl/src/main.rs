@@ -12,6 +12,8 @@ mod fixtures;
 mod machines;
 mod output;
 mod progress;
+mod reach;
+mod schedulers;
 mod show;
 mod style;
 mod verify;
@@ -59,11 +61,11 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
-    let connect = async || {
+    let endpoints = || {
         let variable = std::env::var(config::ENDPOINT_VARIABLE).ok();
-        let endpoint = config::endpoint(cli.endpoint.as_deref(), variable.as_deref(), &config::files())?;
-        Client::connect(endpoint).await
+        config::endpoints(cli.endpoint.as_deref(), variable.as_deref(), &config::files())
     };
+    let connect = async || Client::connect(endpoints()?).await;
     // Arguments are read before anything is sent: a mistake in them is told even when no scheduler is there.
     let (how, arguments) = match cli.command {
         Sub::Verify(args) => return verify::run(&args.files, out),
@@ -87,6 +89,8 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Sub::Brake { action: BrakeAction::Release } => {
             return machines::release_brake(&mut connect().await?, out).await;
         }
+        Sub::Schedulers(args) => return schedulers::list(&endpoints()?, &args, out).await,
+        Sub::StepDown => return schedulers::step_down(&endpoints()?, out).await,
         Sub::ListMachines(args) => return show::list_machines(&mut connect().await?, &args, out).await,
         Sub::Submit(args) => {
             let how = How { verb: Verb::Submit, replace: args.replace, wait: false, timeout: None };

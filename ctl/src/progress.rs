@@ -9,7 +9,7 @@ use muster_core::command::{UnitStatus, Waiting};
 use muster_core::unit::UnitName;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::client::{Client, Trouble, Wanted};
+use crate::client::{Client, Wanted};
 use crate::failure::{Exit, Failure};
 use crate::output::Machines;
 use crate::style::{Role, harmless};
@@ -184,20 +184,19 @@ pub async fn wait(
                     }
                     ended.extend(seen.into_iter().filter_map(|(name, status)| pending.see(&name, status)));
                 }
-                Err(Trouble::Lost(_)) => watch = client.watch(&pending.names()).await?,
-                Err(Trouble::Final(failure)) => return Err(failure),
+                Err(ended) => watch = client.watch_again(&pending.names(), ended).await?,
             },
-            _ = refresh.tick() => ended.extend(look_again(client, &mut pending).await),
+            _ = refresh.tick() => ended.extend(look_again(client, &mut pending).await?),
             () = at(said) => {
                 said = None;
-                ended.extend(look_again(client, &mut pending).await);
+                ended.extend(look_again(client, &mut pending).await?);
                 pending.lines().iter().for_each(|line| anstream::eprintln!("{line}"));
             }
             () = at(timeout.map(|timeout| start + timeout)) => {
                 over = true;
                 // What is said last should be what is so now, and why.
                 let look = tokio::time::timeout(LAST_LOOK, look_again(client, &mut pending));
-                ended.extend(look.await.unwrap_or_default());
+                ended.extend(look.await.into_iter().flatten().flatten());
             }
             _ = &mut interrupted => return Err(interrupt(&bar, &pending)),
         }
@@ -225,22 +224,20 @@ pub async fn wait(
     Ok(())
 }
 
-/// Asks for what no watch tells. That it cannot be asked for is left to the watch to notice.
-async fn look_again(client: &mut Client, pending: &mut Pending) -> Vec<Ended> {
+/// Asks for what no watch tells.
+async fn look_again(client: &mut Client, pending: &mut Pending) -> Result<Vec<Ended>, Failure> {
     let names = pending.without_machine();
     pending.reasons.clear();
-    if !names.is_empty()
-        && let Ok(units) = client.units(Wanted { names: Some(&names), reasons: true, content: false }).await
-    {
+    if !names.is_empty() {
+        let wanted = Wanted { names: Some(&names), reasons: true, content: false };
+        let units = client.units(wanted).await?;
         pending.reasons =
             units.into_iter().filter_map(|status| Some((status.name, status.waiting?))).collect();
     }
-    if pending.depends_on_machines()
-        && let Ok(cluster) = client.cluster().await
-    {
-        return pending.see_machines(Machines::of(&cluster));
+    if pending.depends_on_machines() {
+        return Ok(pending.see_machines(Machines::of(&client.cluster().await?)));
     }
-    Vec::new()
+    Ok(Vec::new())
 }
 
 /// Sleeps until that moment, or for ever.

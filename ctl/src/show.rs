@@ -17,6 +17,7 @@ use crate::output::listing::{
 };
 use crate::output::table::{Rows, write_array, write_json, write_table};
 use crate::output::{Machines, status};
+use crate::style::harmless;
 
 /// `list-units`.
 ///
@@ -69,10 +70,13 @@ pub async fn list_machines(
     out.flush()?;
     if people {
         machine_notes(&cluster).iter().for_each(|note| anstream::eprintln!("{note}"));
-        if std::io::stderr().is_terminal() {
+        if std::io::stderr().is_terminal()
+            && let Some(scheduler) = client.describe().await
+            && scheduler.registered.len() < 2
+        {
             anstream::eprintln!(
                 "One scheduler, at {}: if its machine is lost, units run on and nothing is moved until it is back.",
-                client.endpoint().address
+                harmless(&scheduler.address)
             );
         }
     }

@@ -235,7 +235,7 @@ fn pressure(pressure: Pressure) -> Field {
 }
 
 /// Whole mebibytes: a machine's memory is no round number of anything larger.
-fn mebibytes(bytes: u64) -> String {
+pub fn mebibytes(bytes: u64) -> String {
     if bytes == 0 { "0".to_owned() } else { format!("{}M", bytes.div_ceil(1024 * 1024)) }
 }
 

@@ -1,8 +1,9 @@
-//! What is shown to people and to programs, made of core types only.
+//! What is shown to people and to programs, made of core types, and of what schedulers say of themselves.
 
 pub mod events;
 pub mod listing;
 pub mod rto;
+pub mod schedulers;
 pub mod status;
 pub mod table;
 

@@ -2,12 +2,14 @@
 //! that says of every unit what its name asks for.
 
 mod cluster;
+mod follower;
 mod proxy;
 
 use std::path::Path;
 use std::time::Duration;
 
 use cluster::{Cluster, Run, eventually};
+use follower::Follower;
 use proxy::Proxy;
 
 const WEB: &str = "# A comment, and no newline at the end\n[Unit]\nDescription=The web\n\n[Service]\nExecStart=/bin/sleep inf";
@@ -398,6 +400,24 @@ fn a_command_whose_answer_was_lost_is_repeated_under_its_id() {
 }
 
 #[test]
+fn it_is_repeated_under_its_id_to_another_scheduler_too() {
+    let cluster = Cluster::start();
+    let web = file(cluster.directory(), "web.service", WEB);
+    let proxy = Proxy::start(cluster.address(), WEB);
+    // The way that breaks, and one to the same store: as to a leader that was elected since.
+    let endpoints = list(&[proxy.address(), cluster.address()]);
+    let through = cluster.spawn(&["--endpoint", &endpoints, "submit", &web]);
+    eventually("the command is carried out", || {
+        let run = cluster.ctl(&["list-unit-files", "--no-legend", "--fields", "unit"]);
+        (run.stdout == "web.service\n").then_some(()).ok_or(run)
+    });
+    proxy.cut();
+    let run = through.end();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "Unit web.service inactive\n"), "{run:?}");
+    assert!(run.stderr.ends_with("; asking the others.\n"), "{}", run.stderr);
+}
+
+#[test]
 fn what_happened_is_told_and_explained() {
     let mut cluster = Cluster::start();
     cluster.add_machine(1);
@@ -468,9 +488,7 @@ fn events_are_followed_across_a_restart_of_the_scheduler() {
 fn no_scheduler() {
     let directory = tempfile::tempdir().expect("a directory");
     let web = file(directory.path(), "web.service", WEB);
-    // A port that was free a moment ago.
-    let address =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
+    let address = nowhere().to_string();
     for arguments in [&["list-machines"][..], &["start", &web], &["status", "web"]] {
         let run = cluster::ctl(&address, arguments);
         assert_eq!((run.code, run.stdout.as_str()), (Some(69), ""));
@@ -492,6 +510,104 @@ fn no_scheduler() {
     assert_eq!(
         cluster::ctl(&address, &["version"]).stdout,
         format!("musterctl version {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+/// An address where nobody listens: it was free a moment ago.
+fn nowhere() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port")
+}
+
+fn list(addresses: &[std::net::SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn the_scheduler_that_leads_is_found() {
+    let cluster = Cluster::start();
+    cluster.add_machine(1);
+    let web = file(cluster.directory(), "web.service", WEB);
+    // One that is gone, one that does not know, and one that does: the leader is none of those that were given.
+    let (unknowing, knowing) = (Follower::start(None), Follower::start(Some(cluster.address())));
+    let endpoints = list(&[nowhere(), unknowing.address(), knowing.address()]);
+    let run = cluster::ctl(&endpoints, &["start", &web]);
+    ended(&run, 0, &format!("Unit web.service launched on {M1}\n"), "");
+    assert_eq!((unknowing.asked(), knowing.asked()), (1, 1), "who was found to lead is asked from then on");
+    for arguments in
+        [&["status", "web"][..], &["rto", "web"], &["events"], &["cat", "web"], &["cordon", "1111"]]
+    {
+        let run = cluster::ctl(&endpoints, arguments);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{arguments:?}: {run:?}");
+    }
+    let run = cluster::ctl(&endpoints, &["brake", "release"]);
+    ended(&run, 0, "The brake was not held: nothing has changed.\n", "");
+}
+
+#[test]
+fn a_leader_that_is_elected_while_it_is_waited_for_is_asked() {
+    let cluster = Cluster::start();
+    let web = file(cluster.directory(), "web.service", WEB);
+    let followers = [Follower::start(None), Follower::start(None)];
+    let endpoints = list(&[followers[0].address(), followers[1].address()]);
+    let mut submit = cluster.spawn(&["--endpoint", &endpoints, "submit", &web]);
+    assert_eq!(submit.stderr_line(), "No scheduler leads at the moment; trying again for 30 s.");
+    followers[1].follows(Some(cluster.address()));
+    ended(&submit.end(), 0, "Unit web.service inactive\n", "");
+    let mut follower = cluster.spawn(&["--endpoint", &endpoints, "events", "-f", "web"]);
+    assert!(follower.stdout_line().contains("client_submit"));
+}
+
+#[test]
+fn nobody_leads_and_nobody_is_there() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let web = file(directory.path(), "web.service", WEB);
+    let gone = [nowhere(), nowhere()];
+    let run = cluster::ctl(&list(&gone), &["start", &web]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(69), ""));
+    let expected = format!(
+        "error: cannot reach any scheduler (from MUSTERCTL_ENDPOINT in the environment):\n  \
+         {}: Connection refused\n  {}: Connection refused\n",
+        gone[0], gone[1]
+    );
+    assert!(run.stderr.starts_with(&expected), "{}", run.stderr);
+    let run = cluster::ctl(&list(&gone), &["schedulers"]);
+    assert_eq!(run.code, Some(69));
+    let told = format!("{} cannot be asked: Connection refused.\n", gone[1]);
+    assert!(run.stdout.contains(&told) && run.stderr.starts_with(&expected), "{run:?}");
+    assert_eq!(cluster::ctl(&list(&gone), &["step-down"]).code, Some(69));
+}
+
+#[test]
+fn schedulers_describe_themselves() {
+    let cluster = Cluster::start();
+    let (gone, address) = (nowhere(), cluster.address());
+    let run = cluster::ctl(&list(&[gone, address]), &["schedulers"]);
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    let words: Vec<Vec<&str>> = run.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(words[0], ["ADDRESS", "ROLE", "SINCE", "BEHIND", "VERSION"]);
+    assert_eq!(words[1], [gone.to_string().as_str(), "unreachable", "-", "-", "-"]);
+    assert_eq!(words[2][..2], [address.to_string().as_str(), "leading"]);
+    assert_eq!(words[2][words[2].len() - 2..], ["0", version]);
+    assert!(
+        run.stdout.ends_with(&format!(
+            "{gone} cannot be asked: Connection refused.\n\nStore: a file of the scheduler's own.\n"
+        )),
+        "{}",
+        run.stdout
+    );
+    let run = cluster.ctl(&["schedulers", "-o", "json"]);
+    assert!(run.stdout.contains("\"role\":\"leading\"") && run.stdout.contains("\"term\":1"), "{run:?}");
+    let error = format!(
+        "error: the scheduler at {address} goes on leading: it has its store to itself (state_dir), so that no other \
+         scheduler could lead; stop muster-scheduler.service to have nobody lead\n"
+    );
+    ended(&cluster.ctl(&["step-down"]), 1, "", &error);
+    // Not every scheduler of old describes itself.
+    let follower = Follower::start(None);
+    let run = cluster::ctl(&list(&[follower.address(), address]), &["schedulers"]);
+    assert!(
+        run.stdout.contains(&format!("{} cannot be asked: it is of another version.", follower.address()))
     );
 }
 
