@@ -14,6 +14,9 @@ use crate::state::{self, Backend, MachineRecord, Role, State};
 use crate::supervisor::Supervisor;
 use crate::{daemons, preflight, say};
 
+/// How many members the etcd of several schedulers has: one may be lost.
+const ETCD_MEMBERS: usize = 3;
+
 /// What a new cluster is to be like.
 #[derive(Debug, Clone)]
 pub struct Builder {
@@ -56,8 +59,8 @@ impl Builder {
         self
     }
 
-    /// How many machines for schedulers (`s1`, …) there are: 1 unless said otherwise, which is what this version can do;
-    /// without daemons 0 to 80, and 0 unless said otherwise.
+    /// How many machines for schedulers (`s1`, …) there are: 1 unless said otherwise, or 0 without daemons. With more than
+    /// one, three machines more (`e1` to `e3`) run etcd.
     #[must_use]
     pub fn schedulers(mut self, schedulers: usize) -> Self {
         self.schedulers = schedulers;
@@ -145,12 +148,6 @@ impl Builder {
             "agents without a scheduler: ask for one, or for no daemons"
         );
         ensure!(
-            !self.daemons || self.schedulers <= 1,
-            "{} schedulers: this version of Muster has one for a cluster (more machines for schedulers, s1, s2, …, are \
-             booted without daemons only)",
-            self.schedulers
-        );
-        ensure!(
             !self.schedulers_on_workers || self.schedulers <= self.workers,
             "{} schedulers do not fit on {} workers, one each",
             self.schedulers,
@@ -171,6 +168,11 @@ impl Builder {
             let schedules = self.schedulers_on_workers && number <= self.schedulers;
             let role = if schedules { Role::SchedulerAndWorker } else { Role::Worker };
             add(format!("m{number}"), role, format!("198.18.0.{}", 100 + number))?;
+        }
+        if self.daemons && self.schedulers > 1 {
+            for number in 1..=ETCD_MEMBERS {
+                add(format!("e{number}"), Role::Etcd, format!("198.18.0.{}", 200 + number))?;
+            }
         }
         for name in self.labels.keys() {
             let known = records.iter().any(|record| record.name == *name && record.role.works());

@@ -103,15 +103,18 @@ impl Cluster {
         self.state.supervisor.enter_network()
     }
 
-    /// The host's `musterctl`, in the cluster's network, with the first scheduler's address in its environment.
+    /// The host's `musterctl`, in the cluster's network, with the schedulers' addresses in its environment.
     ///
     /// # Errors
     /// It has not been built, or there is no scheduler.
     pub fn ctl_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Command> {
         let endpoints = self.endpoints();
-        let endpoint = endpoints.first().context("this cluster has no scheduler")?;
+        ensure!(!endpoints.is_empty(), "this cluster has no scheduler");
         let mut command = self.network_command();
-        command.arg(daemons::bin_dir()?.join("musterctl")).args(arguments).env(ENDPOINT_VARIABLE, endpoint);
+        command
+            .arg(daemons::bin_dir()?.join("musterctl"))
+            .args(arguments)
+            .env(ENDPOINT_VARIABLE, endpoints.join(","));
         Ok(command)
     }
 
@@ -224,7 +227,7 @@ impl Cluster {
         template.write("/etc/hosts", hosts.as_bytes())?;
         template.write_program("/usr/lib/muster-cluster/beat", include_str!("scripts/beat"))?;
         if self.state.daemons {
-            daemons::install(&template)?;
+            daemons::install(&template, &self.state.machines)?;
         }
         match self.backend() {
             Backend::Nspawn => Ok(()),

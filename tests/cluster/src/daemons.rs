@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::state::MachineRecord;
+use crate::state::{MachineRecord, Role};
 use crate::template::Template;
 
 /// The port on which schedulers listen.
@@ -62,8 +62,14 @@ pub(crate) fn endpoints(machines: &[MachineRecord]) -> Vec<String> {
         .collect()
 }
 
-/// Puts programs and services where every machine has them; `enablement` says what runs where.
-pub(crate) fn install(template: &Template) -> Result<()> {
+/// The URLs for clients of all members of etcd.
+fn etcd_endpoints(machines: &[MachineRecord]) -> Vec<String> {
+    let members = machines.iter().filter(|machine| machine.role == Role::Etcd);
+    members.map(|machine| format!("http://{}:2379", machine.address)).collect()
+}
+
+/// Puts programs and services where every machine has them; `services` says what runs where.
+pub(crate) fn install(template: &Template, machines: &[MachineRecord]) -> Result<()> {
     let directory = bin_dir()?;
     for binary in BINARIES {
         template.copy(&directory.join(binary), &format!("/usr/bin/{binary}"))?;
@@ -71,6 +77,13 @@ pub(crate) fn install(template: &Template) -> Result<()> {
     for service in ["muster-scheduler.service", "muster-agent.service", "muster-goodbye.service"] {
         let from = project_root().join("packaging/systemd").join(service);
         template.copy(&from, &format!("/usr/lib/systemd/system/{service}"))?;
+    }
+    if machines.iter().any(|machine| machine.role == Role::Etcd) {
+        // Virtual machines have no such package: the host's programs will do.
+        for program in ["etcd", "etcdctl"] {
+            template.copy(&Path::new("/usr/bin").join(program), &format!("/usr/bin/{program}"))?;
+        }
+        template.write("/usr/lib/systemd/system/etcd.service", include_bytes!("etcd.service"))?;
     }
     Ok(())
 }
@@ -82,7 +95,11 @@ pub(crate) fn services(
 ) -> Vec<(&'static str, &'static str, String)> {
     let mut services = Vec::new();
     if machine.role.schedules() {
-        let text = format!("listen = \"{}:{PORT}\"\ninsecure_listen = true\n", machine.address);
+        let mut text = format!("listen = \"{}:{PORT}\"\ninsecure_listen = true\n", machine.address);
+        let etcd = etcd_endpoints(machines);
+        if !etcd.is_empty() {
+            let _ = write!(text, "\n[etcd]\nendpoints = {}\n", Value::from(etcd));
+        }
         services.push(("muster-scheduler.service", "etc/muster/scheduler.toml", text));
     }
     if machine.role.works() {
@@ -97,7 +114,32 @@ pub(crate) fn services(
         }
         services.push(("muster-agent.service", "etc/muster/agent.toml", text));
     }
+    if machine.role == Role::Etcd {
+        services.push(("etcd.service", "etc/muster/etcd.env", etcd_environment(machine, machines)));
+    }
     services
+}
+
+/// How a member of etcd is told of itself and of the others.
+fn etcd_environment(member: &MachineRecord, machines: &[MachineRecord]) -> String {
+    let members = machines.iter().filter(|machine| machine.role == Role::Etcd);
+    let all: Vec<_> =
+        members.map(|member| format!("{}=http://{}:2380", member.name, member.address)).collect();
+    let (name, address) = (&member.name, &member.address);
+    // Compacted by itself, as operators have it: what is older than a few thousand revisions is forgotten.
+    format!(
+        "ETCD_NAME={name}\n\
+         ETCD_DATA_DIR=/var/lib/etcd/member\n\
+         ETCD_LISTEN_CLIENT_URLS=http://{address}:2379,http://127.0.0.1:2379\n\
+         ETCD_ADVERTISE_CLIENT_URLS=http://{address}:2379\n\
+         ETCD_LISTEN_PEER_URLS=http://{address}:2380\n\
+         ETCD_INITIAL_ADVERTISE_PEER_URLS=http://{address}:2380\n\
+         ETCD_INITIAL_CLUSTER={}\n\
+         ETCD_AUTO_COMPACTION_MODE=revision\n\
+         ETCD_AUTO_COMPACTION_RETENTION=1000\n\
+         ETCD_LOGGER=zap\nETCD_LOG_LEVEL=warn\n",
+        all.join(",")
+    )
 }
 
 /// A row of `musterctl list-machines -o json`, as far as it matters here.
@@ -122,7 +164,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::Role;
 
     fn machine(name: &str, role: Role, id: char) -> MachineRecord {
         let labels = BTreeMap::from([("disk".to_owned(), "s\"s\"d".to_owned())]);

@@ -24,7 +24,8 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Machines: m1, m2, … run units, s1 runs the scheduler.
+Machines: m1, m2, … run units, s1 runs the scheduler. Where there are several schedulers, s1, s2, …, their state is in etcd \
+on e1, e2 and e3.
 
 Examples:
   muster-cluster up
@@ -39,6 +40,7 @@ enum Verb {
     #[command(
         after_help = "Examples:\n  muster-cluster up\n  muster-cluster up --machines 5 --labels m1:disk=ssd,rack=a\n  \
                       muster-cluster up --backend vm\n  \
+                      muster-cluster up --machines 5 --schedulers 3\n  \
                       muster-cluster --dir /tmp/bare up --machines 1 --no-daemons"
     )]
     Up(Up),
@@ -185,8 +187,8 @@ struct Up {
     /// How many workers, m1, m2, …
     #[arg(long, default_value_t = 3, value_name = "N")]
     machines: usize,
-    /// How many machines for schedulers, s1, s2, …: one, or 0 to 80 with --no-daemons [default: 1, or 0 with
-    /// --no-daemons]
+    /// How many machines for schedulers, s1, s2, …; with more than one, three machines more, e1 to e3, have their state in
+    /// etcd [default: 1, or 0 with --no-daemons]
     #[arg(long, value_name = "M")]
     schedulers: Option<usize>,
     /// Put the schedulers on workers instead of on machines of their own
@@ -360,6 +362,7 @@ fn list(cluster: &Cluster) {
             Role::Scheduler => "scheduler",
             Role::Worker => "worker",
             Role::SchedulerAndWorker => "scheduler+worker",
+            Role::Etcd => "etcd",
         };
         let link = if machine.is_cut() { "cut" } else { "ok" };
         let (name, address, power) = (machine.name(), machine.address(), machine.power().to_string());

@@ -19,17 +19,19 @@ pub enum Role {
     Worker,
     /// Runs a scheduler and an agent.
     SchedulerAndWorker,
+    /// Runs a member of the etcd cluster that several schedulers have their state in.
+    Etcd,
 }
 
 impl Role {
     /// Whether a scheduler runs there.
     pub fn schedules(self) -> bool {
-        self != Self::Worker
+        matches!(self, Self::Scheduler | Self::SchedulerAndWorker)
     }
 
     /// Whether an agent runs there.
     pub fn works(self) -> bool {
-        self != Self::Scheduler
+        matches!(self, Self::Worker | Self::SchedulerAndWorker)
     }
 }
 
@@ -46,7 +48,7 @@ pub enum Backend {
 /// What stays the same of a machine through its boots.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct MachineRecord {
-    /// `m1`, `s1`, …: also its host name and the name of its link at the bridge.
+    /// `m1`, `s1`, `e1`, …: also its host name and the name of its link at the bridge.
     pub(crate) name: String,
     pub(crate) role: Role,
     /// IPv4 address in 198.18.0.0/24.
