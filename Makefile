@@ -9,7 +9,7 @@ FAULTS := target/release/muster-faults
 # Virtual machines are made of Debian's packages: elsewhere there are none.
 VM_HOST := $(shell command -v apt-get >/dev/null && [ "$$(uname -m)" = x86_64 ] && echo yes)
 
-.PHONY: help cargo build demo demo-vm cluster vm-image vm-packages test test-full lint unit-tests simulation cluster-tests \
+.PHONY: help cargo build demo demo-vm demo-ha cluster vm-image vm-packages test test-full lint unit-tests simulation cluster-tests \
     vm-tests fault-matrix chaos failure-times bench sim sim-worth host-packages fmt clean
 
 help: ## list the targets
@@ -30,6 +30,9 @@ demo: cargo host-packages build ## three machines, a web server, a machine that 
 
 demo-vm: cargo host-packages vm-packages build ## the same on virtual machines (QEMU; half a minute to boot where emulated)
 	@tests/cluster/demo --backend vm
+
+demo-ha: cargo host-packages build ## three schedulers on etcd: the leader dies, the next one goes on
+	@tests/cluster/demo-ha
 
 cluster: cargo host-packages build ## three machines that stay up; says how to talk to them
 	@$(CLUSTER) up --machines 3

@@ -10,6 +10,7 @@ mod fidelity;
 mod guard;
 mod machines;
 mod restarts;
+mod several;
 mod stalls;
 mod store;
 mod storm;
