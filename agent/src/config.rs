@@ -137,7 +137,7 @@ impl Config {
             return contradiction(&["schedulers"], message.to_owned());
         }
         for scheduler in &self.schedulers {
-            if let Err(message) = self.check_scheduler(scheduler) {
+            if let Err(message) = check_scheduler(scheduler, self.insecure) {
                 return contradiction(&["schedulers"], message);
             }
         }
@@ -151,30 +151,34 @@ impl Config {
         }
         Ok(())
     }
+}
 
-    fn check_scheduler(&self, scheduler: &Scheduler) -> Result<(), String> {
-        let address = match scheduler.host.parse::<IpAddr>() {
-            Ok(address) => Some(address.to_canonical()),
-            Err(_) => (scheduler.host == "localhost").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        };
-        if address.is_some_and(|address| address.is_loopback()) {
-            return Ok(());
-        }
-        let reason = "whoever answers there could run anything on this machine as root, since mutual TLS does not \
-                      exist yet";
-        if !address.is_some_and(config::is_test_network) {
-            return Err(format!(
-                "scheduler \"{scheduler}\" is refused: {reason}; a loopback address is allowed, and with insecure = true \
-                 one in 198.18.0.0/15, the network set aside for tests by RFC 2544"
-            ));
-        }
-        if !self.insecure {
-            return Err(format!(
-                "scheduler \"{scheduler}\" is refused: {reason}; on a test network of your own, insecure = true allows it"
-            ));
-        }
-        Ok(())
+/// Whether the agent may obey who answers there; `insecure`: also on the test network.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check_scheduler(scheduler: &Scheduler, insecure: bool) -> Result<(), String> {
+    let address = match scheduler.host.parse::<IpAddr>() {
+        Ok(address) => Some(address.to_canonical()),
+        Err(_) => (scheduler.host == "localhost").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    };
+    if address.is_some_and(|address| address.is_loopback()) {
+        return Ok(());
     }
+    let reason = "whoever answers there could run anything on this machine as root, since mutual TLS does not \
+                  exist yet";
+    if !address.is_some_and(config::is_test_network) {
+        return Err(format!(
+            "scheduler \"{scheduler}\" is refused: {reason}; a loopback address is allowed, and with insecure = true \
+             one in 198.18.0.0/15, the network set aside for tests by RFC 2544"
+        ));
+    }
+    if !insecure {
+        return Err(format!(
+            "scheduler \"{scheduler}\" is refused: {reason}; on a test network of your own, insecure = true allows it"
+        ));
+    }
+    Ok(())
 }
 
 fn state_dir() -> PathBuf {

@@ -72,7 +72,8 @@ pub async fn run(config: Config) -> Result<()> {
 
     // Agents that were started together must not come together.
     let seed = u64::try_from(ledger.key.bits() >> 64).unwrap_or_default();
-    let mut agent = Agent::new(identity, membership, ledger, seed, clock::now());
+    let schedulers = config.schedulers.iter().map(ToString::to_string).collect();
+    let mut agent = Agent::new(identity, schedulers, membership, ledger, seed, clock::now());
     let mut goodbyes = Goodbyes::listen(&config.run_dir)?;
     // The shutdown is held back while these are open.
     let mut waiting: Vec<OwnedFd> = Vec::new();
@@ -81,7 +82,7 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::spawn(pressure::watch(inputs.clone()));
     let mut daemon = Daemon {
         systemd: Systemd::start(files.clone(), inputs.clone()),
-        sessions: Sessions::new(config.schedulers, inputs.clone()),
+        sessions: Sessions::new(config.insecure, inputs.clone()),
         inputs,
         records,
         files,
@@ -137,7 +138,7 @@ impl Daemon {
         match effect {
             Effect::SaveLedger(ledger) => self.save(ledger),
             Effect::SaveMembership(membership) => self.save_membership(membership),
-            Effect::Connect(connection) => self.sessions.connect(connection),
+            Effect::Connect(connection, scheduler) => self.sessions.connect(connection, scheduler),
             Effect::Disconnect(_) => self.sessions.disconnect(),
             Effect::Send(message) => self.sessions.send(message),
             Effect::Write(writes) => self.systemd.call(Call::Write(writes)),
@@ -246,7 +247,10 @@ impl Daemon {
             Event::MembershipNotSaved(error) => {
                 error!(error, "cannot write down the leader's term, so it is not obeyed; is the disk full?");
             }
-            Event::LeaderSilent => warn!("the leader answers no heartbeats; connecting anew"),
+            Event::LeaderSilent(scheduler) => {
+                warn!(%scheduler, "the leader answers no heartbeats; looking for one that does");
+            }
+            Event::NoAnswer(scheduler) => self.sessions.complain(&scheduler, "it does not answer"),
             Event::Stale(unit, newest) => warn!(%unit, %newest, "an old assignment is not applied"),
             Event::UnitRefused(unit, reason) => warn!(%unit, reason, "refused a unit"),
             Event::StartFailed(unit, reason) => warn!(%unit, reason, "start failed"),

@@ -1,14 +1,15 @@
 //! The streams to a leader, over gRPC: one for heartbeats, and one for all else.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use muster_core::agent::Input;
 use muster_core::message::FromAgent;
 use muster_proto::v1::agents_client::AgentsClient;
 use muster_proto::v1::{AgentMessage, LeaderMessage};
-use muster_proto::{ConvertError, SESSION_KEY, ToAgentParts, split_from_agent};
+use muster_proto::{ConvertError, SESSION_KEY, ToAgentParts, leader_of, split_from_agent};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -17,7 +18,7 @@ use tonic::transport::Endpoint;
 use tonic::{Request, Streaming};
 use tracing::{debug, info, warn};
 
-use crate::config::Scheduler;
+use crate::config::{Scheduler, check_scheduler};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,12 +36,16 @@ const WINDOW_BYTES: u32 = 1024 * 1024;
 /// The streams to schedulers, one at a time.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    schedulers: Vec<Scheduler>,
+    /// Whether a scheduler may be on the test network.
+    insecure: bool,
     inputs: mpsc::Sender<Input>,
     stream: Option<Stream>,
-    /// Why there is no stream, as it was logged last.
-    complaint: Arc<Mutex<String>>,
+    complaints: Complaints,
 }
+
+/// What each scheduler has said, or why it said nothing, as it was logged last: it is not logged again and again.
+#[derive(Clone, Debug, Default)]
+struct Complaints(Arc<Mutex<BTreeMap<String, String>>>);
 
 #[derive(Debug)]
 struct Stream {
@@ -51,25 +56,31 @@ struct Stream {
 }
 
 impl Sessions {
-    pub(crate) fn new(schedulers: Vec<Scheduler>, inputs: mpsc::Sender<Input>) -> Self {
-        Self { schedulers, inputs, stream: None, complaint: Arc::default() }
+    pub(crate) fn new(insecure: bool, inputs: mpsc::Sender<Input>) -> Self {
+        Self { insecure, inputs, stream: None, complaints: Complaints::default() }
     }
 
-    /// Opens a stream to the next scheduler in turn.
-    pub(crate) fn connect(&mut self, connection: u64) {
-        let turn = usize::try_from(connection).unwrap_or_default().checked_rem(self.schedulers.len());
-        let Some(scheduler) = turn.and_then(|turn| self.schedulers.get(turn)).cloned() else { return };
+    /// Opens a stream to this scheduler.
+    pub(crate) fn connect(&mut self, connection: u64, scheduler: String) {
         self.disconnect();
         let (heartbeats, heartbeats_queue) = mpsc::channel(QUEUE_MAX);
         let (messages, queue) = mpsc::channel(QUEUE_MAX);
-        let (inputs, complaint) = (self.inputs.clone(), Arc::clone(&self.complaint));
+        let (inputs, complaints, insecure) = (self.inputs.clone(), self.complaints.clone(), self.insecure);
         let task = tokio::spawn(async move {
-            let error = match run(&scheduler, connection, heartbeats_queue, queue, &inputs).await {
-                Ok(()) => "it ended the stream".to_owned(),
-                Err(error) => error.to_string(),
+            let ended = run(&scheduler, connection, heartbeats_queue, queue, &inputs).await;
+            let leader = leader(&ended, insecure);
+            let said = match (&ended, &leader) {
+                (Ok(()), _) => "it ended the stream".to_owned(),
+                (Err(error), Some(Err(refused))) => format!("{error}, but that is not asked: {refused}"),
+                (Err(error), _) => error.to_string(),
             };
-            complain(&complaint, &scheduler, &error);
-            let _ = inputs.send(Input::Disconnected(connection)).await;
+            if let Some(Ok(leader)) = leader {
+                complaints.redirected(&scheduler, &said);
+                _ = inputs.send(Input::Redirected(connection, leader)).await;
+            } else {
+                complaints.complain(&scheduler, &said);
+                _ = inputs.send(Input::Disconnected(connection)).await;
+            }
         });
         self.stream = Some(Stream { connection, heartbeats, messages, task });
     }
@@ -101,22 +112,54 @@ impl Sessions {
         }
     }
 
+    /// A scheduler does not answer, or not any more.
+    pub(crate) fn complain(&self, scheduler: &str, why: &str) {
+        self.complaints.complain(scheduler, why);
+    }
+
     /// The leader has answered: what is wrong later is news again.
     pub(crate) fn welcomed(&self) {
-        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.complaints.lock().clear();
     }
 }
 
-/// Logs why there is no stream, but not again and again.
-fn complain(complaint: &Mutex<String>, scheduler: &Scheduler, error: &str) {
-    let mut last = complaint.lock().unwrap_or_else(PoisonError::into_inner);
-    let text = format!("{scheduler} {error}");
-    if *last == text {
-        debug!(%scheduler, error, "no stream to a scheduler");
-    } else {
-        warn!(%scheduler, error, "no stream to a scheduler; units run on, and it is tried again");
-        *last = text;
+impl Complaints {
+    fn complain(&self, scheduler: &str, why: &str) {
+        if self.is_news(scheduler, why) {
+            warn!(%scheduler, "no stream to a scheduler: {why}; units run on, and schedulers are tried again");
+        } else {
+            debug!(%scheduler, "no stream to a scheduler: {why}");
+        }
     }
+
+    /// Another scheduler leads, which is nothing to worry about.
+    fn redirected(&self, scheduler: &str, said: &str) {
+        if self.is_news(scheduler, said) {
+            info!(%scheduler, "redirected: {said}");
+        } else {
+            debug!(%scheduler, "redirected: {said}");
+        }
+    }
+
+    fn is_news(&self, scheduler: &str, said: &str) -> bool {
+        let last = self.lock().insert(scheduler.to_owned(), said.to_owned());
+        last.is_none_or(|last| last != said)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who leads, where the scheduler has said so; or why that one is not asked.
+fn leader(ended: &Result<(), StreamError>, insecure: bool) -> Option<Result<String, String>> {
+    let Err(StreamError::Status(status)) = ended else { return None };
+    let leader = leader_of(status)?;
+    let checked = leader.parse::<Scheduler>().map_err(|error| error.to_string()).and_then(|scheduler| {
+        check_scheduler(&scheduler, insecure)?;
+        Ok(scheduler.to_string())
+    });
+    Some(checked)
 }
 
 /// Why a stream ended.
@@ -144,7 +187,7 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 async fn run(
-    scheduler: &Scheduler,
+    scheduler: &str,
     connection: u64,
     heartbeats: mpsc::Receiver<AgentMessage>,
     queue: mpsc::Receiver<AgentMessage>,
@@ -187,4 +230,104 @@ async fn hear(mut stream: Streaming<LeaderMessage>, inputs: &mpsc::Sender<Input>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_proto::not_leading;
+    use muster_proto::v1::agents_server::{Agents, AgentsServer};
+    use tokio::net::TcpListener;
+    use tokio_stream::Stream;
+    use tonic::transport::Server;
+    use tonic::transport::server::TcpIncoming;
+    use tonic::{Response, Status};
+
+    use super::*;
+
+    /// A scheduler that does not lead, or not any more.
+    struct Follower {
+        leader: &'static str,
+        begins: bool,
+    }
+
+    type ToAgents = std::pin::Pin<Box<dyn Stream<Item = Result<LeaderMessage, Status>> + Send>>;
+
+    #[tonic::async_trait]
+    impl Agents for Follower {
+        type SessionStream = ToAgents;
+        type HeartbeatsStream = ToAgents;
+
+        async fn session(&self, _: Request<Streaming<AgentMessage>>) -> Result<Response<ToAgents>, Status> {
+            if !self.begins {
+                return Err(not_leading(Some(self.leader)));
+            }
+            let last = tokio_stream::once(Err(not_leading(Some(self.leader))));
+            let mut response: Response<ToAgents> = Response::new(Box::pin(last));
+            response.metadata_mut().insert(SESSION_KEY, "1.key".parse().expect("metadata"));
+            Ok(response)
+        }
+
+        async fn heartbeats(
+            &self,
+            _: Request<Streaming<AgentMessage>>,
+        ) -> Result<Response<ToAgents>, Status> {
+            Ok(Response::new(Box::pin(tokio_stream::pending())))
+        }
+    }
+
+    /// What the core hears of a stream to it.
+    async fn heard(follower: Follower) -> Vec<Input> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let serves = Server::builder()
+            .add_service(AgentsServer::new(follower))
+            .serve_with_incoming(TcpIncoming::from(listener));
+        let serves = tokio::spawn(serves);
+        let (inputs, mut queue) = mpsc::channel(8);
+        let mut sessions = Sessions::new(false, inputs);
+        sessions.connect(7, address);
+        let mut heard = Vec::new();
+        while !matches!(heard.last(), Some(Input::Disconnected(_) | Input::Redirected(..))) {
+            heard.push(queue.recv().await.expect("an input"));
+        }
+        serves.abort();
+        heard
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_lead_sends_on_to_whom_may_be_asked() {
+        let (allowed, refused) = ("127.0.0.1:7401", "10.0.0.1:7400");
+        let redirected = Input::Redirected(7, allowed.to_owned());
+        let sent_on = heard(Follower { leader: allowed, begins: false }).await;
+        assert_eq!(sent_on, std::slice::from_ref(&redirected));
+        assert_eq!(heard(Follower { leader: refused, begins: false }).await, [Input::Disconnected(7)]);
+        let ended = heard(Follower { leader: allowed, begins: true }).await;
+        assert_eq!(ended, [Input::Connected(7), redirected]);
+    }
+
+    #[test]
+    fn a_leader_that_is_told_of_is_checked_as_those_that_are_configured() {
+        let told = |leader, insecure| {
+            super::leader(&Err(StreamError::Status(not_leading(Some(leader)))), insecure).expect("a leader")
+        };
+        assert_eq!(told("198.18.0.21:7400", true).as_deref(), Ok("198.18.0.21:7400"));
+        assert_eq!(told("127.0.0.1:7400", false).as_deref(), Ok("127.0.0.1:7400"));
+        assert!(told("198.18.0.21:7400", false).unwrap_err().contains("insecure = true allows it"));
+        assert!(told("10.0.0.1:7400", true).unwrap_err().contains("mutual TLS does not exist yet"));
+        assert!(told("nonsense", true).unwrap_err().contains("is no scheduler"));
+        for other in [not_leading(None), Status::unavailable("this scheduler is stopping")] {
+            assert!(super::leader(&Err(StreamError::Status(other)), true).is_none());
+        }
+        assert!(super::leader(&Ok(()), true).is_none());
+    }
+
+    #[test]
+    fn the_same_is_not_said_again_and_again() {
+        let complaints = Complaints::default();
+        assert!(complaints.is_news("a", "refused") && complaints.is_news("b", "does not lead"));
+        assert!(!complaints.is_news("a", "refused") && !complaints.is_news("b", "does not lead"));
+        assert!(complaints.is_news("a", "does not lead"));
+        complaints.lock().clear();
+        assert!(complaints.is_news("a", "does not lead"));
+    }
 }

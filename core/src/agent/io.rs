@@ -185,8 +185,10 @@ pub enum Input {
     ShutdownCancelled,
     /// The stream that [`Effect::Connect`] with this number asked for is open.
     Connected(u64),
-    /// That stream could not be opened, or has ended. Every [`Effect::Connect`] ends in this.
+    /// That stream could not be opened, or has ended. Every [`Effect::Connect`] ends in this, or in [`Input::Redirected`].
     Disconnected(u64),
+    /// The same, since that scheduler does not lead; this one does, it says.
+    Redirected(u64, String),
     /// A leader says something.
     Leader(ToAgent),
     /// [`Effect::SaveMembership`] is done, or failed for this reason.
@@ -266,8 +268,8 @@ pub enum Effect {
     /// Write this down so that it survives the agent. Nothing that follows is done before. As long as it cannot be, nothing
     /// is started: the next agent would not know of it.
     SaveLedger(Box<Ledger>),
-    /// Open a stream to the next scheduler in turn.
-    Connect(u64),
+    /// Open a stream with this number to this scheduler, and end the one before.
+    Connect(u64, String),
     /// End this stream.
     Disconnect(u64),
     /// Send this on the stream.
@@ -340,8 +342,10 @@ pub enum Event {
     },
     /// The cluster and term could not be written down, so that the leader is not obeyed.
     MembershipNotSaved(String),
-    /// The leader answers no heartbeats.
-    LeaderSilent,
+    /// The leader, at this address, answers no heartbeats.
+    LeaderSilent(String),
+    /// The scheduler at this address does not answer.
+    NoAnswer(String),
     /// An assignment was not applied, since a later epoch is or was here.
     Stale(UnitName, Epoch),
     /// The machine cannot hold a unit.

@@ -16,6 +16,7 @@
 mod files;
 mod guard;
 mod io;
+mod schedulers;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -94,9 +95,16 @@ struct Pid1 {
 }
 
 impl Agent {
-    /// The agent that starts now, on a machine with this ledger and membership. `seed` is for the jitter of its
-    /// attempts to connect.
-    pub fn new(identity: Identity, membership: Membership, ledger: Ledger, seed: u64, now: Time) -> Self {
+    /// The agent that starts now, on a machine with this ledger and membership. `schedulers` are those that are configured, at
+    /// least one, as `HOST:PORT`. `seed` is for the jitter of its attempts to connect.
+    pub fn new(
+        identity: Identity,
+        schedulers: Vec<String>,
+        membership: Membership,
+        ledger: Ledger,
+        seed: u64,
+        now: Time,
+    ) -> Self {
         let Ledger { boot, key, session, units, writing: _, stopped } = ledger;
         // Sessions may have been opened since the ledger was saved: not as many as milliseconds have passed.
         let session = session
@@ -104,7 +112,7 @@ impl Agent {
         Self {
             boot,
             key,
-            session: Session::new(identity.machine, membership, session, seed, now),
+            session: Session::new(identity.machine, schedulers, membership, session, seed, now),
             guard: Guard::new(units.values().any(|held| held.exclusive.is_some()), now),
             units: Units::new(units, stopped, identity.capacity),
             pid1: Pid1 { up: false, reloading: None, heard: now, reload: None, asked: false },
@@ -185,8 +193,8 @@ impl Agent {
         let report = Some(self.report_at).filter(|_| self.to_report && self.session.is_welcome());
         let (lease, last) = (self.session.lease_of_session(), self.session.lease_end());
         let guard = self.guard.next_timer(&self.units, lease, last);
-        let timers =
-            [self.session.next_timer(), units, guard, reloading, report, self.save_at, Some(self.resync)];
+        let session = Some(self.session.next_timer());
+        let timers = [session, units, guard, reloading, report, self.save_at, Some(self.resync)];
         timers.into_iter().flatten().min()
     }
 
@@ -222,7 +230,10 @@ impl Agent {
                 }
             }
             Input::Disconnected(connection) => {
-                self.session.disconnected(now, connection);
+                self.session.disconnected(now, connection, None);
+            }
+            Input::Redirected(connection, leader) => {
+                self.session.disconnected(now, connection, Some(leader));
             }
             // The machine goes, and the agent with it: there is nothing to add.
             Input::Goodbye(Goodbye::Restart) if self.leaving == Some(Goodbye::Shutdown) => {

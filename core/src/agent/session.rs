@@ -4,28 +4,58 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::io::{Effect, Event, Membership};
+use super::schedulers::Schedulers;
 use crate::ids::{MachineId, Revision, SessionNumber, Term};
 use crate::machine::Pressure;
 use crate::message::{Assignments, FromAgent, LeaderMessage, Refused, ToAgent, Welcome};
 use crate::planted::{self, Fault};
 use crate::time::Time;
 
-/// The shortest and the longest wait before the next attempt to connect.
+/// The shortest and the longest wait before schedulers are asked again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// The wait of a machine whose id another one has. That lasts until an operator gives it an id of its own, or the other
 /// one is gone.
 const ID_IN_USE_WAIT: Duration = Duration::from_secs(15);
 /// How old PID 1's last sign of life may be, about, when a session begins.
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
-/// How long a leader may be silent before it has said how long a lease is.
+/// How long a scheduler may be silent before it has said how long a lease is.
 const SILENCE_BEFORE_WELCOME: Duration = Duration::from_secs(10);
+/// The lease to go by where none was granted yet, and where a longer one is: the default.
+const USUAL_LEASE: Duration = Duration::from_secs(5);
+
+// With several schedulers another one may lead at any moment. It counts every machine's lease from its election, so that an
+// agent has about a lease to find it. In percent of that, as long as no more than two schedulers do not answer:
+//
+//   the longest wait between two rounds of asking all                              30
+//   two that do not answer, 20 each                                                40
+//   the one that is asked next says who leads: until that is asked                  2
+//   to connect twice, Hello, and the answer to the first heartbeat                 28 are left
+//
+// One that is said to lead has 50 to answer, in which the next one may be elected: then there was no wait between rounds. A
+// leader that falls silent is noticed after 50. One that may be overtaken is silent from then on, and others are asked without
+// a wait; one that is stopped cannot be overtaken for a while yet.
+//
+// A thousand agents that lose a leader together must not come to the next one together: each asks at a moment of its own
+// within 20 (a second), and later at one within the second half of each wait. So there is about one in a millisecond.
+
+/// The longest wait between two rounds, in percent of a lease.
+const ROUND: u32 = 30;
+/// How long one of several schedulers has to take a connection.
+const ATTEMPT: u32 = 20;
+/// The longest wait before the one is asked that is said to lead.
+const REDIRECT: u32 = 2;
+/// The longest wait after a session.
+const SPREAD: u32 = 20;
+/// How long a leader may be silent where others can be asked.
+const SILENCE: u32 = 50;
 
 /// The stream to a leader.
 #[derive(Debug)]
 enum Link {
     /// The next attempt is made then.
     Waiting(Time),
-    Connecting(u64),
+    /// The attempt with that number is given up then.
+    Connecting(u64, Time),
     Open(Open),
 }
 
@@ -58,9 +88,14 @@ pub(super) struct Session {
     /// What is being written down, and what the leader said meanwhile: nothing of it is obeyed before.
     saving: Option<Membership>,
     waiting: VecDeque<ToAgent>,
+    schedulers: Schedulers,
     connections: u64,
-    /// How many attempts were made since the last welcome.
+    /// How often all schedulers were asked since the last welcome.
     attempts: u32,
+    /// How many schedulers have taken a stream since then, and said nothing.
+    silent: u32,
+    /// How long leases are, as far as is known, and at most [`USUAL_LEASE`].
+    lease: Duration,
     lease_end: Option<Time>,
     random: u64,
 }
@@ -68,6 +103,7 @@ pub(super) struct Session {
 impl Session {
     pub fn new(
         machine: MachineId,
+        schedulers: Vec<String>,
         membership: Membership,
         number: SessionNumber,
         seed: u64,
@@ -84,8 +120,11 @@ impl Session {
             link: Link::Waiting(now),
             saving: None,
             waiting: VecDeque::new(),
+            schedulers: Schedulers::new(schedulers, seed),
             connections: 0,
             attempts: 0,
+            silent: 0,
+            lease: USUAL_LEASE,
             lease_end: None,
             random: seed,
         }
@@ -130,20 +169,19 @@ impl Session {
         matches!(&self.link, Link::Open(Open { welcome: Some(_), .. }))
     }
 
-    pub fn next_timer(&self) -> Option<Time> {
+    pub fn next_timer(&self) -> Time {
         match &self.link {
-            Link::Waiting(until) => Some(*until),
-            Link::Connecting(_) => None,
+            Link::Waiting(until) | Link::Connecting(_, until) => *until,
             Link::Open(open) => {
-                let dead = open.heard + open.silence();
-                Some(open.welcome.as_ref().map_or(dead, |_| dead.min(open.next_heartbeat)))
+                let dead = open.heard + self.silence(open);
+                open.welcome.as_ref().map_or(dead, |_| dead.min(open.next_heartbeat))
             }
         }
     }
 
     /// A stream is open: whether Hello is to be sent on it, under a new session number.
     pub fn connected(&mut self, now: Time, connection: u64) -> bool {
-        if !matches!(self.link, Link::Connecting(asked) if asked == connection) {
+        if !matches!(self.link, Link::Connecting(asked, _) if asked == connection) {
             return false;
         }
         self.number.0 += 1;
@@ -162,21 +200,73 @@ impl Session {
         true
     }
 
-    pub fn disconnected(&mut self, now: Time, connection: u64) {
-        let current = match &self.link {
-            Link::Waiting(_) => None,
-            Link::Connecting(current) | Link::Open(Open { connection: current, .. }) => Some(*current),
-        };
-        if current == Some(connection) {
-            let wait = self.backoff();
-            self.wait(now, wait);
+    /// A stream has ended, or could not be opened; `leader` is who leads, where the scheduler has said that.
+    pub fn disconnected(&mut self, now: Time, connection: u64, leader: Option<String>) {
+        match &self.link {
+            Link::Connecting(current, _) if *current == connection => self.failed(now, leader),
+            Link::Open(open) if open.connection == connection => {
+                if open.welcome.is_none() {
+                    return self.failed(now, leader);
+                }
+                let wait = if self.schedulers.has_others() || leader.is_some() {
+                    self.random(0, 100, self.share(SPREAD))
+                } else {
+                    self.backoff()
+                };
+                self.schedulers.begin();
+                if let Some(leader) = leader {
+                    self.schedulers.lead(leader);
+                }
+                self.wait(now, wait);
+            }
+            _ => {}
         }
+    }
+
+    /// The scheduler that was asked is no leader that could be worked with: on to the one that is, or to the next.
+    fn failed(&mut self, now: Time, leader: Option<String>) {
+        let wait = if leader.is_some_and(|leader| self.schedulers.lead(leader)) {
+            self.random(0, 100, self.share(REDIRECT))
+        } else if self.schedulers.has_unasked() {
+            Duration::ZERO
+        } else {
+            self.schedulers.begin();
+            self.backoff()
+        };
+        self.wait(now, wait);
     }
 
     fn wait(&mut self, now: Time, wait: Duration) {
         self.link = Link::Waiting(now + wait);
         // They belonged to the session that is over.
         self.waiting.clear();
+    }
+
+    /// So many percent of a lease.
+    fn share(&self, percent: u32) -> Duration {
+        self.lease * percent / 100
+    }
+
+    /// How long a scheduler may be silent that has taken a stream. That is longer each time: it may have much to do, and less
+    /// if it is not asked again and again.
+    fn patience(&self) -> Duration {
+        if self.schedulers.has_others() {
+            self.share(SILENCE).saturating_mul(1 << self.silent.min(10)).min(SILENCE_BEFORE_WELCOME)
+        } else {
+            SILENCE_BEFORE_WELCOME
+        }
+    }
+
+    /// How long the leader may be silent until the stream counts as dead.
+    fn silence(&self, open: &Open) -> Duration {
+        match &open.welcome {
+            None => self.patience(),
+            // Two heartbeats may be late.
+            Some(welcome) if self.schedulers.has_others() => {
+                (welcome.lease_ttl * SILENCE / 100).max(welcome.heartbeat_interval * 2)
+            }
+            Some(welcome) => welcome.lease_ttl * 2,
+        }
     }
 
     fn disconnect(&mut self, now: Time, wait: Duration, effects: &mut Vec<Effect>) {
@@ -189,21 +279,28 @@ impl Session {
     /// Presents the machine anew: what was said of it in this session counts no more.
     pub fn renew(&mut self, now: Time, effects: &mut Vec<Effect>) {
         if matches!(self.link, Link::Open(_)) {
+            self.schedulers.begin_with_same();
             self.disconnect(now, Duration::ZERO, effects);
         }
     }
 
     /// Exponential, and jittered so that the agents of a cluster do not all come at once.
     fn backoff(&mut self) -> Duration {
-        let longest = BACKOFF.0.saturating_mul(1 << self.attempts.min(10)).min(BACKOFF.1);
+        let most = if self.schedulers.has_others() { self.share(ROUND) } else { BACKOFF.1 };
+        let longest = BACKOFF.0.saturating_mul(1 << self.attempts.min(10)).min(most);
         self.attempts = self.attempts.saturating_add(1);
+        self.random(50, 100, longest)
+    }
+
+    /// From one to the other of these percentages of it.
+    fn random(&mut self, least: u64, most: u64, of: Duration) -> Duration {
         // SplitMix64.
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let percent = 50 + (z ^ (z >> 31)) % 51;
-        longest * u32::try_from(percent).unwrap_or(100) / 100
+        let thousandths = 10 * least + (z ^ (z >> 31)) % (10 * (most - least) + 1);
+        of * u32::try_from(thousandths).unwrap_or(1000) / 1000
     }
 
     /// Does what is due: connects, sends heartbeats, gives up a leader that is silent. When it connects or sends a
@@ -215,17 +312,48 @@ impl Session {
         pressure: Pressure,
         effects: &mut Vec<Effect>,
     ) -> Option<Duration> {
+        let silence = if let Link::Open(open) = &self.link { self.silence(open) } else { Duration::ZERO };
+        if let Link::Open(open @ Open { welcome: Some(_), .. }) = &mut self.link {
+            // What the agent is late itself is no silence of the leader's, whose answers may wait to be read.
+            open.heard = now.min(open.heard + now.since(open.next_heartbeat)).max(open.heard);
+        }
         match &mut self.link {
             Link::Waiting(until) if *until <= now => {
                 self.connections += 1;
-                self.link = Link::Connecting(self.connections);
-                effects.push(Effect::Connect(self.connections));
+                let scheduler = self.schedulers.next();
+                let within = match (self.schedulers.has_others(), self.schedulers.is_hinted()) {
+                    (true, false) => self.share(ATTEMPT),
+                    (true, true) => self.share(SILENCE),
+                    (false, _) => SILENCE_BEFORE_WELCOME,
+                };
+                self.link = Link::Connecting(self.connections, now + within);
+                effects.push(Effect::Connect(self.connections, scheduler));
                 Some(SIGN_OF_LIFE)
             }
-            Link::Open(open) if open.heard + open.silence() <= now => {
-                effects.push(Effect::Event(Event::LeaderSilent));
-                let wait = self.backoff();
-                self.disconnect(now, wait, effects);
+            Link::Connecting(connection, until) if *until <= now => {
+                effects.push(Effect::Disconnect(*connection));
+                effects.push(Effect::Event(Event::NoAnswer(self.schedulers.current().to_owned())));
+                self.failed(now, None);
+                None
+            }
+            Link::Open(open) if open.heard + silence <= now => {
+                let scheduler = self.schedulers.current().to_owned();
+                if open.welcome.is_some() {
+                    effects.push(Effect::Event(Event::LeaderSilent(scheduler)));
+                } else {
+                    self.silent += 1;
+                    effects.push(Effect::Event(Event::NoAnswer(scheduler)));
+                }
+                effects.push(Effect::Disconnect(open.connection));
+                if open.welcome.is_none() {
+                    self.failed(now, None);
+                } else if self.schedulers.has_others() {
+                    self.schedulers.begin_with_others();
+                    self.wait(now, Duration::ZERO);
+                } else {
+                    let wait = self.backoff();
+                    self.wait(now, wait);
+                }
                 None
             }
             Link::Open(Open { welcome: Some(welcome), next_heartbeat, sent, last_number, .. })
@@ -251,6 +379,11 @@ impl Session {
         let Link::Open(open) = &mut self.link else { return None };
         if let LeaderMessage::Refused(refused) = message.body {
             effects.push(Effect::Event(Event::Refused(refused.clone())));
+            match refused {
+                Refused::OtherCluster { .. } => self.schedulers.begin(),
+                // It leads, and is to be asked again.
+                _ => self.schedulers.begin_with_same(),
+            }
             let wait = match refused {
                 // Nothing but an operator changes the first; the agents of the second must not chase each other at full
                 // speed. Both may end at any moment, and then a lease's time must not pass before the next attempt.
@@ -280,6 +413,7 @@ impl Session {
             // Its term is another cluster's and says nothing here.
             if let Some(ours) = membership.cluster.filter(|ours| *ours != welcome.cluster) {
                 effects.push(Effect::Event(Event::OtherCluster { ours, theirs: welcome.cluster }));
+                self.schedulers.begin();
                 self.disconnect(now, BACKOFF.1, effects);
                 return None;
             }
@@ -310,6 +444,7 @@ impl Session {
             Ok(()) => self.membership = membership,
             Err(reason) => {
                 effects.push(Effect::Event(Event::MembershipNotSaved(reason)));
+                self.schedulers.begin_with_same();
                 let wait = self.backoff();
                 self.disconnect(now, wait, effects);
             }
@@ -335,10 +470,11 @@ impl Session {
                     term: message.term,
                     lease_ttl: welcome.lease_ttl,
                 }));
+                self.lease = welcome.lease_ttl.min(USUAL_LEASE);
                 open.welcome = Some(welcome);
                 open.heard = now;
                 open.next_heartbeat = now;
-                self.attempts = 0;
+                (self.attempts, self.silent) = (0, 0);
                 None
             }
             LeaderMessage::HeartbeatAck { number } => {
@@ -389,12 +525,5 @@ impl Session {
             // Dealt with before its term was looked at.
             LeaderMessage::Refused(_) => None,
         }
-    }
-}
-
-impl Open {
-    /// How long the leader may be silent until the stream counts as dead.
-    fn silence(&self) -> Duration {
-        self.welcome.as_ref().map_or(SILENCE_BEFORE_WELCOME, |welcome| welcome.lease_ttl * 2)
     }
 }

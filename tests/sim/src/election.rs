@@ -14,6 +14,8 @@ const TTL: Micros = 5 * SECOND;
 const RENEWS: Micros = TTL / 3;
 /// How much earlier a scheduler stops to lead by its own clock, which may be slow.
 const MARGIN: Micros = TTL / 50;
+/// Where the schedulers listen that share the store. The next process leads at the other address.
+const ADDRESSES: [&str; 2] = ["one:7400", "two:7400"];
 
 #[derive(Debug)]
 pub(crate) struct Election {
@@ -25,6 +27,21 @@ pub(crate) struct Election {
     waits: bool,
     deposed: Option<Deposed>,
     random: Random,
+    /// What followers know.
+    hints: Random,
+}
+
+/// Who takes a connection.
+#[derive(Debug)]
+pub(crate) enum Reached {
+    /// The process that leads, or one that does not know that it was deposed.
+    Process(u64),
+    /// A scheduler that does not lead, and what it knows of the one that does.
+    Follower(Option<&'static str>),
+    /// A process that is stopped.
+    Silent,
+    /// Nobody.
+    Nobody,
 }
 
 /// The process that led before, and does not know that it does not lead any more.
@@ -44,8 +61,8 @@ impl Election {
     }
 
     pub(crate) fn new(seed: u64) -> Option<Self> {
-        let random = Random::new(seed, "renewals");
-        Self::is_held(seed).then_some(Self { until: 0, lost: 0, waits: false, deposed: None, random })
+        let (random, hints) = (Random::new(seed, "renewals"), Random::new(seed, "hints"));
+        Self::is_held(seed).then_some(Self { until: 0, lost: 0, waits: false, deposed: None, random, hints })
     }
 }
 
@@ -163,15 +180,27 @@ impl World {
         }
     }
 
-    /// The process that the agent reaches: some reach the deposed one, if it answers.
-    pub(crate) fn process_reached(&mut self) -> Option<u64> {
-        if let Some(Election { deposed: Some(deposed), random, .. }) = &mut self.election
-            && deposed.frozen == 0
-            && random.chance(300)
-        {
-            return Some(deposed.incarnation);
+    /// The schedulers that agents are configured with.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let known = if self.election.is_some() { &ADDRESSES[..] } else { &ADDRESSES[..1] };
+        known.iter().map(|address| (*address).to_owned()).collect()
+    }
+
+    /// Who takes an agent's connection at this address. A deposed process takes some, and then knows that it is deposed.
+    pub(crate) fn reached(&mut self, address: &str) -> Reached {
+        let (current, leads) = (self.scheduler.incarnation, self.scheduler.process.is_some());
+        let Some(election) = &mut self.election else {
+            return if leads { Reached::Process(current) } else { Reached::Nobody };
+        };
+        let leader = address_of(current);
+        if address == leader {
+            return if leads { Reached::Process(current) } else { Reached::Nobody };
         }
-        self.scheduler.process.as_ref().map(|_| self.scheduler.incarnation)
+        match &election.deposed {
+            Some(deposed) if deposed.frozen > 0 => Reached::Silent,
+            Some(deposed) if election.random.chance(300) => Reached::Process(deposed.incarnation),
+            _ => Reached::Follower(Some(leader).filter(|_| leads && election.hints.chance(800))),
+        }
     }
 
     /// Something comes to this process, if it is there.
@@ -249,4 +278,8 @@ impl World {
             self.deposed_ends(incarnation);
         }
     }
+}
+
+fn address_of(incarnation: u64) -> &'static str {
+    if incarnation.is_multiple_of(2) { ADDRESSES[0] } else { ADDRESSES[1] }
 }

@@ -10,6 +10,7 @@ use muster_core::leader::{ConnectionId, Input};
 use muster_core::message::{Assignments, FromAgent, Goodbye, LeaderMessage, Removal, ToAgent, Welcome};
 use muster_core::time::Time;
 
+use crate::election::Reached;
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
@@ -299,6 +300,14 @@ impl World {
         stream.is_some_and(|stream| stream.scheduler_open && stream.scheduler == self.scheduler.incarnation)
     }
 
+    /// The agent ends its stream, or gives up to wait for one.
+    pub(crate) fn agent_disconnects(&mut self, machine: usize) {
+        if let Some(process) = &mut self.machines[machine].agent {
+            process.connecting = None;
+        }
+        self.agent_closes(machine);
+    }
+
     /// The agent ends its stream, or its process has ended.
     pub(crate) fn agent_closes(&mut self, machine: usize) {
         if let Some(connection) = self.open_stream(machine)
@@ -342,21 +351,21 @@ impl World {
         }
     }
 
-    pub(crate) fn connect(&mut self, machine: usize, number: u64) {
+    pub(crate) fn connect(&mut self, machine: usize, number: u64, address: String) {
         self.agent_closes(machine);
         let link = &mut self.network.links[machine];
         let wait = 2 * link.wait();
         if let Some(agent) = &mut self.machines[machine].agent {
-            agent.connecting = Some(number);
+            agent.connecting = Some((number, address));
         }
         self.queue.after(wait, Event::Handshake(machine, self.machines[machine].agents, number));
     }
 
     pub(crate) fn handshake(&mut self, machine: usize, agent: u64, number: u64) {
         let Some(process) = self.machines[machine].agent_if(agent) else { return };
-        if process.connecting != Some(number) {
+        let Some((_, address)) = process.connecting.clone().filter(|(current, _)| *current == number) else {
             return;
-        }
+        };
         let link = &self.network.links[machine];
         if link.up > 0 || link.down > 0 {
             self.queue.after(CONNECT_TIMEOUT, Event::ConnectFails(machine, agent, number));
@@ -364,18 +373,33 @@ impl World {
         }
         let term = self.machines[machine].membership.term;
         let old_leader = std::mem::take(&mut self.machines[machine].old_leader_next) && term.0 > 1;
-        let reached = self.process_reached();
-        if reached.is_none() && !old_leader {
-            self.connect_fails(machine, agent, number);
-            return;
-        }
+        let reached = match self.reached(&address) {
+            Reached::Process(incarnation) => incarnation,
+            _ if old_leader => self.scheduler.incarnation,
+            Reached::Follower(Some(leader)) => {
+                if let Some(process) = &mut self.machines[machine].agent {
+                    process.connecting = None;
+                }
+                self.note(|| format!("m{machine}: is sent on to {leader}"));
+                self.tell_agent(machine, agent::Input::Redirected(number, leader.to_owned()));
+                return;
+            }
+            Reached::Silent => {
+                self.queue.after(AGENT_KEEPALIVE.1, Event::ConnectFails(machine, agent, number));
+                return;
+            }
+            Reached::Follower(None) | Reached::Nobody => {
+                self.connect_fails(machine, agent, number);
+                return;
+            }
+        };
         self.network.last += 1;
         let connection = ConnectionId(self.network.last);
         let stream = Stream {
             machine,
             boot: self.machines[machine].boot,
             agent,
-            scheduler: reached.unwrap_or(self.scheduler.incarnation),
+            scheduler: reached,
             number,
             stalls_until: 0,
             read_late: 0,
@@ -428,7 +452,7 @@ impl World {
 
     pub(crate) fn connect_fails(&mut self, machine: usize, agent: u64, number: u64) {
         if let Some(process) = self.machines[machine].agent_if(agent)
-            && process.connecting == Some(number)
+            && process.connecting.as_ref().is_some_and(|(current, _)| *current == number)
         {
             process.connecting = None;
             self.tell_agent(machine, agent::Input::Disconnected(number));

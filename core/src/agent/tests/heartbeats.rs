@@ -68,7 +68,7 @@ fn a_machine_whose_id_is_in_use_comes_again_seldom() {
     assert_eq!(bench.hear(LeaderMessage::Refused(refused)), [Effect::Disconnect(1)]);
     assert_eq!(bench.later(Duration::from_secs(14)), []);
     let effects = bench.later(Duration::from_secs(1));
-    assert!(effects.contains(&Effect::Connect(2)), "{effects:?}");
+    assert!(effects.contains(&connect(2)), "{effects:?}");
 }
 
 #[test]

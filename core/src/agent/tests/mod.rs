@@ -3,6 +3,7 @@
 mod gone;
 mod guard;
 mod heartbeats;
+mod schedulers;
 mod world;
 
 use std::collections::BTreeMap;
@@ -74,6 +75,15 @@ fn changed(name: &str, active: &str, sub: &str) -> Input {
     Input::Changed { unit: unit(name), active: active.into(), sub: sub.into(), job: false }
 }
 
+fn schedulers(addresses: &[&str]) -> Vec<String> {
+    addresses.iter().map(|address| (*address).to_owned()).collect()
+}
+
+/// Another attempt to reach the only scheduler.
+fn connect(connection: u64) -> Effect {
+    Effect::Connect(connection, "one:1".to_owned())
+}
+
 /// What is written down of a leader of this term.
 fn membership(term: u64) -> Membership {
     Membership { cluster: Some(CLUSTER), term: Term(term), machine: Some(identity().machine) }
@@ -91,7 +101,7 @@ impl Bench {
     /// An agent that was just started, with systemd up.
     fn unconnected(membership: Membership, ledger: Ledger) -> Self {
         let now = seconds(100);
-        let mut agent = Agent::new(identity(), membership, ledger, 0, now);
+        let mut agent = Agent::new(identity(), schedulers(&["one:1"]), membership, ledger, 0, now);
         agent.step(now, [Input::SystemdUp]);
         Self { agent, now, term: Term(5), revision: 0 }
     }
@@ -274,7 +284,7 @@ fn goodbye_is_said_in_every_session_and_needs_no_leader() {
     // Another leader has to be told too. While there is none, nobody waits.
     assert_eq!(bench.step(Input::Disconnected(1)), [Effect::Farewell]);
     let effects = bench.later(Duration::from_secs(5));
-    assert!(effects.contains(&Effect::Connect(2)), "{effects:?}");
+    assert!(effects.contains(&connect(2)), "{effects:?}");
     bench.step(Input::Connected(2));
     assert!(bench.hear(welcome(CLUSTER)).contains(&said(Goodbye::Shutdown)));
     let mut bench = Bench::unconnected(Membership::default(), ledger());
@@ -287,7 +297,7 @@ fn a_machine_whose_shutdown_is_cancelled_presents_itself_anew() {
     assert_eq!(bench.step(Input::ShutdownCancelled), []);
     bench.step(Input::Goodbye(Goodbye::Shutdown));
     let effects = bench.step(Input::ShutdownCancelled);
-    assert_eq!(effects, [Effect::Farewell, Effect::Disconnect(1), Effect::Connect(2)]);
+    assert_eq!(effects, [Effect::Farewell, Effect::Disconnect(1), connect(2)]);
     assert!(matches!(bench.step(Input::Connected(2))[..], [.., Effect::Send(FromAgent::Hello(_))]));
     let effects = bench.hear(welcome(CLUSTER));
     assert!(!effects.iter().any(|e| matches!(e, Effect::Send(FromAgent::Goodbye(_)))), "{effects:?}");
@@ -638,7 +648,7 @@ fn a_leader_of_another_cluster_is_left_and_its_term_forgotten() {
     assert_eq!(bench.agent.session.membership(), membership);
     assert_eq!(bench.later(Duration::from_secs(2)), []);
     // PID 1 is asked for a sign of life, so that the first heartbeat does not tell of a long silence that was none.
-    assert_eq!(bench.later(Duration::from_secs(1)), [Effect::Connect(2), Effect::Ping]);
+    assert_eq!(bench.later(Duration::from_secs(1)), [connect(2), Effect::Ping]);
 }
 
 #[test]
@@ -676,14 +686,15 @@ fn the_disk_of_another_machine_brings_no_term() {
 
 #[test]
 fn attempts_to_connect_become_rarer_and_never_stop() {
-    let mut agent = Agent::new(identity(), Membership::default(), ledger(), 42, seconds(0));
+    let mut agent =
+        Agent::new(identity(), schedulers(&["one:1"]), Membership::default(), ledger(), 42, seconds(0));
     let mut now = seconds(0);
     let mut waits = Vec::new();
     for attempt in 1..=20 {
         let due = agent.next_timer().unwrap();
         waits.push(due.since(now));
         now = due;
-        assert_eq!(agent.step(now, [Input::Tick]), [Effect::Connect(attempt)]);
+        assert_eq!(agent.step(now, [Input::Tick]), [connect(attempt)]);
         agent.step(now, [Input::Disconnected(attempt)]);
     }
     assert_eq!(waits[0], Duration::ZERO);

@@ -155,7 +155,8 @@ impl FakeGuard {
 impl World {
     fn new(seed: u64) -> Self {
         let now = seconds(1);
-        let agent = Agent::new(identity(), Membership::default(), ledger(), seed, now);
+        let agent =
+            Agent::new(identity(), schedulers(&["one:1"]), Membership::default(), ledger(), seed, now);
         let own = Loaded { content: None, active: "active", runs: None, job: None, referenced: true };
         let mut world = Self {
             now,
@@ -249,7 +250,7 @@ impl World {
         }
         match effect {
             Effect::SaveLedger(ledger) => self.ledger = *ledger,
-            Effect::Connect(_) | Effect::SaveMembership(_) | Effect::Write(_) | Effect::Remove(_) => {
+            Effect::Connect(..) | Effect::SaveMembership(_) | Effect::Write(_) | Effect::Remove(_) => {
                 self.disk.push_back(effect);
             }
             Effect::Disconnect(connection) => {
@@ -653,7 +654,7 @@ impl World {
 
     fn work(&mut self, effect: Effect) -> Input {
         match effect {
-            Effect::Connect(connection) => {
+            Effect::Connect(connection, _) => {
                 if self.one_in(3) {
                     return Input::Disconnected(connection);
                 }
@@ -810,8 +811,14 @@ impl World {
                     let found = || Held::found(*epoch, *hash, exclusive);
                     self.ledger.units.entry(name.clone()).or_insert_with(found);
                 }
-                self.agent =
-                    Agent::new(identity(), self.membership, self.ledger.clone(), self.random, self.now);
+                self.agent = Agent::new(
+                    identity(),
+                    schedulers(&["one:1"]),
+                    self.membership,
+                    self.ledger.clone(),
+                    self.random,
+                    self.now,
+                );
                 self.step(Input::SystemdUp);
             }
             Chaos::RestartBus => {

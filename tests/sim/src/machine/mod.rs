@@ -88,7 +88,8 @@ pub(crate) struct AgentProcess {
     unsaved: Option<Ledger>,
     /// It has said goodbye, and is gone for this long once it may go.
     pub(crate) leaves: Option<(Goodbye, Micros)>,
-    pub(crate) connecting: Option<u64>,
+    /// With which number, and where to, it opens a stream.
+    pub(crate) connecting: Option<(u64, String)>,
     /// Which connection to the bus it has.
     bus: Option<u64>,
     buses: u64,
@@ -225,7 +226,7 @@ impl World {
     }
 
     pub(crate) fn start_agent(&mut self, number: usize, boot: u64) {
-        let now = self.queue.now();
+        let (now, addresses) = (self.queue.now(), self.addresses());
         let machine = &mut self.machines[number];
         if !machine.on || machine.boot != boot || machine.agent.is_some() {
             return;
@@ -248,7 +249,8 @@ impl World {
         book.guard_kept = false;
         machine.ledger = Some(ledger.clone());
         let time = machine.clock.time(now);
-        let agent = Agent::new(machine.identity(), machine.membership, ledger, machine.random.bits(), time);
+        let (identity, seed) = (machine.identity(), machine.random.bits());
+        let agent = Agent::new(identity, addresses, machine.membership, ledger, seed, time);
         machine.agent = Some(AgentProcess {
             agent,
             inbox: Vec::new(),
@@ -543,8 +545,8 @@ impl World {
                 };
                 self.queue.after(wait, Event::MembershipSaved(number, process, membership));
             }
-            Effect::Connect(connection) => self.connect(number, connection),
-            Effect::Disconnect(_) => self.agent_closes(number),
+            Effect::Connect(connection, address) => self.connect(number, connection, address),
+            Effect::Disconnect(_) => self.agent_disconnects(number),
             Effect::Send(message) => {
                 if !matches!(message, FromAgent::Heartbeat { .. }) {
                     self.stats.reports += 1;
