@@ -33,6 +33,7 @@ pub(crate) struct Membership {
     id: Uuid,
     address: String,
     home: Home,
+    machine_lease: Duration,
 }
 
 impl Membership {
@@ -59,7 +60,7 @@ impl Membership {
         let home = Home::new(path, cluster.transpose()?, lock);
         let client = Client::new(etcd.client()?).context("the configuration of etcd")?;
         let observer = Observer::new(Arc::new(client), &etcd.prefix);
-        Ok(Self { observer, id, address, home })
+        Ok(Self { observer, id, address, home, machine_lease: config.lease_ttl })
     }
 
     /// Waits for etcd, and takes part.
@@ -86,7 +87,7 @@ impl Membership {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Candidate::start(self.observer, self.id, self.address, self.home))
+        Ok(Candidate::start(self.observer, self.id, self.address, self.home, self.machine_lease))
     }
 }
 

@@ -301,7 +301,8 @@ impl Scheduler {
             let prepared = Candidate::prepare(&observer, &home).await;
             prepared.map_err(|error| error.to_string())?;
             let address = "127.0.0.1:1".to_owned();
-            let candidate = Candidate::start(observer.clone(), start.id, address, home);
+            let candidate =
+                Candidate::start(observer.clone(), start.id, address, home, Duration::from_secs(5));
             Ok::<_, String>((observer, Some(candidate)))
         })?;
         Ok(Self { candidate, observer, runtime: runtime.handle().clone(), _home: directory })

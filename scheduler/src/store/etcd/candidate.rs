@@ -108,11 +108,12 @@ impl Candidate {
     }
 
     /// A scheduler with this id, which agents and clients reach at this address, where [`Self::prepare`] has found all well.
-    pub fn start(observer: Observer, id: Uuid, address: String, home: Home) -> Self {
+    /// Its election lasts by machines' leases, which last so long.
+    pub fn start(observer: Observer, id: Uuid, address: String, home: Home, machine_lease: Duration) -> Self {
         let Observer { client, keys, standing } = observer;
         let record =
             SchedulerRecord { address: address.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
-        let session = Session::start(Arc::clone(&client), keys.clone(), id, record);
+        let session = Session::start(Arc::clone(&client), keys.clone(), id, record, machine_lease);
         Self { client, keys, id, address, home, session, mirror: None, standing, steps_back: None }
     }
 

@@ -16,16 +16,20 @@ use uuid::Uuid;
 use super::keys::{Keys, op};
 use super::mirror::SchedulerRecord;
 
-/// How long a scheduler that is dead counts as alive, in seconds: as short as a machine's lease, and long enough for etcd
-/// to choose another leader of its own meanwhile (1 s to 2 s at its default settings).
-const TTL: i64 = 5;
-
-/// How often the lease is renewed: two renewals may fail.
-const RENEW: Duration = Duration::from_millis(1000 * TTL.unsigned_abs() / 3);
-
 /// How long one request may take, and how long it is until the next one after one has failed.
 const ANSWER: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// The shortest lease that etcd grants with its default settings, in seconds: one and a half of its own election time-outs.
+const SHORTEST: u64 = 2;
+
+/// How long a scheduler that is dead counts as alive, in seconds, where machines' leases last so long: two fifths of that.
+/// Another one is elected then (etcd looks for leases that are over twice a second), and each agent finds it before its own
+/// lease is over, so that the death of a leader costs no machine its lease.
+fn ttl(machine_lease: Duration) -> i64 {
+    let seconds = (machine_lease.as_secs() * 2 / 5).max(SHORTEST);
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
 
 /// A lease that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +49,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn start(client: Arc<Client>, keys: Keys, id: Uuid, record: SchedulerRecord) -> Self {
+    /// Renews from now on; where machines' leases last so long.
+    pub(super) fn start(
+        client: Arc<Client>,
+        keys: Keys,
+        id: Uuid,
+        record: SchedulerRecord,
+        machine_lease: Duration,
+    ) -> Self {
         let (lease, watched) = watch::channel(None);
-        let task = tokio::spawn(keep(Arc::clone(&client), keys, id, record, lease));
+        let keeper = Keeper { client: Arc::clone(&client), keys, id, record, ttl: ttl(machine_lease) };
+        let task = tokio::spawn(keeper.keep(lease));
         Self { lease: watched, client, task }
     }
 
@@ -66,55 +78,62 @@ impl Session {
     }
 }
 
-async fn keep(
+/// What is needed to renew a lease.
+struct Keeper {
     client: Arc<Client>,
     keys: Keys,
     id: Uuid,
     record: SchedulerRecord,
-    lease: watch::Sender<Option<Lease>>,
-) {
-    let mut complaint = String::new();
-    loop {
-        let begun = begin(&client, &keys, id, &record).await;
-        let first = match begun {
-            Ok(first) => first,
-            Err(error) => {
-                complain(&mut complaint, &error);
-                sleep(pause_after(&error)).await;
-                continue;
-            }
-        };
-        complaint.clear();
-        lease.send_replace(Some(first));
-        sleep(RENEW).await;
+    /// How long the lease is to last without being renewed, in seconds.
+    ttl: i64,
+}
+
+impl Keeper {
+    async fn keep(self, lease: watch::Sender<Option<Lease>>) {
+        let mut complaint = String::new();
+        // Two renewals may fail.
+        let interval = Duration::from_secs(self.ttl.unsigned_abs()) / 3;
         loop {
-            let asked = clock::now();
-            match client.keep_alive(first.id, ANSWER).await {
-                Ok(ttl) => {
-                    complaint.clear();
-                    lease.send_replace(Some(Lease { id: first.id, until: until(asked, ttl) }));
-                    sleep(RENEW).await;
-                }
-                Err(Error::NoLease) => break,
+            let first = match self.begin().await {
+                Ok(first) => first,
                 Err(error) => {
                     complain(&mut complaint, &error);
                     sleep(pause_after(&error)).await;
+                    continue;
+                }
+            };
+            complaint.clear();
+            lease.send_replace(Some(first));
+            sleep(interval).await;
+            loop {
+                let asked = clock::now();
+                match self.client.keep_alive(first.id, interval).await {
+                    Ok(ttl) => {
+                        complaint.clear();
+                        lease.send_replace(Some(Lease { id: first.id, until: until(asked, ttl) }));
+                        sleep(interval).await;
+                    }
+                    Err(Error::NoLease) => break,
+                    Err(error) => {
+                        complain(&mut complaint, &error);
+                        sleep(pause_after(&error)).await;
+                    }
                 }
             }
+            warn!("the lease in etcd is over: this scheduler was not heard for {} s", self.ttl);
+            lease.send_replace(None);
         }
-        warn!("the lease in etcd is over: this scheduler was not heard for {TTL} s");
-        lease.send_replace(None);
     }
-}
 
-async fn begin(client: &Client, keys: &Keys, id: Uuid, record: &SchedulerRecord) -> Result<Lease, Error> {
-    let asked = clock::now();
-    let granted = client.grant(TTL, ANSWER).await?;
-    let value = serde_json::to_vec(record).map_err(|error| Error::Refused(error.to_string()))?;
-    let register = op::put(keys.scheduler(&id.to_string()), value, granted.id);
-    let request = pb::TxnRequest { success: vec![register], ..Default::default() };
-    client.txn(request, ANSWER).await?;
-    Ok(Lease { id: granted.id, until: until(asked, granted.ttl) })
+    async fn begin(&self) -> Result<Lease, Error> {
+        let asked = clock::now();
+        let granted = self.client.grant(self.ttl, ANSWER).await?;
+        let value = serde_json::to_vec(&self.record).map_err(|error| Error::Refused(error.to_string()))?;
+        let register = op::put(self.keys.scheduler(&self.id.to_string()), value, granted.id);
+        let request = pb::TxnRequest { success: vec![register], ..Default::default() };
+        self.client.txn(request, ANSWER).await?;
+        Ok(Lease { id: granted.id, until: until(asked, granted.ttl) })
+    }
 }
 
 fn until(asked: Time, ttl: i64) -> Time {
@@ -124,7 +143,7 @@ fn until(asked: Time, ttl: i64) -> Time {
 
 /// Another member may answer at once; what is refused is so for longer.
 fn pause_after(error: &Error) -> Duration {
-    if let Error::Unanswered { .. } = error { AGAIN } else { RENEW }
+    if let Error::Unanswered { .. } = error { AGAIN } else { ANSWER }
 }
 
 /// Once for each reason.
