@@ -299,6 +299,25 @@ fn certificates_are_checked_both_ways() {
     assert!(error.ends_with("(does it ask for a client's certificate? None is given)"), "{error}");
 }
 
+/// They come up together, and find nothing.
+#[test]
+fn several_schedulers_make_one_cluster() {
+    let etcd = Etcd::start(1, &[]);
+    for prefix in ["/1/", "/2/", "/3/", "/4/", "/5/", "/6/"] {
+        let clusters = thread::scope(|scope| {
+            let begin = || {
+                let runtime = runtime();
+                let start = Start { prefix, ..Start::default() };
+                let mut scheduler =
+                    Scheduler::start(&runtime, etcd.config(), start).expect("it can take part");
+                scheduler.wins().0.load().expect("load").cluster
+            };
+            [0; 4].map(|_| scope.spawn(begin)).map(|begun| begun.join().expect("no panic"))
+        });
+        assert!(clusters.iter().all(|cluster| *cluster == clusters[0]), "{clusters:?}");
+    }
+}
+
 #[test]
 fn clusters_are_not_taken_for_one_another() {
     let (etcd, runtime) = (Etcd::start(1, &[]), runtime());

@@ -194,7 +194,10 @@ async fn make(client: &Client, keys: &Keys, known: Option<ClusterId>) -> Result<
     // A scheduler is registered before.
     let other =
         there.kvs.iter().find(|kv| !kv.key.starts_with(format!("{}schedulers/", keys.prefix()).as_bytes()));
-    if let Some(other) = other {
+    // Another scheduler may have made it a moment ago.
+    if let Some(other) = other
+        && head(client, keys).await?.is_none()
+    {
         let key = String::from_utf8_lossy(&other.key).into_owned();
         return Err(wrong(
             keys,
