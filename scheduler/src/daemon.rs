@@ -1,8 +1,8 @@
 //! The running scheduler.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -142,9 +142,7 @@ impl Daemon {
     /// When the store failed meanwhile.
     pub async fn shutdown(self) -> Result<()> {
         self.stop_serving.send(()).ok();
-        if let Ok(leading) = self.front.leading() {
-            leading.close();
-        }
+        self.front.close();
         if timeout(DRAIN_TIMEOUT, self.server).await.is_err() {
             warn!("some requests did not end in time");
         }
@@ -236,7 +234,8 @@ impl Office {
         };
         let ended = start_leader(lead, until)?;
         let since_ms = clock::wall_ms();
-        let leading = Leading { cluster, term: current, since_ms, leader, sessions, watchers, events };
+        let until = Arc::new(Mutex::new(until));
+        let leading = Leading { cluster, term: current, since_ms, until, leader, sessions, watchers, events };
         self.front.leads(leading.clone());
         Ok(Government { leading, journal, ended })
     }
@@ -378,7 +377,10 @@ async fn reigns(
         tokio::select! {
             ended = &mut government.ended => break ended.unwrap_or(Ended::Panicked),
             news = reign.next() => match news {
-                Ok(until) => government.leading.leader.send(ToLeader::Leads(until)).await,
+                Ok(until) => {
+                    government.leading.leader.send(ToLeader::Leads(until)).await;
+                    government.leading.leads_until(until);
+                }
                 Err(reason) => {
                     abandon.now();
                     break government.stop(ToLeader::Deposed(reason)).await;

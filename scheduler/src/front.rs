@@ -1,9 +1,11 @@
 //! Whom agents and clients meet: the leader where this scheduler leads, else who says where that is.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use muster_core::ids::{ClusterId, Term};
+use muster_core::time::Time;
+use muster_daemon::clock;
 use muster_proto::not_leading;
 use tonic::Status;
 
@@ -39,6 +41,8 @@ pub(crate) struct Leading {
     pub(crate) term: Arc<AtomicU64>,
     /// Since when, in ms since 1970.
     pub(crate) since_ms: u64,
+    /// Until when at least, where it was elected for a while.
+    pub(crate) until: Arc<Mutex<Option<Time>>>,
     pub(crate) leader: LeaderHandle,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) watchers: Arc<Watchers>,
@@ -48,6 +52,16 @@ pub(crate) struct Leading {
 impl Leading {
     pub(crate) fn term(&self) -> Term {
         Term(self.term.load(Ordering::Relaxed))
+    }
+
+    /// It leads until then at least.
+    pub(crate) fn leads_until(&self, until: Time) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    /// Whether another may lead by now: this one answers nobody until it knows better.
+    fn is_in_doubt(&self) -> bool {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| clock::now() >= until)
     }
 
     /// Ends all streams.
@@ -60,7 +74,10 @@ impl Leading {
 
 impl Front {
     pub(crate) fn role(&self) -> Role {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Role::Leads(leading) if leading.is_in_doubt() => Role::Follows { leader: None },
+            role => role.clone(),
+        }
     }
 
     /// The leader.
@@ -71,6 +88,13 @@ impl Front {
         match self.role() {
             Role::Leads(leading) => Ok(leading),
             Role::Follows { leader } => Err(not_leading(leader.as_deref())),
+        }
+    }
+
+    /// Ends all streams, if this scheduler has any.
+    pub(crate) fn close(&self) {
+        if let Role::Leads(leading) = &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            leading.close();
         }
     }
 

@@ -12,13 +12,15 @@ pub(super) struct Schedulers {
     /// The one that was asked last, and whether that was since it is said to lead.
     current: (String, bool),
     asked: Vec<String>,
+    /// The one that led and fell silent, until another one leads. Others may say for a while that it leads.
+    silent: Option<String>,
 }
 
 impl Schedulers {
     /// `seed` says where to begin: not all agents begin with the same.
     pub fn new(all: Vec<String>, seed: u64) -> Self {
         let turn = usize::try_from(seed % (all.len() as u64).max(1)).unwrap_or_default();
-        Self { all, turn, leader: None, current: (String::new(), false), asked: Vec::new() }
+        Self { all, turn, leader: None, current: (String::new(), false), asked: Vec::new(), silent: None }
     }
 
     /// The one to ask now.
@@ -44,14 +46,20 @@ impl Schedulers {
         self.current.1
     }
 
+    /// Whether that led and fell silent.
+    pub fn is_silent(&self) -> bool {
+        self.silent.as_ref() == Some(&self.current.0)
+    }
+
     /// Whether there is another one to ask.
     pub fn has_others(&self) -> bool {
         self.all.iter().any(|one| *one != self.current.0)
     }
 
-    /// That one is said to lead. False where it was asked already since the last pause.
+    /// That one is said to lead. False where it was asked already since the last pause, or has fallen silent: then it is asked
+    /// in its turn, and not waited for as a leader is.
     pub fn lead(&mut self, leader: String) -> bool {
-        let is_new = !self.asked.contains(&leader);
+        let is_new = !self.asked.contains(&leader) && self.silent.as_ref() != Some(&leader);
         self.leader = Some(leader).filter(|_| is_new);
         is_new
     }
@@ -74,10 +82,16 @@ impl Schedulers {
         self.turn = (self.turn + 1) % self.all.len().max(1);
     }
 
-    /// All may be asked again, but for the one that was asked last.
+    /// The leader has fallen silent: all others may be asked.
     pub fn begin_with_others(&mut self) {
         self.begin();
         self.asked.push(self.current.0.clone());
+        self.silent = Some(self.current.0.clone());
+    }
+
+    /// The one that was asked last leads.
+    pub fn leads(&mut self) {
+        self.silent = None;
     }
 
     /// All may be asked again, beginning with the one that was asked last.

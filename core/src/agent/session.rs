@@ -42,6 +42,8 @@ const USUAL_LEASE: Duration = Duration::from_secs(5);
 const ROUND: u32 = 30;
 /// How long one of several schedulers has to take a connection.
 const ATTEMPT: u32 = 20;
+/// How long the leader has that fell silent, in the first round.
+const SILENT_ATTEMPT: u32 = 5;
 /// The longest wait before the one is asked that is said to lead.
 const REDIRECT: u32 = 2;
 /// The longest wait after a session.
@@ -322,6 +324,12 @@ impl Session {
                 self.connections += 1;
                 let scheduler = self.schedulers.next();
                 let within = match (self.schedulers.has_others(), self.schedulers.is_hinted()) {
+                    // It may be dead, and others say that it leads until one of them does: little time at first, and twice
+                    // that in each round.
+                    (true, false) if self.schedulers.is_silent() => self
+                        .share(SILENT_ATTEMPT)
+                        .saturating_mul(1 << self.attempts.min(10))
+                        .min(self.share(SILENCE)),
                     (true, false) => self.share(ATTEMPT),
                     (true, true) => self.share(SILENCE),
                     (false, _) => SILENCE_BEFORE_WELCOME,
@@ -475,6 +483,7 @@ impl Session {
                 open.heard = now;
                 open.next_heartbeat = now;
                 (self.attempts, self.silent) = (0, 0);
+                self.schedulers.leads();
                 None
             }
             LeaderMessage::HeartbeatAck { number } => {

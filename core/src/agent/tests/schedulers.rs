@@ -192,6 +192,24 @@ fn a_leader_that_falls_silent_is_left_in_time() {
     }
 }
 
+/// Its election lasts two fifths of a lease, and half a second may pass until that is seen. Meanwhile the others say that it
+/// leads still.
+#[test]
+fn a_leader_that_is_dead_costs_no_machine_its_lease() {
+    for seed in 0..1000 {
+        let mut cluster = Cluster::new(seed, &[("a", Leads), ("b", Follows("a")), ("c", Follows("a"))]);
+        cluster.finds("a");
+        cluster.later(Duration::from_millis(3_000 + seed));
+        cluster.are(&[("a", Silent)]);
+        cluster.later(Duration::from_millis(2_600));
+        let lease_end = cluster.agent.lease_end().expect("a lease");
+        cluster.are(&[("b", Leads), ("c", Follows("b"))]);
+        cluster.finds("b");
+        let left = lease_end.since(cluster.now);
+        assert!(left >= LEASE / 8, "{left:?} are left: {:?}", cluster.asked);
+    }
+}
+
 #[test]
 fn what_the_agent_is_late_itself_is_no_silence_of_the_leader() {
     let mut cluster = Cluster::new(1, &[("a", Leads), ("b", Follows("a"))]);
