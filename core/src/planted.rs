@@ -31,6 +31,8 @@ faults! {
     // The leader.
     /// the leader counts a lease without the margin
     NoMargin,
+    /// a longer lease is granted before it is on record
+    LongerLeaseBeforeCommit,
     /// a client is answered before the commit
     AnswerBeforeCommit,
     /// a question is answered from what is not committed

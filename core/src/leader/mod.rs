@@ -13,6 +13,7 @@
 //! | `assignments` | what machines are told to hold |
 //! | `office` | whether it is still the leader |
 //! | `session` | agents: hello, heartbeats, reports, leases that end |
+//! | `welcome` | how long the leases are that machines are told of |
 //! | `rivals` | machines that claim the id of another one |
 //! | `doubt` | the leader's own stalls, and many deaths at once |
 //! | `commands` | clients' changes |
@@ -48,6 +49,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod together;
+mod welcome;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::Discriminant;
@@ -70,6 +72,7 @@ use self::placing::Queue;
 pub use self::reason::{Arrival, LingerEnd, LossReason, PlaceReason, ReleaseReason, UnplaceReason};
 pub use self::record::{EventFilter, EventNumber, EventRecord};
 use self::rivals::Rivals;
+use self::welcome::Longer;
 use crate::by_name::ByName;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
 use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
@@ -99,6 +102,7 @@ pub struct Leader {
     machines: BTreeMap<MachineId, Machine>,
     /// Machines whose record is other than the store's.
     unsaved: BTreeSet<MachineId>,
+    longer: Longer,
     /// Copies that were ended by a decision, and that their machine has not said to be gone.
     retired: BTreeMap<(MachineId, UnitName), Retired>,
     /// Machines that hold a copy of the unit that nobody here knows of, or did when they were last heard.
@@ -173,6 +177,9 @@ struct Unit {
 #[derive(Debug)]
 struct Machine {
     record: MachineRecord,
+    /// How long its leases are by the store's record of it, at least; none where there is no such record: nothing is assigned to
+    /// the machine before there is.
+    kept: Option<Duration>,
     state: MachineState,
     availability: Availability,
     /// The term in which this leader last spoke to it.
@@ -204,6 +211,8 @@ struct Session {
     connection: ConnectionId,
     number: SessionNumber,
     revision: Revision,
+    /// How long its leases are, as it was told last; zero before its welcome.
+    lease: Duration,
 }
 
 #[derive(Debug)]
@@ -241,6 +250,7 @@ impl Leader {
             units: ByName::default(),
             machines: BTreeMap::new(),
             unsaved: BTreeSet::new(),
+            longer: Longer::default(),
             retired: BTreeMap::new(),
             strays: BTreeMap::new(),
             commands: Commands::default(),
@@ -316,6 +326,7 @@ impl Leader {
             Input::Agent(connection, message) => self.hear(connection, message),
             Input::Disconnected(connection) => self.disconnected(connection),
             Input::Committed(upto) => {
+                self.leases_are_durable(upto);
                 self.outbox.committed(upto);
                 self.store_answers();
             }
@@ -429,6 +440,7 @@ impl Leader {
         }
         if !turn.changes.is_empty() {
             let commit = self.outbox.issue();
+            self.leases_are_written(commit, &turn.changes);
             self.store_silent.get_or_insert((self.awake(), false));
             self.outbox.now(Effect::Persist(commit, turn.changes));
         }
@@ -457,9 +469,11 @@ impl Leader {
         self.globals.clear();
         self.commands = Commands::new(commands);
         self.unsaved = self.machines.keys().copied().collect();
+        self.leases_are_lost();
         for (id, mut record) in machines {
             record.leaving &= !planted::is(Fault::GoodbyeForgotten);
             let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
+            machine.kept = Some(record.lease);
             if machine.record == record {
                 self.unsaved.remove(&id);
             } else {
@@ -660,6 +674,7 @@ impl Machine {
     fn awaited(record: MachineRecord) -> Self {
         Self {
             record,
+            kept: None,
             state: MachineState::Awaited,
             availability: Availability::Open,
             told: None,

@@ -11,7 +11,7 @@ use crate::ids::{Epoch, MachineId, Revision, SessionNumber};
 use crate::leader::io::ConnectionId;
 use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
 use crate::message::{
-    FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
+    FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport,
 };
 use crate::planted::{self, Fault};
 use crate::state::{DesiredState, Observation, Phase, Target};
@@ -116,17 +116,8 @@ impl Leader {
             self.outbox.now(Effect::Close(old.connection));
         }
         self.connections.insert(connection, id);
-        let number = hello.session;
         let (units, rebooted) = self.admit(connection, hello);
-        self.say(
-            connection,
-            number,
-            LeaderMessage::Welcome(Welcome {
-                cluster: self.cluster,
-                heartbeat_interval: self.settings.heartbeat_interval,
-                lease_ttl: self.settings.lease_ttl,
-            }),
-        );
+        self.tell_lease(id);
         if rebooted {
             self.forget_what_ended_with_its_boot(id, &units);
         }
@@ -162,6 +153,7 @@ impl Leader {
     /// The machine's record, session and lease. Returns what it holds, and whether it was rebooted.
     fn admit(&mut self, connection: ConnectionId, hello: Hello) -> (Vec<HeldUnit>, bool) {
         let id = hello.machine;
+        let granted = self.settings.lease_ttl;
         let record = MachineRecord {
             address: hello.address,
             labels: hello.labels,
@@ -171,7 +163,7 @@ impl Leader {
             key: hello.key,
             restarting: false,
             leaving: hello.leaving,
-            lease: self.machines.get(&id).map_or(Duration::ZERO, |machine| machine.record.lease),
+            lease: self.machines.get(&id).map_or(granted, |machine| machine.record.lease.max(granted)),
             grace: self.machines.get(&id).map_or(Duration::ZERO, |machine| machine.record.grace),
         };
         if self.machines.get(&id).is_none_or(|machine| machine.record != record) {
@@ -193,7 +185,8 @@ impl Leader {
         let beats = std::mem::take(&mut machine.beats);
         self.farewells.remove(&id);
         machine.opened = hello.session;
-        machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
+        machine.session =
+            Some(Session { connection, number: hello.session, revision: Revision(0), lease: Duration::ZERO });
         machine.pressure = Pressure::default();
         machine.observed.clear();
         self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);

@@ -20,7 +20,6 @@ use crate::faults::Ask;
 use crate::fits::tied;
 use crate::intent::Intent;
 use crate::invariants::Brake;
-use crate::machine::boot_id;
 use crate::queue::Micros;
 use crate::world::World;
 
@@ -393,15 +392,10 @@ impl World {
         book.brake = None;
         book.expects = self.store.durable.machines.keys().copied().collect();
         let stored = &self.store.durable.machines;
-        let (changes, at) = (self.configured.changes, self.queue.now());
-        for (number, (machine, known)) in book.machines.iter_mut().zip(&self.machines).enumerate() {
-            if changes {
-                // What it was granted last by one that dies before that is written down, and is followed by one with shorter
-                // leases, is promised by nobody. Nothing is assigned to a machine before its record is written.
-                let record =
-                    stored.get(&known.id).filter(|record| record.boot == boot_id(number, known.boot));
-                let counts_on = record.map(|record| known.clock.time(at) + record.longest_lease());
-                machine.promised = machine.promised.min(counts_on);
+        for (machine, known) in book.machines.iter_mut().zip(&self.machines) {
+            if !book.restored && !stored.contains_key(&known.id) {
+                // Nothing was assigned to it.
+                machine.promised = None;
             }
             machine.heard = None;
             machine.unproven = false;

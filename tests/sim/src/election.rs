@@ -94,11 +94,21 @@ impl World {
             election.waits |= current;
             return;
         }
-        if election.lost == 0 {
+        if election.lost == 0 && !self.store.is_away() {
             let wait = self.store.wait();
             self.queue.after(wait, Event::Renewed(incarnation, self.queue.now()));
         }
         self.queue.after(RENEWS, Event::Renews(incarnation));
+    }
+
+    /// The store was away since then. Who was elected at that moment is so for its whole time anew.
+    pub(crate) fn election_goes_on(&mut self, away_since: Micros) {
+        if let Some(election) = &mut self.election {
+            if election.until > away_since {
+                election.until = self.queue.now() + TTL;
+            }
+            self.queue.at(election.until.max(self.queue.now()), Event::ElectionEnds);
+        }
     }
 
     pub(crate) fn renewals_lost(&mut self, more: i32) {
@@ -111,6 +121,9 @@ impl World {
     pub(crate) fn renewed(&mut self, incarnation: u64, asked: Micros) {
         let now = self.queue.now();
         let Some(election) = &mut self.election else { return };
+        if self.store.is_away() {
+            return;
+        }
         if self.scheduler.incarnation != incarnation || self.scheduler.process.is_none() {
             return self.deposed_ends(incarnation);
         }
@@ -124,7 +137,7 @@ impl World {
     /// Nobody has asked to be elected again, perhaps: another scheduler leads, and nobody tells the old one.
     pub(crate) fn election_ends(&mut self) {
         let Some(election) = &self.election else { return };
-        if self.queue.now() < election.until {
+        if self.queue.now() < election.until || self.store.is_away() {
             return;
         }
         if let Some(deposed) = &election.deposed {

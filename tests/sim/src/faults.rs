@@ -103,6 +103,10 @@ pub(crate) enum Fault {
     StoreSlow {
         lasts: Micros,
     },
+    /// It answers nothing, neither commits nor renewals. Where the scheduler has it to itself, its disk hangs.
+    StoreAway {
+        lasts: Micros,
+    },
     /// From now on, of the batches that share a flush the first ones may be durable when the scheduler dies.
     StoreTears,
     CrashAgent {
@@ -233,6 +237,7 @@ impl Fault {
             | Self::RenewalsLost { lasts }
             | Self::StoreFull { lasts }
             | Self::StoreSlow { lasts }
+            | Self::StoreAway { lasts }
             | Self::FreezeAgent { lasts, .. }
             | Self::FreezeMachine { lasts, .. }
             | Self::Partition { lasts, .. }
@@ -273,6 +278,7 @@ impl Plan {
         torn_commits(&mut Random::new(seed, "torn"), &mut entries);
         cuts_as_long_as_a_lease(&mut Random::new(seed, "cuts"), machines, &mut entries);
         guards_that_die(&mut Random::new(seed, "guards"), machines, &mut entries);
+        schedulers_in_a_row(&mut Random::new(seed, "row"), machines, &mut entries);
         entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
@@ -388,6 +394,32 @@ fn cuts_as_long_as_a_lease(random: &mut Random, machines: usize, entries: &mut V
         let fault = Fault::Partition { machine, up: true, down: random.chance(300), lasts };
         entries.push(Entry { number: 7000 + number, at, what: What::Fault(fault) });
     }
+}
+
+/// In some histories a scheduler dies soon after it has started, and a machine does not reach the next one. These are numbered
+/// apart, too.
+fn schedulers_in_a_row(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(300) {
+        return;
+    }
+    let mut drawn = Vec::new();
+    for _ in 0..=random.below(4) {
+        let at = random.between(10 * SECOND, FAULTS_LAST - 20 * SECOND);
+        let down = random.spread(50 * MILLI, SECOND);
+        drawn.push((at, Fault::CrashScheduler { after: 0, down }));
+        let (began, lasts) = (at + down + MILLI, random.between(100 * MILLI, 3 * SECOND));
+        drawn.push((began, Fault::StoreAway { lasts }));
+        let at = began + lasts;
+        drawn.push((at, Fault::CrashScheduler { after: 0, down: random.spread(50 * MILLI, SECOND) }));
+        let (machine, lasts) = (random.below(machines), random.between(4 * SECOND, 12 * SECOND));
+        drawn.push((at, Fault::Partition { machine, up: true, down: true, lasts }));
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, fault))| Entry {
+        number: 8000 + number,
+        at,
+        what: What::Fault(fault),
+    }));
 }
 
 /// In some histories guards of exclusive units die while the lease lasts, and what PID 1 says of it may be lost. These are

@@ -104,7 +104,7 @@ impl World {
     }
 
     pub(crate) fn start_scheduler(&mut self) {
-        if self.scheduler.process.is_some() || !self.is_elected() {
+        if self.scheduler.process.is_some() || self.store.is_away() || !self.is_elected() {
             return;
         }
         self.scheduler.incarnation += 1;

@@ -31,6 +31,10 @@ pub(crate) struct Store {
     /// How many faults make the disk full, and slow.
     pub(crate) full: u32,
     pub(crate) slow: u32,
+    /// How many faults keep it from answering at all, since when, and whether it owes an answer.
+    away: u32,
+    away_since: Micros,
+    owes: bool,
     /// What the next commit is written to has lost it, or not: nobody can say. For how long the scheduler is down then.
     pub(crate) lost: Option<Micros>,
     /// How much is written of what shares a flush with others when the scheduler dies, where that is not all or nothing.
@@ -60,6 +64,9 @@ impl Store {
             failed: false,
             full: 0,
             slow: 0,
+            away: 0,
+            away_since: 0,
+            owes: false,
             lost: None,
             tears: None,
             backup: None,
@@ -74,9 +81,14 @@ impl Store {
         self.term
     }
 
-    /// Whether the disk is full or slow.
+    /// Whether the disk is full or slow, or the store does not answer.
     pub(crate) fn is_troubled(&self) -> bool {
-        self.full > 0 || self.slow > 0
+        self.full > 0 || self.slow > 0 || self.away > 0
+    }
+
+    /// Whether it does not answer: its disk hangs, or most of those that make it up are away.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away > 0
     }
 
     /// How long it takes to do something.
@@ -140,6 +152,10 @@ impl World {
             self.scheduler.store_waits = true;
             return;
         }
+        if self.store.is_away() {
+            self.store.owes = true;
+            return;
+        }
         let commits = matches!(self.store.working.first(), Some(Job::Commit(..)));
         if commits && let Some(down) = self.store.lost.take() {
             return self.kill_scheduler(down);
@@ -188,7 +204,7 @@ impl World {
     pub(crate) fn store_dies(&mut self) {
         let working = std::mem::take(&mut self.store.working);
         self.store.queue.clear();
-        self.store.failed = false;
+        (self.store.failed, self.store.owes) = (false, false);
         if self.store.full == 0 && !working.is_empty() {
             let mut working = working;
             let mut written = if self.store.random.chance(500) { working.len() } else { 0 };
@@ -202,6 +218,31 @@ impl World {
             working.truncate(written);
             self.write_to_disk(working);
         }
+    }
+
+    /// The store does not answer any more.
+    pub(crate) fn store_goes_away(&mut self) {
+        if self.store.away == 0 {
+            self.store.away_since = self.queue.now();
+        }
+        self.store.away += 1;
+    }
+
+    /// One fault less keeps it from answering, or none does any more.
+    pub(crate) fn store_comes_back(&mut self, faults: u32) {
+        if self.store.away == 0 {
+            return;
+        }
+        self.store.away = self.store.away.saturating_sub(faults);
+        if self.store.away > 0 {
+            return;
+        }
+        if std::mem::take(&mut self.store.owes) {
+            let wait = self.store.wait();
+            self.queue.after(wait, Event::StoreDone(self.scheduler.incarnation));
+        }
+        self.election_goes_on(self.store.away_since);
+        self.queue.after(0, Event::SchedulerStarts);
     }
 
     pub(crate) fn back_up(&mut self) {

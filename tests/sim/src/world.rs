@@ -356,6 +356,7 @@ impl World {
             Fault::RenewalsLost { .. } => self.renewals_lost(1),
             Fault::StoreFull { .. } => self.store.full += 1,
             Fault::StoreSlow { .. } => self.store.slow += 1,
+            Fault::StoreAway { .. } => self.store_goes_away(),
             Fault::StoreTears => self.store.tears = Some(Random::new(self.plan.seed, "tears")),
             Fault::CrashAgent { machine, after: 0, down } => self.kill_agent(machine, down),
             Fault::CrashAgent { machine, after, down } => {
@@ -449,6 +450,7 @@ impl World {
             Fault::RenewalsLost { .. } => self.renewals_lost(-1),
             Fault::StoreFull { .. } => self.store.full -= 1,
             Fault::StoreSlow { .. } => self.store.slow -= 1,
+            Fault::StoreAway { .. } => self.store_comes_back(1),
             Fault::FreezeAgent { machine, .. } => {
                 if let Some(agent) = &mut self.machines[machine].agent {
                     agent.frozen = agent.frozen.saturating_sub(1);
@@ -495,6 +497,7 @@ impl World {
         self.healed = true;
         self.note(|| "==== all faults end".to_owned());
         (self.store.full, self.store.slow, self.store.lost) = (0, 0, None);
+        self.store_comes_back(u32::MAX);
         self.heal_election();
         self.scheduler.frozen = self.scheduler.frozen.min(1);
         if let Some(process) = &mut self.scheduler.process {

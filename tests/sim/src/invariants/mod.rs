@@ -114,6 +114,11 @@ impl World {
                 let number = stream.machine;
                 self.old_leaders_are_harmless(&Done::Says(message.term));
                 match &message.body {
+                    // It has longer leases from now on.
+                    LeaderMessage::Welcome(_)
+                        if self.book.machines[number]
+                            .welcomed
+                            .is_some_and(|(welcomed, _)| welcomed == *connection) => {}
                     LeaderMessage::Welcome(_) => {
                         self.touches_machine(number);
                         self.the_session_opened_last_counts(number, *connection);
