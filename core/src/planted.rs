@@ -99,12 +99,18 @@ faults! {
     OwnMachineCounts,
     /// the brake is put on for one machine alone
     BrakeForOne,
+    /// the brake is put on for machines that are heard
+    BrakeNamesTheLiving,
+    /// whether so many machines do not die at once goes by all that ever were
+    BrakeCountsTheDead,
     /// the leader's own stalls count against machines
     StallsCount,
     /// what is drained is stopped before it runs elsewhere
     DrainStopsFirst,
     /// the deadline of a drain is not kept
     DrainNeverEnds,
+    /// the deadline of a drain is counted anew when the same command comes again
+    DrainAgainIsLonger,
     /// the deadline of a drain is counted anew for each unit
     DrainEndsUnitByUnit,
     /// the deadline of a drain stops also what has failed elsewhere

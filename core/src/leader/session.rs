@@ -201,7 +201,9 @@ impl Leader {
             MachineState::Up | MachineState::Degraded => None,
         };
         if let Some(arrival) = arrival {
-            self.event(Event::MachineUp { machine: id, arrival });
+            let was_away = matches!(arrival, Arrival::Returned | Arrival::Rebooted);
+            let units = if was_away { self.placed_on(id) } else { Vec::new() };
+            self.event(Event::MachineUp { machine: id, arrival, units });
         }
         self.strays.retain(|name, machines| {
             if machines.remove(&id).is_some() {
@@ -577,12 +579,8 @@ impl Leader {
             self.outbox.now(Effect::Close(session.connection));
         }
         self.update_openness(id);
-        let names: Vec<UnitName> = self.placer.units_on(id).cloned().collect();
-        let mut units = Vec::with_capacity(names.len());
-        for name in names {
-            if self.units.get(&name).is_some_and(|unit| unit.placements.contains_key(&id)) {
-                units.push(name.clone());
-            }
+        let units = self.placed_on(id);
+        for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
             self.mark(&name);
             self.gates.look_at(&name);
             self.look_at_dependents(&name);
@@ -590,12 +588,19 @@ impl Leader {
         }
         // Whose systemd hangs has an agent that lives: that the host answers would tell nothing, and mislead.
         let agent_is_silent = !matches!(reason, LossReason::SystemdSilent(_));
-        let held = self.is_braked(id);
+        let held = if self.is_braked(id) { self.would_move_off(id).cloned().collect() } else { Vec::new() };
         self.event(Event::MachineLost { machine: id, units, held, reason });
         if agent_is_silent {
             self.knock(id);
         }
         self.admit_newcomer(id);
+    }
+
+    /// The units that are placed on the machine.
+    fn placed_on(&self, id: MachineId) -> Vec<UnitName> {
+        let placed =
+            |name: &&UnitName| self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&id));
+        self.placer.units_on(id).filter(placed).cloned().collect()
     }
 
     /// Whether the machine takes new units depends on its session and state.
