@@ -9,7 +9,7 @@ use muster_core::agent;
 use muster_core::command::{Command, CommandResult, Verb};
 use muster_core::ids::{CommandId, CommitId, Epoch, MachineId, Revision, SessionNumber, Term};
 use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId, Retired, StoredUnit};
-use muster_core::machine::{Availability, MachineRecord};
+use muster_core::machine::{Availability, Drain, MachineRecord};
 use muster_core::message::{FromAgent, Goodbye, HeldUnit, LeaderMessage, ReportedChange, ToAgent};
 use muster_core::state::{Observation, Phase, Target};
 use muster_core::time::Time;
@@ -43,6 +43,8 @@ pub(crate) struct Book {
     /// What the leader has issued and what of it is durable.
     pub(crate) issued: CommitId,
     pub(crate) durable: CommitId,
+    /// Before which moment nothing was decided of which the leader tells only now.
+    pub(crate) tells_of: Micros,
     /// The leader's clock when it took over, and the machines that it knew then.
     pub(crate) took_over: (Time, Micros),
     pub(crate) expects: BTreeSet<MachineId>,
@@ -139,6 +141,8 @@ pub(crate) struct MachineBook {
     /// Hello since.
     pub(crate) unproven: bool,
     pub(crate) counts: Option<(Time, Micros)>,
+    /// Since when its heartbeats have been answered without a gap, so far as they were.
+    pub(crate) steady: Micros,
     /// Until when the present leader has granted it time to restart its agent, by the leader's clock and at most.
     pub(crate) graced: Option<Time>,
     /// Whether it told a leader that it shuts down, as the present one must know; and whether its last Hello says so.
@@ -281,6 +285,7 @@ impl Book {
             last_epoch: BTreeMap::new(),
             issued: CommitId(0),
             durable: CommitId(0),
+            tells_of: 0,
             took_over: (Time::default(), 0),
             office: 0,
             expects: BTreeSet::new(),
@@ -449,6 +454,7 @@ impl World {
         *book = MachineBook {
             heard: was.heard,
             counts: was.counts,
+            steady: was.steady,
             unproven: was.unproven,
             graced: was.graced,
             leaving: was.leaving,
@@ -503,7 +509,7 @@ impl World {
                     self.touches_machine(number);
                 }
                 if let Availability::Draining(drain) = command.availability {
-                    self.drain_begins(&machines, Duration::from_millis(drain.timeout_ms));
+                    self.drain_begins(&machines, drain);
                 }
                 let expected = Expected::Machines { machines, availability: command.availability };
                 self.book.expected.insert(*request, expected);
@@ -529,15 +535,18 @@ impl World {
     }
 
     /// The time of a drain is at most that of the last command, and at least the shortest that any has given.
-    fn drain_begins(&mut self, machines: &[MachineId], most: Duration) {
+    fn drain_begins(&mut self, machines: &[MachineId], drain: Drain) {
         let now = self.queue.now();
+        let most = Duration::from_millis(drain.timeout_ms);
         let at = (self.scheduler.clock.time(now), self.scheduler.stalled(now));
         for number in machines.iter().filter_map(|id| self.machine_number(*id)).collect::<Vec<_>>() {
-            let drains = matches!(
-                self.book.decided.availability.get(&self.machines[number].id),
-                Some(Availability::Draining(_))
-            );
+            let availability = self.book.decided.availability.get(&self.machines[number].id);
+            let drains = matches!(availability, Some(Availability::Draining(_)));
             let (since, before) = self.book.machines[number].drains;
+            // The same command again gives no more time, unless that has passed.
+            if availability == Some(&Availability::Draining(drain)) && self.ago_at_most(since) < before {
+                continue;
+            }
             let (last, longest) = self.book.machines[number].drained;
             let over = self.ago(last) > longest + Duration::from_secs(4);
             let later = most > longest.saturating_sub(self.ago(last));

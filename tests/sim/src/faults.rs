@@ -279,6 +279,7 @@ impl Plan {
         cuts_as_long_as_a_lease(&mut Random::new(seed, "cuts"), machines, &mut entries);
         guards_that_die(&mut Random::new(seed, "guards"), machines, &mut entries);
         schedulers_in_a_row(&mut Random::new(seed, "row"), machines, &mut entries);
+        drains_again(&mut Random::new(seed, "drains"), machines, &mut entries);
         entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
@@ -420,6 +421,38 @@ fn schedulers_in_a_row(random: &mut Random, machines: usize, entries: &mut Vec<E
         at,
         what: What::Fault(fault),
     }));
+}
+
+/// In some histories drains are asked for again while they go on, and what they move is slow to come elsewhere. These are
+/// numbered apart, too.
+fn drains_again(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(250) {
+        return;
+    }
+    let mut drawn = Vec::new();
+    for _ in 0..=random.below(3) {
+        let (machine, begins) = (random.below(machines), random.between(10 * SECOND, 80 * SECOND));
+        let timeout = random.between(6 * SECOND, 15 * SECOND);
+        let drain = Drain { timeout_ms: timeout / MILLI, max_parallel: *random.pick(&[0, 0, 1]) };
+        let mut order = |at, availability| {
+            let ask = Ask::Machine { machine, availability };
+            drawn.push((at, What::Client(Order { ask, lost_answers: 0, tries: 20 })));
+        };
+        order(begins, Availability::Draining(drain));
+        for _ in 0..=random.below(2) {
+            order(begins + random.between(SECOND, timeout), Availability::Draining(drain));
+        }
+        order(begins + 2 * timeout + 6 * SECOND, Availability::Open);
+        for unit in 0..UNITS {
+            if random.chance(300) {
+                let behaviour = *random.pick(&[Behaviour::SlowStart, Behaviour::Hangs]);
+                let fault = Fault::UnitBehaves { unit, behaviour, lasts: 2 * timeout + 10 * SECOND };
+                drawn.push((begins, What::Fault(fault)));
+            }
+        }
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, what))| Entry { number: 10_000 + number, at, what }));
 }
 
 /// In some histories guards of exclusive units die while the lease lasts, and what PID 1 says of it may be lost. These are
