@@ -285,10 +285,12 @@ impl Leader {
         };
         leader.load(durable);
         let short = planted::is(Fault::NewLeaderCountsShort);
-        let lease = now + if short { Duration::from_millis(100) } else { leader.lease() };
+        let early = planted::is(Fault::LeasesFromBeforeElection);
+        let elected = if early { now - Duration::from_secs(2) } else { now };
+        let lease = elected + if short { Duration::from_millis(100) } else { leader.lease() };
         for (id, machine) in &mut leader.machines {
             // The leader before may have had other settings.
-            let granted = |span| lease.max(now + leader.settings.with_margin(span));
+            let granted = |span| lease.max(elected + leader.settings.with_margin(span));
             let longest = granted(machine.record.longest_lease());
             let deadline = if machine.record.restarting { longest } else { granted(machine.record.lease) };
             let (deadline, longest) = if short { (lease, lease) } else { (deadline, longest) };

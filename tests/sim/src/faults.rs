@@ -107,6 +107,16 @@ pub(crate) enum Fault {
     StoreAway {
         lasts: Micros,
     },
+    /// What the store answers is lost, and what it is asked comes there late or never; its answers to renewals are late.
+    AnswersLost {
+        lasts: Micros,
+    },
+    /// It has no room, neither for batches nor for the key of a leader; but renews what it has.
+    NoSpace {
+        lasts: Micros,
+    },
+    /// The scheduler leaves its office to another one.
+    StepDown,
     /// From now on, of the batches that share a flush the first ones may be durable when the scheduler dies.
     StoreTears,
     CrashAgent {
@@ -238,6 +248,8 @@ impl Fault {
             | Self::StoreFull { lasts }
             | Self::StoreSlow { lasts }
             | Self::StoreAway { lasts }
+            | Self::AnswersLost { lasts }
+            | Self::NoSpace { lasts }
             | Self::FreezeAgent { lasts, .. }
             | Self::FreezeMachine { lasts, .. }
             | Self::Partition { lasts, .. }
@@ -271,6 +283,7 @@ impl Plan {
         }
         if Election::is_held(seed) {
             elections(&mut Random::new(seed, "elections"), &mut entries);
+            shared_stores(&mut Random::new(seed, "shared"), machines, &mut entries);
         }
         activations(&mut Random::new(seed, "activations"), &mut entries);
         units_that_fail(&mut Random::new(seed, "failing"), machines, &mut entries);
@@ -568,6 +581,61 @@ fn elections(random: &mut Random, entries: &mut Vec<Entry>) {
         let at = random.between(SECOND, FAULTS_LAST - SECOND);
         entries.push(Entry { number: 1000 + number, at, what: What::Fault(fault) });
     }
+}
+
+/// What happens to a store that several schedulers share. These are numbered apart, too.
+fn shared_stores(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(700) {
+        return;
+    }
+    let mut drawn = Vec::new();
+    for _ in 0..=random.below(4) {
+        let at = random.between(5 * SECOND, FAULTS_LAST - 5 * SECOND);
+        match random.below(8) {
+            0 => drawn.push((at, Fault::StoreAway { lasts: random.spread(SECOND, 60 * SECOND) })),
+            1 => {
+                // About as long as leadership and leases last.
+                drawn.push((at, Fault::StoreAway { lasts: random.between(2 * SECOND, 8 * SECOND) }));
+                if random.chance(300) {
+                    let at = at + random.between(0, 3 * SECOND);
+                    let down = random.spread(50 * MILLI, 5 * SECOND);
+                    drawn.push((at, Fault::CrashScheduler { after: 0, down }));
+                }
+            }
+            2..=4 => {
+                let lasts = random.spread(SECOND, 20 * SECOND);
+                drawn.push((at, Fault::AnswersLost { lasts }));
+                if random.chance(400) {
+                    let lasts = random.between(4 * SECOND, 8 * SECOND);
+                    drawn.push((at + random.between(0, 2 * SECOND), Fault::RenewalsLost { lasts }));
+                }
+                if random.chance(300) {
+                    let at = at + random.between(0, lasts);
+                    drawn.push((at, Fault::NoSpace { lasts: random.spread(SECOND / 2, 10 * SECOND) }));
+                }
+            }
+            5 => {
+                drawn.push((at, Fault::NoSpace { lasts: random.spread(SECOND / 2, 15 * SECOND) }));
+                if random.chance(400) {
+                    let lasts = random.between(4 * SECOND, 8 * SECOND);
+                    drawn.push((at + random.between(0, 3 * SECOND), Fault::RenewalsLost { lasts }));
+                }
+            }
+            _ => {
+                drawn.push((at, Fault::StepDown));
+                if random.chance(500) {
+                    let (machine, lasts) = (random.below(machines), random.between(3 * SECOND, 7 * SECOND));
+                    drawn.push((at, Fault::Partition { machine, up: true, down: true, lasts }));
+                }
+            }
+        }
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, fault))| Entry {
+        number: 9000 + number,
+        at,
+        what: What::Fault(fault),
+    }));
 }
 
 fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
