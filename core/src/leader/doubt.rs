@@ -300,7 +300,9 @@ impl Machine {
         match (self.lost, self.deadline) {
             (Some(lost), _) => awake.since(lost) <= lease,
             (None, Some(deadline)) => {
-                self.last_heard.is_some() && (awake + lease).since(deadline) > settings.heartbeat_interval * 2
+                // An agent that is restarted has the time that it was given.
+                let heard = if self.record.restarting { deadline - lease } else { self.counts_from };
+                self.last_heard.is_some() && awake.since(heard) > settings.heartbeat_interval * 2
             }
             (None, None) => false,
         }

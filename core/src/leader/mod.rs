@@ -194,6 +194,8 @@ struct Machine {
     pressure: Pressure,
     /// When its lease ends, in the leader's own time.
     deadline: Option<Time>,
+    /// Since when it has been silent, in the leader's own time, as far as its lease goes by that.
+    counts_from: Time,
     /// Until when it may at most count on a lease, in the leader's own time, whatever has become of it since.
     lease_until: Time,
     /// When it was lost, in the leader's own time.
@@ -686,6 +688,7 @@ impl Machine {
             beats: true,
             pressure: Pressure::default(),
             deadline: None,
+            counts_from: Time::default(),
             lease_until: Time::default(),
             lost: None,
             host_answers: None,

@@ -509,10 +509,12 @@ impl Leader {
     /// there was none since the Hello before, that time goes on (not `anew`): one that cannot be worked with may say Hello again
     /// and again.
     fn await_heartbeat(&mut self, id: MachineId, anew: bool, granted: Option<Time>) {
-        let deadline = granted.unwrap_or_default().max(self.awake() + self.lease());
+        let awake = self.awake();
+        let deadline = granted.unwrap_or_default().max(awake + self.lease());
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.is_heard(self.now);
         if anew || machine.deadline.is_none() || planted::is(Fault::HelloIsALease) {
+            machine.counts_from = awake;
             self.set_deadline(id, deadline);
         }
     }
@@ -527,8 +529,10 @@ impl Leader {
     }
 
     fn extend_lease(&mut self, id: MachineId) {
-        let deadline = self.awake() + self.lease();
+        let awake = self.awake();
+        let deadline = awake + self.lease();
         let Some(machine) = self.machines.get_mut(&id) else { return };
+        machine.counts_from = awake;
         machine.lease_until = machine.lease_until.max(deadline);
         // What was granted before for longer is over only now.
         let granted = self.settings.lease_ttl;

@@ -296,6 +296,19 @@ fn machines_that_were_away_before_the_leader_took_office_do_not_count() {
     assert_eq!(running(&world), 6);
 }
 
+#[test]
+fn who_is_silent_is_so_also_where_another_leader_granted_it_more() {
+    let mut world = cluster(3);
+    world.stored.machines.get_mut(&machine(2)).unwrap().lease = Duration::from_secs(20);
+    let mut world = world.restarted();
+    (1..=3).for_each(|number| world.connect(machine(number)));
+    world.pass(2);
+    world.cut(machine(2));
+    world.cut(machine(3));
+    world.pass(6);
+    assert!(is_braked(&world));
+}
+
 /// What a machine with a unit was granted by a leader with other settings, and where that runs after so many seconds.
 fn after_a_longer_lease(says_hello: bool, grace: u64, seconds: u64) -> Vec<MachineId> {
     let mut world = with_units(1);
