@@ -32,12 +32,16 @@ impl World {
                 Cause::Other
             }
             Input::CommitFailed { .. } => {
+                let durable = self.book.durable;
                 self.go_back_to_store();
                 self.touches_all();
                 self.book.store_failed = true;
                 let after = self.book.issued;
                 for expected in self.book.expected.values_mut() {
-                    if let Expected::Query { .. } = expected {
+                    // One that waits for nothing but the leader's office stays as it was.
+                    if let Expected::Query { after: waits, .. } = expected
+                        && *waits > durable
+                    {
                         *expected = Expected::Query { intent: self.book.intent.clone(), after };
                     }
                 }

@@ -370,10 +370,14 @@ impl World {
         book.durable_commands = commands;
         book.last_epoch.clear();
         book.ended.clear();
-        for machine in &mut book.machines {
+        let (now, stored) = (self.queue.now(), &self.store.durable.machines);
+        for (machine, known) in book.machines.iter_mut().zip(&self.machines) {
             machine.over.clear();
-            // What was granted since, nobody knows.
+            // What was granted since, nobody knows, but for what the present settings say.
             machine.grace = None;
+            let granted = stored.get(&known.id).map_or(Duration::ZERO, MachineRecord::longest_lease);
+            let most = known.clock.time(now) + granted.max(self.settings.lease_ttl);
+            machine.promised = machine.promised.min(Some(most));
         }
         (book.placed, book.retired) = (BTreeSet::new(), epochs(&self.store.durable.retired));
         for (name, unit) in &self.store.durable.units {

@@ -127,7 +127,8 @@ impl World {
         for (name, failures) in &self.book.failures {
             let (Some(epoch), Some(last)) = (failures.last, failures.all.last()) else { continue };
             let Reschedule { attempts, delay, .. } = self.reschedule(name);
-            let all = failures.all.len();
+            // What had failed before a client decided counts anew where the store could not take that at once.
+            let all = failures.all.len() + usize::from(self.book.store_failed);
             let Some(unit) = self.book.decided.units.get(name) else { continue };
             let id = self.machines[last.machine].id;
             let open = matches!(self.book.decided.availability.get(&id), None | Some(Availability::Open));
