@@ -31,6 +31,8 @@ faults! {
     // The leader.
     /// the leader counts a lease without the margin
     NoMargin,
+    /// a longer lease is granted before it is on record
+    LongerLeaseBeforeCommit,
     /// a client is answered before the commit
     AnswerBeforeCommit,
     /// a question is answered from what is not committed
@@ -97,12 +99,18 @@ faults! {
     OwnMachineCounts,
     /// the brake is put on for one machine alone
     BrakeForOne,
+    /// the brake is put on for machines that are heard
+    BrakeNamesTheLiving,
+    /// whether so many machines do not die at once goes by all that ever were
+    BrakeCountsTheDead,
     /// the leader's own stalls count against machines
     StallsCount,
     /// what is drained is stopped before it runs elsewhere
     DrainStopsFirst,
     /// the deadline of a drain is not kept
     DrainNeverEnds,
+    /// the deadline of a drain is counted anew when the same command comes again
+    DrainAgainIsLonger,
     /// the deadline of a drain is counted anew for each unit
     DrainEndsUnitByUnit,
     /// the deadline of a drain stops also what has failed elsewhere
@@ -139,6 +147,19 @@ faults! {
     MemoryNotLookedAt,
     /// a unit comes back to the machine on which it failed
     FailedMachineTaken,
+    /// a new leader counts leases from before its election
+    LeasesFromBeforeElection,
+    // The store, as the simulation has it.
+    /// what is asked of the store again is applied again, also late
+    AskedAgainAppliedAgain,
+    /// the store takes what a deposed leader has asked of it
+    DeposedCommitTaken,
+    /// half a batch is taken
+    HalfBatchTaken,
+    /// a renewal counts although another one leads
+    RenewedWithoutKey,
+    /// leadership is counted from the answer to a renewal, not from its asking
+    LeadsFromAnswer,
     // The agent.
     /// the guard of exclusive units is told to last longer than the lease
     GuardOutlastsLease,
@@ -199,20 +220,19 @@ mod chosen {
         CHOSEN.set(fault);
     }
 
-    pub(crate) fn is(fault: Fault) -> bool {
+    /// Whether what runs in this thread has this fault.
+    pub fn is(fault: Fault) -> bool {
         CHOSEN.get() == Some(fault)
     }
 }
 
 #[cfg(feature = "planted-faults")]
-pub(crate) use chosen::is;
-#[cfg(feature = "planted-faults")]
-pub use chosen::plant;
+pub use chosen::{is, plant};
 
 /// Whether the code has this fault: never, without the feature.
 #[cfg(not(feature = "planted-faults"))]
 #[inline]
-pub(crate) const fn is(_: Fault) -> bool {
+pub const fn is(_: Fault) -> bool {
     false
 }
 

@@ -130,7 +130,9 @@ impl Leader {
         if self.machines.get(&dying).is_some_and(|machine| machine.undoubted) {
             return Some(awake);
         }
-        let mut suspects: BTreeSet<MachineId> = self.machines_that(|m| m.is_suspect(awake, &self.settings));
+        let mut suspects: BTreeSet<MachineId> = self.machines_that(|m| {
+            m.is_suspect(awake, &self.settings) || m.is_alive() && planted::is(Fault::BrakeNamesTheLiving)
+        });
         suspects.insert(dying);
         if !self.are_too_many(&suspects) || planted::is(Fault::NoBrake) {
             return Some(awake);
@@ -231,14 +233,16 @@ impl Leader {
     fn held_for(&self, machines: &BTreeSet<MachineId>) -> Vec<UnitName> {
         let mut held = BTreeSet::new();
         for id in self.machines_that(Machine::is_missed).union(machines) {
-            let moves = |name: &&UnitName| {
-                let moves =
-                    |unit: &Unit| !unit.options.global && !unit.done && unit.placements.contains_key(id);
-                self.units.get(name).is_some_and(moves)
-            };
-            held.extend(self.placer.units_on(*id).filter(moves).cloned());
+            held.extend(self.would_move_off(*id).cloned());
         }
         held.into_iter().collect()
+    }
+
+    /// The units that are moved off the machine if it is lost and nothing holds them there.
+    pub(super) fn would_move_off(&self, id: MachineId) -> impl Iterator<Item = &UnitName> {
+        let moves =
+            move |unit: &Unit| !unit.options.global && !unit.done && unit.placements.contains_key(&id);
+        self.placer.units_on(id).filter(move |name| self.units.get(name).is_some_and(moves))
     }
 
     /// Whether any machine but the leader's own is up: a leader that is itself cut off sees none, and must not act on
@@ -263,7 +267,9 @@ impl Leader {
 
     /// How many machines are alive or among these.
     fn alive_or(&self, suspects: &BTreeSet<MachineId>) -> usize {
-        let counts = |(id, machine): &(&MachineId, &Machine)| machine.is_alive() || suspects.contains(id);
+        let counts = |(id, machine): &(&MachineId, &Machine)| {
+            machine.is_alive() || suspects.contains(id) || planted::is(Fault::BrakeCountsTheDead)
+        };
         self.machines.iter().filter(counts).count()
     }
 
@@ -294,7 +300,9 @@ impl Machine {
         match (self.lost, self.deadline) {
             (Some(lost), _) => awake.since(lost) <= lease,
             (None, Some(deadline)) => {
-                self.last_heard.is_some() && (awake + lease).since(deadline) > settings.heartbeat_interval * 2
+                // An agent that is restarted has the time that it was given.
+                let heard = if self.record.restarting { deadline - lease } else { self.counts_from };
+                self.last_heard.is_some() && awake.since(heard) > settings.heartbeat_interval * 2
             }
             (None, None) => false,
         }

@@ -143,8 +143,10 @@ impl Leader {
         }
     }
 
-    /// What systemd says to run, and nobody has begun to end, was to be started by this leader or one before; so was what has
-    /// ended by itself, which stays as it is. What has ended with the lease may run elsewhere by now, and an old store would
+    /// What its machine has begun to start it was told to, also where the store has lost a decision meanwhile.
+    ///
+    /// Of what is exclusive: what systemd says to run, and nobody has begun to end, was to be started by this leader or one
+    /// before; so was what has ended by itself, which stays as it is. What has ended with the lease may run elsewhere by now, and an old store would
     /// not know; nor does an agent that was just started know what has.
     pub(super) fn look_at_what_was_started(
         &mut self,
@@ -153,9 +155,8 @@ impl Leader {
         epoch: Epoch,
         observation: &Observation,
     ) {
-        let exclusive = self.units.get(name).is_some_and(|unit| unit.options.exclusive.is_some());
-        if exclusive
-            && was_started_for_certain(observation)
+        let gated = |unit: &&Unit| unit.options.is_gated();
+        if self.units.get(name).filter(gated).is_some_and(|unit| unit.has_begun(observation))
             && self.gates.of(machine, name, epoch) != Some(&Gate::Open)
         {
             self.gates.open(machine, name, epoch);
@@ -215,17 +216,8 @@ impl Leader {
         for id in self.machines.keys().copied().collect::<Vec<_>>() {
             let placed = |(name, copy): (&UnitName, &super::Copy)| {
                 let unit = self.units.get(name)?;
-                let begun = match &copy.observation {
-                    Observation::Refused(_)
-                    | Observation::Held {
-                        phase: Phase::Loaded | Phase::Stopping | Phase::StopFailed(_),
-                        ..
-                    } => false,
-                    _ if unit.options.exclusive.is_some() => was_started_for_certain(&copy.observation),
-                    Observation::Held { .. } => true,
-                };
                 let current = unit.options.is_gated() && unit.placements.get(&id) == Some(&copy.epoch);
-                (current && begun).then(|| (name.clone(), copy.epoch))
+                (current && unit.has_begun(&copy.observation)).then(|| (name.clone(), copy.epoch))
             };
             let observed = self.machines.get(&id).into_iter().flat_map(|machine| &machine.observed);
             let begun: BTreeMap<UnitName, Epoch> = observed.filter_map(placed).collect();
@@ -397,6 +389,20 @@ impl Leader {
             let retired = self.retired.get(&(machine, name.clone()));
             retired.is_none_or(|retired| retired.exclusive.is_some_and(|old| old <= stop))
         })
+    }
+}
+
+impl Unit {
+    /// Whether a machine that says this of the unit's current placement has begun to start it, and so was told to.
+    fn has_begun(&self, observation: &Observation) -> bool {
+        match observation {
+            Observation::Refused(_)
+            | Observation::Held { phase: Phase::Loaded | Phase::Stopping | Phase::StopFailed(_), .. } => {
+                false
+            }
+            _ if self.options.exclusive.is_some() => was_started_for_certain(observation),
+            Observation::Held { .. } => true,
+        }
     }
 }
 

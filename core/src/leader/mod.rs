@@ -13,6 +13,7 @@
 //! | `assignments` | what machines are told to hold |
 //! | `office` | whether it is still the leader |
 //! | `session` | agents: hello, heartbeats, reports, leases that end |
+//! | `welcome` | how long the leases are that machines are told of |
 //! | `rivals` | machines that claim the id of another one |
 //! | `doubt` | the leader's own stalls, and many deaths at once |
 //! | `commands` | clients' changes |
@@ -48,6 +49,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod together;
+mod welcome;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::Discriminant;
@@ -71,6 +73,7 @@ use self::placing::Queue;
 pub use self::reason::{Arrival, LingerEnd, LossReason, PlaceReason, ReleaseReason, UnplaceReason};
 pub use self::record::{EventFilter, EventNumber, EventRecord};
 use self::rivals::Rivals;
+use self::welcome::Longer;
 use crate::by_name::ByName;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
 use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
@@ -100,6 +103,7 @@ pub struct Leader {
     machines: BTreeMap<MachineId, Machine>,
     /// Machines whose record is other than the store's.
     unsaved: BTreeSet<MachineId>,
+    longer: Longer,
     /// Copies that were ended by a decision, and that their machine has not said to be gone.
     retired: BTreeMap<(MachineId, UnitName), Retired>,
     /// Machines that hold a copy of the unit that nobody here knows of, or did when they were last heard.
@@ -174,6 +178,9 @@ struct Unit {
 #[derive(Debug)]
 struct Machine {
     record: MachineRecord,
+    /// How long its leases are by the store's record of it, at least; none where there is no such record: nothing is assigned to
+    /// the machine before there is.
+    kept: Option<Duration>,
     state: MachineState,
     availability: Availability,
     /// The term in which this leader last spoke to it.
@@ -188,6 +195,8 @@ struct Machine {
     pressure: Pressure,
     /// When its lease ends, in the leader's own time.
     deadline: Option<Time>,
+    /// Since when it has been silent, in the leader's own time, as far as its lease goes by that.
+    counts_from: Time,
     /// Until when it may at most count on a lease, in the leader's own time, whatever has become of it since.
     lease_until: Time,
     /// When it was lost, in the leader's own time.
@@ -205,6 +214,8 @@ struct Session {
     connection: ConnectionId,
     number: SessionNumber,
     revision: Revision,
+    /// How long its leases are, as it was told last; zero before its welcome.
+    lease: Duration,
 }
 
 #[derive(Debug)]
@@ -242,6 +253,7 @@ impl Leader {
             units: ByName::default(),
             machines: BTreeMap::new(),
             unsaved: BTreeSet::new(),
+            longer: Longer::default(),
             retired: BTreeMap::new(),
             strays: BTreeMap::new(),
             commands: Commands::default(),
@@ -276,10 +288,12 @@ impl Leader {
         };
         leader.load(durable);
         let short = planted::is(Fault::NewLeaderCountsShort);
-        let lease = now + if short { Duration::from_millis(100) } else { leader.lease() };
+        let early = planted::is(Fault::LeasesFromBeforeElection);
+        let elected = if early { now - Duration::from_secs(2) } else { now };
+        let lease = elected + if short { Duration::from_millis(100) } else { leader.lease() };
         for (id, machine) in &mut leader.machines {
             // The leader before may have had other settings.
-            let granted = |span| lease.max(now + leader.settings.with_margin(span));
+            let granted = |span| lease.max(elected + leader.settings.with_margin(span));
             let longest = granted(machine.record.longest_lease());
             let deadline = if machine.record.restarting { longest } else { granted(machine.record.lease) };
             let (deadline, longest) = if short { (lease, lease) } else { (deadline, longest) };
@@ -317,6 +331,7 @@ impl Leader {
             Input::Agent(connection, message) => self.hear(connection, message),
             Input::Disconnected(connection) => self.disconnected(connection),
             Input::Committed(upto) => {
+                self.leases_are_durable(upto);
                 self.outbox.committed(upto);
                 self.store_answers();
             }
@@ -430,6 +445,7 @@ impl Leader {
         }
         if !turn.changes.is_empty() {
             let commit = self.outbox.issue();
+            self.leases_are_written(commit, &turn.changes);
             self.store_silent.get_or_insert((self.awake(), false));
             self.outbox.now(Effect::Persist(commit, turn.changes));
         }
@@ -458,9 +474,11 @@ impl Leader {
         self.globals.clear();
         self.commands = Commands::new(commands);
         self.unsaved = self.machines.keys().copied().collect();
+        self.leases_are_lost();
         for (id, mut record) in machines {
             record.leaving &= !planted::is(Fault::GoodbyeForgotten);
             let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
+            machine.kept = Some(record.lease);
             if machine.record == record {
                 self.unsaved.remove(&id);
             } else {
@@ -662,6 +680,7 @@ impl Machine {
     fn awaited(record: MachineRecord) -> Self {
         Self {
             record,
+            kept: None,
             state: MachineState::Awaited,
             availability: Availability::Open,
             told: None,
@@ -671,6 +690,7 @@ impl Machine {
             beats: true,
             pressure: Pressure::default(),
             deadline: None,
+            counts_from: Time::default(),
             lease_until: Time::default(),
             lost: None,
             host_answers: None,

@@ -127,7 +127,7 @@ impl Leader {
         let awake = self.awake();
         let goes_on = |drain: &OngoingDrain| !drain.over && awake < drain.ends;
         let goes_on = was == Some(availability) && self.drains.get(&id).is_some_and(goes_on);
-        if !goes_on {
+        if !goes_on || planted::is(Fault::DrainAgainIsLonger) {
             self.take_availability(id, availability);
         }
         if was != Some(availability) {

@@ -32,6 +32,7 @@ impl Leader {
             for answer in std::mem::take(&mut self.office.answers) {
                 self.outbox.now(answer);
             }
+            self.tell_longer_leases();
             if std::mem::take(&mut self.office.silent) {
                 self.turn.snapshots.extend(self.machines.keys());
                 self.farewells

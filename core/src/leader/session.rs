@@ -11,7 +11,7 @@ use crate::ids::{Epoch, MachineId, Revision, SessionNumber};
 use crate::leader::io::ConnectionId;
 use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
 use crate::message::{
-    FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport, Welcome,
+    FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport,
 };
 use crate::planted::{self, Fault};
 use crate::state::{DesiredState, Observation, Phase, Target};
@@ -116,17 +116,8 @@ impl Leader {
             self.outbox.now(Effect::Close(old.connection));
         }
         self.connections.insert(connection, id);
-        let number = hello.session;
         let (units, rebooted) = self.admit(connection, hello);
-        self.say(
-            connection,
-            number,
-            LeaderMessage::Welcome(Welcome {
-                cluster: self.cluster,
-                heartbeat_interval: self.settings.heartbeat_interval,
-                lease_ttl: self.settings.lease_ttl,
-            }),
-        );
+        self.tell_lease(id);
         if rebooted {
             self.forget_what_ended_with_its_boot(id, &units);
         }
@@ -162,6 +153,7 @@ impl Leader {
     /// The machine's record, session and lease. Returns what it holds, and whether it was rebooted.
     fn admit(&mut self, connection: ConnectionId, hello: Hello) -> (Vec<HeldUnit>, bool) {
         let id = hello.machine;
+        let granted = self.settings.lease_ttl;
         let record = MachineRecord {
             address: hello.address,
             labels: hello.labels,
@@ -171,7 +163,7 @@ impl Leader {
             key: hello.key,
             restarting: false,
             leaving: hello.leaving,
-            lease: self.machines.get(&id).map_or(Duration::ZERO, |machine| machine.record.lease),
+            lease: self.machines.get(&id).map_or(granted, |machine| machine.record.lease.max(granted)),
             grace: self.machines.get(&id).map_or(Duration::ZERO, |machine| machine.record.grace),
         };
         if self.machines.get(&id).is_none_or(|machine| machine.record != record) {
@@ -193,7 +185,8 @@ impl Leader {
         let beats = std::mem::take(&mut machine.beats);
         self.farewells.remove(&id);
         machine.opened = hello.session;
-        machine.session = Some(Session { connection, number: hello.session, revision: Revision(0) });
+        machine.session =
+            Some(Session { connection, number: hello.session, revision: Revision(0), lease: Duration::ZERO });
         machine.pressure = Pressure::default();
         machine.observed.clear();
         self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
@@ -208,7 +201,9 @@ impl Leader {
             MachineState::Up | MachineState::Degraded => None,
         };
         if let Some(arrival) = arrival {
-            self.event(Event::MachineUp { machine: id, arrival });
+            let was_away = matches!(arrival, Arrival::Returned | Arrival::Rebooted);
+            let units = if was_away { self.placed_on(id) } else { Vec::new() };
+            self.event(Event::MachineUp { machine: id, arrival, units });
         }
         self.strays.retain(|name, machines| {
             if machines.remove(&id).is_some() {
@@ -514,10 +509,12 @@ impl Leader {
     /// there was none since the Hello before, that time goes on (not `anew`): one that cannot be worked with may say Hello again
     /// and again.
     fn await_heartbeat(&mut self, id: MachineId, anew: bool, granted: Option<Time>) {
-        let deadline = granted.unwrap_or_default().max(self.awake() + self.lease());
+        let awake = self.awake();
+        let deadline = granted.unwrap_or_default().max(awake + self.lease());
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.is_heard(self.now);
         if anew || machine.deadline.is_none() || planted::is(Fault::HelloIsALease) {
+            machine.counts_from = awake;
             self.set_deadline(id, deadline);
         }
     }
@@ -532,8 +529,10 @@ impl Leader {
     }
 
     fn extend_lease(&mut self, id: MachineId) {
-        let deadline = self.awake() + self.lease();
+        let awake = self.awake();
+        let deadline = awake + self.lease();
         let Some(machine) = self.machines.get_mut(&id) else { return };
+        machine.counts_from = awake;
         machine.lease_until = machine.lease_until.max(deadline);
         // What was granted before for longer is over only now.
         let granted = self.settings.lease_ttl;
@@ -584,12 +583,8 @@ impl Leader {
             self.outbox.now(Effect::Close(session.connection));
         }
         self.update_openness(id);
-        let names: Vec<UnitName> = self.placer.units_on(id).cloned().collect();
-        let mut units = Vec::with_capacity(names.len());
-        for name in names {
-            if self.units.get(&name).is_some_and(|unit| unit.placements.contains_key(&id)) {
-                units.push(name.clone());
-            }
+        let units = self.placed_on(id);
+        for name in self.placer.units_on(id).cloned().collect::<Vec<_>>() {
             self.mark(&name);
             self.gates.look_at(&name);
             self.look_at_dependents(&name);
@@ -597,12 +592,19 @@ impl Leader {
         }
         // Whose systemd hangs has an agent that lives: that the host answers would tell nothing, and mislead.
         let agent_is_silent = !matches!(reason, LossReason::SystemdSilent(_));
-        let held = self.is_braked(id);
+        let held = if self.is_braked(id) { self.would_move_off(id).cloned().collect() } else { Vec::new() };
         self.event(Event::MachineLost { machine: id, units, held, reason });
         if agent_is_silent {
             self.knock(id);
         }
         self.admit_newcomer(id);
+    }
+
+    /// The units that are placed on the machine.
+    fn placed_on(&self, id: MachineId) -> Vec<UnitName> {
+        let placed =
+            |name: &&UnitName| self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&id));
+        self.placer.units_on(id).filter(placed).cloned().collect()
     }
 
     /// Whether the machine takes new units depends on its session and state.

@@ -1,12 +1,15 @@
 //! A store that several schedulers share: it elects one of them for a while, and again and again. One that does not ask
-//! in time is deposed, and another one leads, while its process lives on and learns of it late.
+//! in time is deposed, and another one leads, while its process lives on and learns of it late. While the store is away nobody's
+//! time runs out; it has no room for a leader's key where it has none for batches; and one that is told to leaves its office.
 
 use muster_core::leader::{Effect, Input};
+use muster_core::planted::{self, Fault};
 
 use crate::invariants::Done;
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
 use crate::scheduler::Process;
+use crate::store::Job;
 use crate::world::{Event, World};
 
 /// For how long a scheduler is elected, and how often it asks to be elected again.
@@ -21,6 +24,10 @@ const ADDRESSES: [&str; 2] = ["one:7400", "two:7400"];
 pub(crate) struct Election {
     /// Until when the store elects nobody else; its clock is right.
     until: Micros,
+    /// Which process has its key.
+    leader: Option<u64>,
+    /// How many faults keep the store from electing anybody: it has no room for a key.
+    full: u32,
     /// How many faults keep renewals from the store.
     lost: i32,
     /// Whether a renewal waits for the process to go on.
@@ -62,7 +69,16 @@ impl Election {
 
     pub(crate) fn new(seed: u64) -> Option<Self> {
         let (random, hints) = (Random::new(seed, "renewals"), Random::new(seed, "hints"));
-        Self::is_held(seed).then_some(Self { until: 0, lost: 0, waits: false, deposed: None, random, hints })
+        Self::is_held(seed).then_some(Self {
+            until: 0,
+            leader: None,
+            full: 0,
+            lost: 0,
+            waits: false,
+            deposed: None,
+            random,
+            hints,
+        })
     }
 }
 
@@ -71,6 +87,11 @@ impl World {
     pub(crate) fn is_elected(&mut self) -> bool {
         let Some(election) = &mut self.election else { return true };
         let now = self.queue.now();
+        if election.full > 0 {
+            let again = self.store.answers.between(200 * MILLI, SECOND);
+            self.queue.after(again, Event::SchedulerStarts);
+            return false;
+        }
         if now < election.until {
             let late = election.random.spread(MILLI, 200 * MILLI);
             self.queue.at(election.until + late, Event::SchedulerStarts);
@@ -84,7 +105,8 @@ impl World {
 
     /// The scheduler that has just started knows how long it leads.
     pub(crate) fn is_told_to_lead(&mut self) {
-        if self.election.is_some() {
+        if let Some(election) = &mut self.election {
+            election.leader = Some(self.scheduler.incarnation);
             let now = self.queue.now();
             self.leads_until(now);
             self.queue.after(RENEWS, Event::Renews(self.scheduler.incarnation));
@@ -92,8 +114,53 @@ impl World {
     }
 
     fn leads_until(&mut self, asked: Micros) {
+        self.is_told_how_long_it_leads(self.scheduler.incarnation, asked);
+    }
+
+    fn is_told_how_long_it_leads(&mut self, incarnation: u64, asked: Micros) {
         let until = self.scheduler.clock.time(asked) + std::time::Duration::from_micros(TTL - MARGIN);
-        self.tell_leader(Input::Leads(until));
+        self.tell_process(incarnation, Input::Leads(until));
+    }
+
+    /// Whether the store has elected this process.
+    pub(crate) fn has_key(&self, incarnation: u64) -> bool {
+        let now = self.queue.now();
+        self.election
+            .as_ref()
+            .is_some_and(|election| election.leader == Some(incarnation) && now < election.until)
+    }
+
+    /// Nobody is elected.
+    pub(crate) fn takes_the_key_away(&mut self) {
+        if let Some(election) = &mut self.election {
+            election.leader = None;
+        }
+    }
+
+    /// The scheduler is told to leave its office to another one.
+    pub(crate) fn steps_down(&mut self) {
+        if self.election.is_some()
+            && let Some(process) = &mut self.scheduler.process
+        {
+            process.steps_down = true;
+            self.step_down_once_answered();
+        }
+    }
+
+    /// It does so once all that it has asked of the store is answered, and told.
+    pub(crate) fn step_down_once_answered(&mut self) {
+        let idle = self.store.is_idle() && !self.store.is_away() && self.scheduler.frozen == 0;
+        let answered = |process: &Process| process.steps_down && process.inbox.is_empty();
+        let now = self.queue.now();
+        if idle
+            && self.scheduler.process.as_ref().is_some_and(answered)
+            && let Some(election) = &mut self.election
+        {
+            (election.leader, election.until) = (None, now);
+            let next = self.store.answers.spread(MILLI, 20 * MILLI);
+            self.note(|| "scheduler: steps down".to_owned());
+            self.kill_scheduler(next);
+        }
     }
 
     /// A scheduler asks to be elected again.
@@ -111,11 +178,29 @@ impl World {
             election.waits |= current;
             return;
         }
-        if election.lost == 0 {
+        if election.lost == 0 && !self.store.is_away() {
             let wait = self.store.wait();
             self.queue.after(wait, Event::Renewed(incarnation, self.queue.now()));
         }
         self.queue.after(RENEWS, Event::Renews(incarnation));
+    }
+
+    /// The store was away since then. Who was elected at that moment is so for its whole time anew.
+    pub(crate) fn election_goes_on(&mut self, away_since: Micros) {
+        if let Some(election) = &mut self.election {
+            if election.until > away_since {
+                election.until = self.queue.now() + TTL;
+            }
+            self.queue.at(election.until.max(self.queue.now()), Event::ElectionEnds);
+        }
+    }
+
+    /// The store has no room: it takes neither batches nor keys, and renews those that there are.
+    pub(crate) fn no_space(&mut self, more: i32) {
+        self.store.full = self.store.full.saturating_add_signed(more);
+        if let Some(election) = &mut self.election {
+            election.full = election.full.saturating_add_signed(more);
+        }
     }
 
     pub(crate) fn renewals_lost(&mut self, more: i32) {
@@ -128,20 +213,37 @@ impl World {
     pub(crate) fn renewed(&mut self, incarnation: u64, asked: Micros) {
         let now = self.queue.now();
         let Some(election) = &mut self.election else { return };
+        if self.store.is_away() {
+            return;
+        }
         if self.scheduler.incarnation != incarnation || self.scheduler.process.is_none() {
+            if planted::is(Fault::RenewedWithoutKey) {
+                return self.is_told_how_long_it_leads(incarnation, asked);
+            }
             return self.deposed_ends(incarnation);
         }
         if now < election.until {
             election.until = now + TTL;
             self.queue.at(election.until, Event::ElectionEnds);
-            self.leads_until(asked);
+            if self.store.mute > 0 {
+                let late = self.store.answers.spread(10 * MILLI, 6 * SECOND);
+                self.queue.after(late, Event::RenewalHeard(incarnation, asked));
+            } else {
+                self.leads_until(asked);
+            }
         }
+    }
+
+    /// A scheduler hears late that it was elected again.
+    pub(crate) fn renewal_heard(&mut self, incarnation: u64, asked: Micros) {
+        let asked = if planted::is(Fault::LeadsFromAnswer) { self.queue.now() } else { asked };
+        self.is_told_how_long_it_leads(incarnation, asked);
     }
 
     /// Nobody has asked to be elected again, perhaps: another scheduler leads, and nobody tells the old one.
     pub(crate) fn election_ends(&mut self) {
         let Some(election) = &self.election else { return };
-        if self.queue.now() < election.until {
+        if self.queue.now() < election.until || self.store.is_away() {
             return;
         }
         if let Some(deposed) = &election.deposed {
@@ -149,6 +251,7 @@ impl World {
         }
         if let Some(process) = self.scheduler.process.take() {
             self.note(|| "scheduler: is deposed".to_owned());
+            self.what_waits_arrives_late();
             self.store_dies();
             let (incarnation, frozen) = self.scheduler.is_deposed(self.queue.now());
             if let Some(election) = &mut self.election {
@@ -243,7 +346,11 @@ impl World {
 
     fn deposed_does(&mut self, incarnation: u64, effect: Effect) {
         match effect {
-            Effect::Persist(..) | Effect::TakeTerm { .. } => {
+            Effect::Persist(commit, changes) => {
+                let wait = self.store.wait();
+                self.queue.after(wait, Event::Arrives(incarnation, vec![Job::Commit(commit, changes)]));
+            }
+            Effect::TakeTerm { .. } => {
                 // The store refuses it, and the process ends.
                 let wait = self.store.wait();
                 self.queue.after(wait, Event::DeposedEnds(incarnation));
@@ -271,7 +378,7 @@ impl World {
     /// Nobody is deposed any more, and everybody who leads may go on.
     pub(crate) fn heal_election(&mut self) {
         if let Some(election) = &mut self.election {
-            election.lost = 0;
+            (election.lost, election.full) = (0, 0);
         }
         let deposed = self.election.as_ref().and_then(|election| election.deposed.as_ref());
         if let Some(incarnation) = deposed.map(|deposed| deposed.incarnation) {

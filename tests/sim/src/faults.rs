@@ -103,6 +103,20 @@ pub(crate) enum Fault {
     StoreSlow {
         lasts: Micros,
     },
+    /// It answers nothing, neither commits nor renewals. Where the scheduler has it to itself, its disk hangs.
+    StoreAway {
+        lasts: Micros,
+    },
+    /// What the store answers is lost, and what it is asked comes there late or never; its answers to renewals are late.
+    AnswersLost {
+        lasts: Micros,
+    },
+    /// It has no room, neither for batches nor for the key of a leader; but renews what it has.
+    NoSpace {
+        lasts: Micros,
+    },
+    /// The scheduler leaves its office to another one.
+    StepDown,
     /// From now on, of the batches that share a flush the first ones may be durable when the scheduler dies.
     StoreTears,
     CrashAgent {
@@ -233,6 +247,9 @@ impl Fault {
             | Self::RenewalsLost { lasts }
             | Self::StoreFull { lasts }
             | Self::StoreSlow { lasts }
+            | Self::StoreAway { lasts }
+            | Self::AnswersLost { lasts }
+            | Self::NoSpace { lasts }
             | Self::FreezeAgent { lasts, .. }
             | Self::FreezeMachine { lasts, .. }
             | Self::Partition { lasts, .. }
@@ -266,6 +283,7 @@ impl Plan {
         }
         if Election::is_held(seed) {
             elections(&mut Random::new(seed, "elections"), &mut entries);
+            shared_stores(&mut Random::new(seed, "shared"), machines, &mut entries);
         }
         activations(&mut Random::new(seed, "activations"), &mut entries);
         units_that_fail(&mut Random::new(seed, "failing"), machines, &mut entries);
@@ -273,6 +291,8 @@ impl Plan {
         torn_commits(&mut Random::new(seed, "torn"), &mut entries);
         cuts_as_long_as_a_lease(&mut Random::new(seed, "cuts"), machines, &mut entries);
         guards_that_die(&mut Random::new(seed, "guards"), machines, &mut entries);
+        schedulers_in_a_row(&mut Random::new(seed, "row"), machines, &mut entries);
+        drains_again(&mut Random::new(seed, "drains"), machines, &mut entries);
         entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
@@ -390,6 +410,64 @@ fn cuts_as_long_as_a_lease(random: &mut Random, machines: usize, entries: &mut V
     }
 }
 
+/// In some histories a scheduler dies soon after it has started, and a machine does not reach the next one. These are numbered
+/// apart, too.
+fn schedulers_in_a_row(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(300) {
+        return;
+    }
+    let mut drawn = Vec::new();
+    for _ in 0..=random.below(4) {
+        let at = random.between(10 * SECOND, FAULTS_LAST - 20 * SECOND);
+        let down = random.spread(50 * MILLI, SECOND);
+        drawn.push((at, Fault::CrashScheduler { after: 0, down }));
+        let (began, lasts) = (at + down + MILLI, random.between(100 * MILLI, 3 * SECOND));
+        drawn.push((began, Fault::StoreAway { lasts }));
+        let at = began + lasts;
+        drawn.push((at, Fault::CrashScheduler { after: 0, down: random.spread(50 * MILLI, SECOND) }));
+        let (machine, lasts) = (random.below(machines), random.between(4 * SECOND, 12 * SECOND));
+        drawn.push((at, Fault::Partition { machine, up: true, down: true, lasts }));
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, fault))| Entry {
+        number: 8000 + number,
+        at,
+        what: What::Fault(fault),
+    }));
+}
+
+/// In some histories drains are asked for again while they go on, and what they move is slow to come elsewhere. These are
+/// numbered apart, too.
+fn drains_again(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(250) {
+        return;
+    }
+    let mut drawn = Vec::new();
+    for _ in 0..=random.below(3) {
+        let (machine, begins) = (random.below(machines), random.between(10 * SECOND, 80 * SECOND));
+        let timeout = random.between(6 * SECOND, 15 * SECOND);
+        let drain = Drain { timeout_ms: timeout / MILLI, max_parallel: *random.pick(&[0, 0, 1]) };
+        let mut order = |at, availability| {
+            let ask = Ask::Machine { machine, availability };
+            drawn.push((at, What::Client(Order { ask, lost_answers: 0, tries: 20 })));
+        };
+        order(begins, Availability::Draining(drain));
+        for _ in 0..=random.below(2) {
+            order(begins + random.between(SECOND, timeout), Availability::Draining(drain));
+        }
+        order(begins + 2 * timeout + 6 * SECOND, Availability::Open);
+        for unit in 0..UNITS {
+            if random.chance(300) {
+                let behaviour = *random.pick(&[Behaviour::SlowStart, Behaviour::Hangs]);
+                let fault = Fault::UnitBehaves { unit, behaviour, lasts: 2 * timeout + 10 * SECOND };
+                drawn.push((begins, What::Fault(fault)));
+            }
+        }
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, what))| Entry { number: 10_000 + number, at, what }));
+}
+
 /// In some histories guards of exclusive units die while the lease lasts, and what PID 1 says of it may be lost. These are
 /// numbered apart, too.
 fn guards_that_die(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
@@ -503,6 +581,61 @@ fn elections(random: &mut Random, entries: &mut Vec<Entry>) {
         let at = random.between(SECOND, FAULTS_LAST - SECOND);
         entries.push(Entry { number: 1000 + number, at, what: What::Fault(fault) });
     }
+}
+
+/// What happens to a store that several schedulers share. These are numbered apart, too.
+fn shared_stores(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(700) {
+        return;
+    }
+    let mut drawn = Vec::new();
+    for _ in 0..=random.below(4) {
+        let at = random.between(5 * SECOND, FAULTS_LAST - 5 * SECOND);
+        match random.below(8) {
+            0 => drawn.push((at, Fault::StoreAway { lasts: random.spread(SECOND, 60 * SECOND) })),
+            1 => {
+                // About as long as leadership and leases last.
+                drawn.push((at, Fault::StoreAway { lasts: random.between(2 * SECOND, 8 * SECOND) }));
+                if random.chance(300) {
+                    let at = at + random.between(0, 3 * SECOND);
+                    let down = random.spread(50 * MILLI, 5 * SECOND);
+                    drawn.push((at, Fault::CrashScheduler { after: 0, down }));
+                }
+            }
+            2..=4 => {
+                let lasts = random.spread(SECOND, 20 * SECOND);
+                drawn.push((at, Fault::AnswersLost { lasts }));
+                if random.chance(400) {
+                    let lasts = random.between(4 * SECOND, 8 * SECOND);
+                    drawn.push((at + random.between(0, 2 * SECOND), Fault::RenewalsLost { lasts }));
+                }
+                if random.chance(300) {
+                    let at = at + random.between(0, lasts);
+                    drawn.push((at, Fault::NoSpace { lasts: random.spread(SECOND / 2, 10 * SECOND) }));
+                }
+            }
+            5 => {
+                drawn.push((at, Fault::NoSpace { lasts: random.spread(SECOND / 2, 15 * SECOND) }));
+                if random.chance(400) {
+                    let lasts = random.between(4 * SECOND, 8 * SECOND);
+                    drawn.push((at + random.between(0, 3 * SECOND), Fault::RenewalsLost { lasts }));
+                }
+            }
+            _ => {
+                drawn.push((at, Fault::StepDown));
+                if random.chance(500) {
+                    let (machine, lasts) = (random.below(machines), random.between(3 * SECOND, 7 * SECOND));
+                    drawn.push((at, Fault::Partition { machine, up: true, down: true, lasts }));
+                }
+            }
+        }
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, fault))| Entry {
+        number: 9000 + number,
+        at,
+        what: What::Fault(fault),
+    }));
 }
 
 fn orders(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {

@@ -40,6 +40,8 @@ pub(crate) struct Process {
     timer: Option<Micros>,
     /// It is killed after so many effects, and stays down for so long.
     pub(crate) dies: Option<(u32, Micros)>,
+    /// Whether it is to leave its office to another one.
+    pub(crate) steps_down: bool,
 }
 
 impl Scheduler {
@@ -104,7 +106,7 @@ impl World {
     }
 
     pub(crate) fn start_scheduler(&mut self) {
-        if self.scheduler.process.is_some() || !self.is_elected() {
+        if self.scheduler.process.is_some() || self.store.is_away() || !self.is_elected() {
             return;
         }
         self.scheduler.incarnation += 1;
@@ -129,8 +131,16 @@ impl World {
             }
         }
         let inbox = VecDeque::new();
-        self.scheduler.process =
-            Some(Process { leader, term, terms: vec![term], inbox, turning: false, timer: None, dies: None });
+        self.scheduler.process = Some(Process {
+            leader,
+            term,
+            terms: vec![term],
+            inbox,
+            turning: false,
+            timer: None,
+            dies: None,
+            steps_down: false,
+        });
         self.is_told_to_lead();
         self.set_leader_timer();
     }
@@ -189,6 +199,7 @@ impl World {
             }
         }
         self.set_leader_timer();
+        self.step_down_once_answered();
     }
 
     /// Asks the leader something; the answer is in `answer` if it came at once.

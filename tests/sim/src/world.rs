@@ -21,7 +21,7 @@ use crate::palette::Palette;
 use crate::queue::{Clock, Micros, Queue, SECOND};
 use crate::random::Random;
 use crate::scheduler::Scheduler;
-use crate::store::Store;
+use crate::store::{Job, Store};
 use crate::systemd::{Later, Out};
 
 /// Something that happens.
@@ -39,6 +39,8 @@ pub(crate) enum Event {
     ElectionEnds,
     Renews(u64),
     Renewed(u64, Micros),
+    RenewalHeard(u64, Micros),
+    Arrives(u64, Vec<Job>),
     DeposedTurn(u64),
     DeposedEnds(u64),
     LeaderTurn(u64),
@@ -234,7 +236,7 @@ impl World {
             random: Random::new(seed, "rest"),
             log: log.then(Vec::new),
             scheduler,
-            store: Store::new(Random::new(seed, "store")),
+            store: Store::new(Random::new(seed, "store"), Random::new(seed, "answers")),
             election: Election::new(seed),
             network: Network::new(seed, machines.len()),
             book: Book::new(machines.len()),
@@ -292,6 +294,8 @@ impl World {
             Event::ElectionEnds => self.election_ends(),
             Event::Renews(incarnation) => self.renews(incarnation),
             Event::Renewed(incarnation, asked) => self.renewed(incarnation, asked),
+            Event::RenewalHeard(incarnation, asked) => self.renewal_heard(incarnation, asked),
+            Event::Arrives(asks, batches) => self.arrives(asks, batches),
             Event::DeposedTurn(incarnation) => self.deposed_turn(incarnation),
             Event::DeposedEnds(incarnation) => self.deposed_ends(incarnation),
             Event::LeaderTurn(incarnation) => self.leader_turn(incarnation),
@@ -356,6 +360,10 @@ impl World {
             Fault::RenewalsLost { .. } => self.renewals_lost(1),
             Fault::StoreFull { .. } => self.store.full += 1,
             Fault::StoreSlow { .. } => self.store.slow += 1,
+            Fault::StoreAway { .. } => self.store_goes_away(),
+            Fault::AnswersLost { .. } => self.store.mute += 1,
+            Fault::NoSpace { .. } => self.no_space(1),
+            Fault::StepDown => self.steps_down(),
             Fault::StoreTears => self.store.tears = Some(Random::new(self.plan.seed, "tears")),
             Fault::CrashAgent { machine, after: 0, down } => self.kill_agent(machine, down),
             Fault::CrashAgent { machine, after, down } => {
@@ -449,6 +457,9 @@ impl World {
             Fault::RenewalsLost { .. } => self.renewals_lost(-1),
             Fault::StoreFull { .. } => self.store.full -= 1,
             Fault::StoreSlow { .. } => self.store.slow -= 1,
+            Fault::StoreAway { .. } => self.store_comes_back(1),
+            Fault::AnswersLost { .. } => self.store.mute -= 1,
+            Fault::NoSpace { .. } => self.no_space(-1),
             Fault::FreezeAgent { machine, .. } => {
                 if let Some(agent) = &mut self.machines[machine].agent {
                     agent.frozen = agent.frozen.saturating_sub(1);
@@ -494,7 +505,8 @@ impl World {
     fn heals(&mut self) {
         self.healed = true;
         self.note(|| "==== all faults end".to_owned());
-        (self.store.full, self.store.slow, self.store.lost) = (0, 0, None);
+        (self.store.full, self.store.slow, self.store.lost, self.store.mute) = (0, 0, None, 0);
+        self.store_comes_back(u32::MAX);
         self.heal_election();
         self.scheduler.frozen = self.scheduler.frozen.min(1);
         if let Some(process) = &mut self.scheduler.process {

@@ -42,6 +42,8 @@ pub enum Event {
         machine: MachineId,
         /// From where.
         arrival: Arrival,
+        /// What is placed there, where it was away or has booted.
+        units: Vec<UnitName>,
     },
     /// A machine's PID 1 does not answer: it gets nothing new.
     MachineDegraded(MachineId),
@@ -53,8 +55,8 @@ pub enum Event {
         machine: MachineId,
         /// What was placed there.
         units: Vec<UnitName>,
-        /// Whether the brake holds that there.
-        held: bool,
+        /// What of that the brake holds there.
+        held: Vec<UnitName>,
         /// Why.
         reason: LossReason,
     },
@@ -397,6 +399,7 @@ impl Event {
         match self {
             Self::Command { units, .. }
             | Self::MachineLost { units, .. }
+            | Self::MachineUp { units, .. }
             | Self::FitNowhere { units }
             | Self::BrakeApplied { units, .. }
             | Self::BrakeReleased { units, .. }
@@ -417,7 +420,6 @@ impl Event {
             | Self::Refused { unit, .. }
             | Self::Orphaned { unit, .. } => std::slice::from_ref(unit),
             Self::TookOffice { .. }
-            | Self::MachineUp { .. }
             | Self::MachineDegraded(_)
             | Self::MachineRecovered(_)
             | Self::HostAnswers(_)
@@ -532,7 +534,6 @@ impl Event {
 
     /// About how many bytes of memory it takes.
     pub fn weight(&self) -> usize {
-        let names: usize = self.units().iter().map(|name| size_of::<UnitName>() + name.as_str().len()).sum();
         let text = match self {
             Self::StartFailed { reason, .. }
             | Self::StopFailed { reason, .. }
@@ -545,9 +546,10 @@ impl Event {
             Self::BrakeApplied { machines, .. } | Self::BrakeReleased { machines, .. } => {
                 size_of_val(machines.as_slice())
             }
+            Self::MachineLost { held, .. } => names_weight(held),
             _ => 0,
         };
-        size_of::<Self>() + names + text
+        size_of::<Self>() + names_weight(self.units()) + text
     }
 
     /// The event as clients are told of it.
@@ -564,4 +566,8 @@ impl Event {
             message: self.to_string(),
         }
     }
+}
+
+fn names_weight(names: &[UnitName]) -> usize {
+    names.iter().map(|name| size_of::<UnitName>() + name.as_str().len()).sum()
 }

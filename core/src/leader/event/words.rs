@@ -85,7 +85,10 @@ impl fmt::Display for Event {
                 };
                 write!(f, "a client {verb} {}", Listed(units))
             }
-            Self::MachineUp { machine, arrival } => write!(f, "machine {} {arrival}", machine.short()),
+            Self::MachineUp { machine, arrival, units } => {
+                write!(f, "machine {} {arrival}", machine.short())?;
+                if units.is_empty() { Ok(()) } else { write!(f, "; placed there: {}", Listed(units)) }
+            }
             Self::MachineDegraded(machine) => {
                 write!(f, "machine {} gets nothing new: {SYSTEMD_SILENT}", machine.short())
             }
@@ -95,12 +98,15 @@ impl fmt::Display for Event {
             Self::MachineLost { machine, units, held, reason } => {
                 write!(f, "machine {} is lost: {reason}; it had ", machine.short())?;
                 match units.as_slice() {
-                    [] => f.write_str("no units"),
-                    _ if *held => {
-                        write!(f, "{}, held there by the brake (`musterctl brake release`)", Listed(units))
-                    }
-                    _ => write!(f, "{}", Listed(units)),
+                    [] => return f.write_str("no units"),
+                    _ => write!(f, "{}", Listed(units))?,
                 }
+                match held.as_slice() {
+                    [] => return Ok(()),
+                    _ if held.len() == units.len() => f.write_str(", held there by the brake")?,
+                    _ => write!(f, "; the brake holds {} there", Listed(held))?,
+                }
+                f.write_str(" (`musterctl brake release`)")
             }
             Self::Availability { machine, availability } => {
                 let decided = match availability {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::world::{World, machine, name, with_units};
+use crate::command::Verb;
 use crate::ids::{MachineId, Term};
 use crate::leader::{Event, EventFilter, Input, Leader, ReleaseReason, RequestId, Settings};
 use crate::machine::MachineState;
@@ -140,13 +141,14 @@ fn the_story_of_a_unit_that_the_brake_holds_tells_of_it() {
                    others are up; if they are really dead: `musterctl brake release`";
     let lost = |number: u32| {
         format!(
-            "machine_lost: machine 0000000{number} is lost: its lease ended; it had all.service and u{number}.service, held \
-             there by the brake (`musterctl brake release`)"
+            "machine_lost: machine 0000000{number} is lost: its lease ended; it had all.service and u{number}.service; the \
+             brake holds u{number}.service there (`musterctl brake release`)"
         )
     };
     assert_eq!(story(&world, "u2.service"), [applied.to_owned(), lost(2)]);
     assert_eq!(story(&world, "u1.service"), [""; 0]);
     // Where others are up it is not held for ever; and what is lost while it is on is held as well.
+    world.command(Verb::Destroy, &[("all.service", None)]).unwrap();
     world.join(machine(4), &[]);
     world.start("new.service", "[X-Fleet]\nMachineID=00000004\n");
     world.pass(10);
@@ -292,6 +294,19 @@ fn machines_that_were_away_before_the_leader_took_office_do_not_count() {
     world.cut(machine(2));
     world.pass(6);
     assert_eq!(running(&world), 6);
+}
+
+#[test]
+fn who_is_silent_is_so_also_where_another_leader_granted_it_more() {
+    let mut world = cluster(3);
+    world.stored.machines.get_mut(&machine(2)).unwrap().lease = Duration::from_secs(20);
+    let mut world = world.restarted();
+    (1..=3).for_each(|number| world.connect(machine(number)));
+    world.pass(2);
+    world.cut(machine(2));
+    world.cut(machine(3));
+    world.pass(6);
+    assert!(is_braked(&world));
 }
 
 /// What a machine with a unit was granted by a leader with other settings, and where that runs after so many seconds.

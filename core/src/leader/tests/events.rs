@@ -222,7 +222,7 @@ fn a_record_tells_programs_what_its_sentence_says() {
 fn a_reason_that_a_sentence_tells_is_a_field_as_well() {
     let unit = || name("web.service");
     let events = [
-        Event::MachineUp { machine: M1, arrival: Arrival::Returned },
+        Event::MachineUp { machine: M1, arrival: Arrival::Returned, units: vec![unit()] },
         Event::MachineDegraded(M1),
         Event::MachineRecovered(M1),
         Event::MachineLeaves(M1),

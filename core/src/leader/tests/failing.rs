@@ -218,7 +218,8 @@ fn a_reboot_ends_what_was_placed_there_at_once() {
     assert_eq!(world.running("moves.service"), [M2], "the least loaded has it");
     assert_eq!(world.running("keeps.service"), [M1]);
     assert!(world.agents[&M1].held[&name("keeps.service")].epoch > epoch);
-    let rebooted = Event::MachineUp { machine: M1, arrival: Arrival::Rebooted };
+    let units = vec![name("keeps.service"), name("moves.service")];
+    let rebooted = Event::MachineUp { machine: M1, arrival: Arrival::Rebooted, units };
     assert!(world.events.contains(&rebooted));
 }
 

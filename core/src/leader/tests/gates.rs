@@ -275,6 +275,22 @@ fn a_change_that_the_store_could_not_take_stops_nothing() {
 }
 
 #[test]
+fn what_was_being_written_when_the_store_failed_is_not_stopped_for_what_it_requires() {
+    let mut world = World::new(1);
+    world.start("y.service", "");
+    world.agents.get_mut(&M1).unwrap().slow = true;
+    world.start("x.service", "[X-Muster]\nRequires=y.service\n");
+    world.command(Verb::Stop, &[("y.service", None)]).unwrap();
+    world.committing = false;
+    world.command_as(CommandId::new(99), Verb::Submit, &[("z.service", Some(&service("")))], false);
+    world.fail_store();
+    world.finish_writing(M1);
+    assert_eq!(world.running("x.service"), [M1]);
+    world.pass(2);
+    assert_eq!(world.running("x.service"), [M1], "its machine was told to start it");
+}
+
+#[test]
 fn what_has_ended_by_itself_stays_so_through_a_restart_of_the_scheduler() {
     let mut world = World::new(1);
     world.start("y.service", "");

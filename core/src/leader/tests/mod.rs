@@ -10,6 +10,7 @@ mod races;
 mod random;
 mod rivals;
 mod rto;
+mod welcome;
 mod world;
 
 use std::time::Duration;

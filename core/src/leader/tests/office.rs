@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::{World, machine, service};
 use crate::command::{Query, Verb};
-use crate::ids::{CommandId, CommitId};
+use crate::ids::CommandId;
 use crate::leader::{Input, RequestId};
 use crate::machine::MachineState;
 use crate::message::{FromAgent, Goodbye};
@@ -86,11 +86,7 @@ fn a_farewell_for_which_the_time_was_over_is_said_later() {
     let connection = world.agents[&machine(1)].connection.unwrap();
     world.step(Input::Agent(connection, FromAgent::Goodbye(Goodbye::Shutdown)));
     world.silence(6);
-    for (_, changes) in std::mem::take(&mut world.uncommitted) {
-        changes.into_iter().for_each(|change| world.stored.apply(change));
-    }
-    world.committing = true;
-    world.step(Input::Committed(CommitId(u64::MAX)));
+    world.commit();
     assert!(!world.agents[&machine(1)].farewell);
     world.step(Input::Leads(world.now + Duration::from_secs(60)));
     world.pass(1);

@@ -39,6 +39,8 @@ pub(super) struct Agent {
     pub(super) stopped: BTreeMap<UnitName, Epoch>,
     pub(super) heartbeats: u64,
     pub(super) acked: u64,
+    /// How long its leases are, as it was told last in this session.
+    pub(super) lease: Option<Duration>,
     pub(super) refused: Option<Refused>,
     pub(super) farewell: bool,
     /// Whether it says that it shuts down.
@@ -179,6 +181,7 @@ impl World {
                 stopped: BTreeMap::new(),
                 heartbeats: 0,
                 acked: 0,
+                lease: None,
                 refused: None,
                 farewell: false,
                 leaving: false,
@@ -196,7 +199,7 @@ impl World {
         let agent = self.agents.get_mut(&id).unwrap();
         agent.connection = Some(connection);
         agent.session = SessionNumber(agent.session.0 + 1);
-        agent.refused = None;
+        (agent.refused, agent.lease) = (None, None);
         let hello = Hello {
             cluster: agent.cluster,
             machine: agent.id,
@@ -339,6 +342,15 @@ impl World {
         }
     }
 
+    /// The store takes what was given to it, and all that comes.
+    pub(super) fn commit(&mut self) {
+        for (_, changes) in std::mem::take(&mut self.uncommitted) {
+            changes.into_iter().for_each(|change| self.stored.apply(change));
+        }
+        self.committing = true;
+        self.step(Input::Committed(CommitId(u64::MAX)));
+    }
+
     /// The store fails with what was given to it last, and works again.
     pub(super) fn fail_store(&mut self) {
         self.uncommitted.clear();
@@ -474,6 +486,7 @@ impl Agent {
         match message.body {
             LeaderMessage::Welcome(welcome) => {
                 self.cluster = Some(welcome.cluster);
+                self.lease = Some(welcome.lease_ttl);
                 self.to_beat = true;
             }
             LeaderMessage::HeartbeatAck { number } => self.acked = number,

@@ -58,6 +58,27 @@ impl World {
             && lost >= known.div_ceil(3).max(2)
     }
 
+    /// The leader has heard of the machine. Whether that was silent meanwhile is seen by what counts for its lease.
+    pub(super) fn machine_is_heard(&mut self, number: usize) {
+        let silent = self.settings.heartbeat_interval * 2;
+        let counts = self.book.machines[number].counts.filter(|_| self.book.machines[number].heard.is_some());
+        if counts.is_none_or(|counts| self.ago_at_most(counts) > silent) {
+            self.book.machines[number].steady = self.queue.now();
+        }
+    }
+
+    /// Whether the leader cannot but take the machine for alive, now and since whatever it tells of now was decided.
+    fn is_steady(&self, number: usize) -> bool {
+        let book = &self.book.machines[number];
+        let silent = self.settings.heartbeat_interval * 2;
+        let decided = self.queue.now().min(self.book.tells_of);
+        book.heard.is_some()
+            && !book.pid1_lost
+            && !book.leaving
+            && book.counts.is_some_and(|counts| self.ago_at_most(counts) <= silent)
+            && book.steady < decided
+    }
+
     /// The brake is released: those that are still away count as dead from now on.
     pub(crate) fn silent_machines_are_given_up(&mut self) {
         let least = self.settings.heartbeat_interval * 2;
@@ -78,6 +99,20 @@ impl World {
             return self.violate("the_leader_doubts_itself_first", text);
         }
         let machines = machines.iter().filter_map(|id| self.machine_number(*id)).collect::<BTreeSet<_>>();
+        let all = 0..self.machines.len();
+        // That may have been decided a while ago.
+        let steady = |number: &usize| self.is_steady(*number);
+        if let Some(number) = machines.iter().find(|number| steady(number)) {
+            let text = format!("the brake is on for m{number}, which was heard all the time");
+            return self.violate("the_leader_doubts_itself_first", text);
+        }
+        let least = all.clone().filter(|number| machines.contains(number) || steady(number)).count();
+        let knows = |number: &usize| self.book.machines[*number].welcomed.is_some();
+        let most = all.filter(|number| machines.contains(number) || knows(number)).count();
+        if !(least..=most).contains(&of) {
+            let text = format!("the brake is on for {machines:?} of {of}, and there are {least} to {most}");
+            return self.violate("the_leader_doubts_itself_first", text);
+        }
         // Lost a lease after it was heard from last; but for one that has said Hello again in the same step, and one whose PID 1
         // is silent.
         let silent = self.settings.heartbeat_interval * 2;

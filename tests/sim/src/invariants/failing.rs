@@ -127,7 +127,8 @@ impl World {
         for (name, failures) in &self.book.failures {
             let (Some(epoch), Some(last)) = (failures.last, failures.all.last()) else { continue };
             let Reschedule { attempts, delay, .. } = self.reschedule(name);
-            let all = failures.all.len();
+            // What had failed before a client decided counts anew where the store could not take that at once.
+            let all = failures.all.len() + usize::from(self.book.store_failed);
             let Some(unit) = self.book.decided.units.get(name) else { continue };
             let id = self.machines[last.machine].id;
             let open = matches!(self.book.decided.availability.get(&id), None | Some(Availability::Open));
@@ -191,7 +192,12 @@ impl World {
             let text = format!("{name} is placed on m{to}, where it failed, and m{other} takes it");
             return self.violate("where_it_failed_it_is_left_out", text);
         }
-        if let Some((from, _)) = from.filter(|_| retried) {
+        // What is to leave its machine anyway is not moved for its failure.
+        let stays = |from: usize| {
+            let availability = self.book.decided.availability.get(&self.machines[from].id);
+            !matches!(availability, Some(Availability::Draining(_))) && !self.book.machines[from].leaving
+        };
+        if let Some((from, _)) = from.filter(|(from, _)| retried && stays(*from)) {
             let last = failures.all.last().filter(|last| last.machine == from);
             if last.is_some_and(|last| last.wants_memory) {
                 let name = name.clone();

@@ -83,6 +83,9 @@ impl World {
     pub(crate) fn judge_effect(&mut self, now: Time, cause: &Cause, effect: &Effect) {
         match effect {
             Effect::Persist(commit, changes) => {
+                if self.book.durable >= self.book.issued {
+                    self.book.tells_of = self.queue.now();
+                }
                 self.book.issued = *commit;
                 self.work.written += changes.len() as u64;
                 self.judge_batch(cause, changes);
@@ -114,10 +117,16 @@ impl World {
                 let number = stream.machine;
                 self.old_leaders_are_harmless(&Done::Says(message.term));
                 match &message.body {
+                    // It has longer leases from now on.
+                    LeaderMessage::Welcome(_)
+                        if self.book.machines[number]
+                            .welcomed
+                            .is_some_and(|(welcomed, _)| welcomed == *connection) => {}
                     LeaderMessage::Welcome(_) => {
                         self.touches_machine(number);
                         self.the_session_opened_last_counts(number, *connection);
                         let stalled = self.scheduler.stalled(self.queue.now());
+                        self.machine_is_heard(number);
                         let book = &mut self.book.machines[number];
                         book.last_heard = Some((now, stalled));
                         book.degraded = book.says_degraded;

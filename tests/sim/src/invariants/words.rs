@@ -300,6 +300,7 @@ impl World {
             let text = format!("a heartbeat of m{number} is answered after its lease ended");
             return self.violate("nothing_revives_a_lease", text);
         }
+        self.machine_is_heard(number);
         let stalled = self.scheduler.stalled(self.queue.now());
         let book = &mut self.book.machines[number];
         (book.heard, book.last_heard) = (Some((now, stalled)), Some((now, stalled)));
