@@ -171,6 +171,24 @@ impl World {
         Ok(homes)
     }
 
+    /// Waits until each of these, units that write down that they run, has done so anew on the very machine where it is found:
+    /// without that, nothing is known of whether they run twice.
+    pub(crate) fn until_heard<'a>(&self, units: impl IntoIterator<Item = &'a Found>) -> Result<()> {
+        let units: Vec<&Found> = units.into_iter().collect();
+        let before = self.cluster.witness()?.len();
+        self.until("the exclusive units' own word that they run", LIMIT, || {
+            let beats = self.cluster.witness()?;
+            let new = beats.get(before..).unwrap_or_default();
+            for Found { unit, machine, .. } in &units {
+                ensure!(
+                    new.iter().any(|beat| beat.name == *unit && beat.machine == *machine),
+                    "{unit} is to run on {machine}, and has not written so"
+                );
+            }
+            Ok(())
+        })
+    }
+
     /// Whether each of these still runs as it did; but for what the kernel has killed, where memory was short.
     pub(crate) fn ensure_untouched<'a>(
         &self,
