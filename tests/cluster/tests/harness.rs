@@ -485,6 +485,24 @@ fn nothing_is_left_of_an_up_that_fails() {
 }
 
 #[test]
+fn root_that_may_not_make_namespaces_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    // As in a container.
+    let output = Command::new("setpriv")
+        .args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", BINARY, "--dir"])
+        .arg(dir.path().join("cluster"))
+        .args(["up", "--no-daemons", "--machines", "1"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for part in ["namespaces, which are refused here", "lacks CAP_SYS_ADMIN", "docker run --privileged"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn two_clusters_at_once() {
     let before = host_traces().unwrap();
     let (one, two) = (bare(1).up().unwrap(), bare(1).up().unwrap());
