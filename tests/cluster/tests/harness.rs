@@ -550,7 +550,6 @@ fn the_command_line_does_it_all() {
     };
     bad(&["list"], "no cluster is up");
     assert!(good(&["down"]).starts_with("nothing was up"));
-    bad(&["up", "--schedulers", "2"], "2 schedulers: this version of Muster has one");
     bad(&["up", "--schedulers", "0"], "agents without a scheduler");
     bad(&["up", "--no-daemons", "--machines", "1", "--labels", "m1"], "expected MACHINE:KEY=VALUE");
     bad(&["up", "--no-daemons", "--machines", "1", "--labels", "m2:a=b"], "no such worker");
