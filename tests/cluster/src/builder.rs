@@ -126,7 +126,11 @@ impl Builder {
         }
 
         let names: Vec<_> = machines.iter().map(|machine| machine.name.as_str()).collect();
-        let (supervisor, owner) = Supervisor::start(&dir, self.backend, &names)?;
+        let (supervisor, owner) = Supervisor::start(&dir, self.backend, &names).inspect_err(|_| {
+            // What went wrong first is what is to be told.
+            let _ = take_down(&dir, None);
+            let _ = state::remove(&dir);
+        })?;
         let state = State { backend: self.backend, supervisor, machines, daemons: self.daemons };
         // From here on an error drops the cluster, which takes it down.
         let cluster = Cluster::new(dir, state, owner)?;

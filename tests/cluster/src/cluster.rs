@@ -66,6 +66,14 @@ impl Cluster {
         &self.dir
     }
 
+    /// A directory on the host for files that are to vanish with the cluster.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn files(&self) -> Result<PathBuf> {
+        state::files(&self.dir)
+    }
+
     /// A machine by its name.
     ///
     /// # Errors

@@ -16,6 +16,7 @@
 //! ```
 
 mod builder;
+pub mod cli;
 mod cluster;
 mod daemons;
 mod machine;

@@ -69,6 +69,8 @@ pub(crate) struct State {
 }
 
 const FILE: &str = "cluster.json";
+/// A directory for what whoever has the cluster wants to vanish with it.
+const FILES: &str = "files";
 
 impl State {
     /// The state of the cluster in `dir`; `None` when there is none.
@@ -92,7 +94,14 @@ impl State {
     }
 }
 
-/// Removes what the harness keeps in `dir`, and `dir` itself when nothing else is in it.
+/// Makes the directory for files that are removed with the cluster.
+pub(crate) fn files(dir: &Path) -> Result<PathBuf> {
+    let files = dir.join(FILES);
+    fs::create_dir_all(&files).with_context(|| files.display().to_string())?;
+    Ok(files)
+}
+
+/// Removes what the harness keeps in `dir`, and `dir` itself when nothing else is in it. (`supervisor.sh` does, too.)
 pub(crate) fn remove(dir: &Path) -> Result<()> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -104,6 +113,8 @@ pub(crate) fn remove(dir: &Path) -> Result<()> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.starts_with("cluster.json") || name == "supervisor.sh" || name.starts_with("lock-") {
             fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        } else if name == FILES {
+            fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
         }
     }
     match fs::remove_dir(dir) {

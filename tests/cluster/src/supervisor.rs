@@ -83,7 +83,7 @@ impl Supervisor {
         command
             .args(["unshare", "--fork", "--pid", "--mount", "--net", "--kill-child", "--mount-proc"])
             .args(["--propagation", "private", "bash"])
-            .args([script.as_os_str(), id.as_ref()])
+            .args([script.as_os_str(), dir.as_os_str(), id.as_ref()])
             .args(&kind)
             .args(machines)
             .env_clear()

@@ -394,6 +394,7 @@ const OWNER_DIR: &str = "MUSTER_TEST_OWNER_DIR";
 fn owner() {
     let Some(dir) = std::env::var_os(OWNER_DIR) else { return };
     let cluster = bare(1).dir(dir).up().unwrap();
+    fs::write(cluster.files().unwrap().join("a.service"), "").unwrap();
     fs::write(cluster.dir().join("lock-ready"), cluster.supervisor_pid().to_string()).unwrap();
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
@@ -419,17 +420,86 @@ fn nothing_is_left_when_the_owner_is_killed() {
     assert_eq!(cgroups.len(), 1, "{cgroups:?}");
     owner.kill().unwrap();
     owner.wait().unwrap();
-    // Nobody calls `down`: the supervisor cleans up by itself, all but the directory.
+    // Nobody calls `down`: the supervisor cleans up by itself.
     wait_until("the cluster is gone", || {
         let pids = all_pids()?;
         ensure!(members.is_disjoint(&pids), "{:?}", members.intersection(&pids));
         ensure!(cgroups.iter().all(|name| !cgroup_exists(name).unwrap_or(true)), "cgroup");
+        ensure!(!dir.exists(), "{:?}", fs::read_dir(&dir)?.collect::<Vec<_>>());
         assert_eq!(host_traces()?, before);
         Ok(())
     });
-    let said = Cluster::down_in(&dir).unwrap().to_string();
-    assert!(said.contains("is gone (m1)"), "{said}");
-    assert!(!dir.exists());
+    assert!(Cluster::down_in(&dir).unwrap().to_string().starts_with("nothing was up"));
+}
+
+#[test]
+fn nothing_is_left_of_an_up_that_is_interrupted() {
+    let before = host_traces().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for signal in ["INT", "TERM"] {
+        let cluster = dir.path().join(signal);
+        let mut up = Command::new(BINARY)
+            .arg("--dir")
+            .arg(&cluster)
+            .args(["up", "--no-daemons", "--machines", "1"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until("the cluster is being made", || {
+            ensure!(up.try_wait()?.is_none(), "it has ended");
+            ensure!(cluster.join("cluster.json").exists(), "it is not written down");
+            Ok(())
+        });
+        let killed = Command::new("kill").args(["-s", signal, &up.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        assert_eq!(up.wait().unwrap().code(), None, "the signal has ended it");
+        wait_until("the cluster is gone", || {
+            ensure!(!cluster.exists(), "{:?}", fs::read_dir(&cluster)?.collect::<Vec<_>>());
+            Ok(())
+        });
+    }
+    assert_eq!(host_traces().unwrap(), before);
+}
+
+#[test]
+fn nothing_is_left_of_an_up_that_fails() {
+    let before = host_traces().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = dir.path().join("cluster");
+    // No links can be made, says this `ip`: by then the supervisor has a cgroup.
+    let ip = dir.path().join("ip");
+    fs::write(&ip, "#!/bin/sh\n[ \"$2\" != add ] || { echo no links here; exit 1; }\n").unwrap();
+    let script = "chmod +x \"$1\" && mount --bind \"$1\" \"$(command -v ip)\" && shift && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(&ip)
+        .args([BINARY, "--dir"])
+        .arg(&cluster)
+        .args(["up", "--no-daemons", "--machines", "1"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("no links here"), "{stderr}");
+    assert!(!cluster.exists(), "{:?}", fs::read_dir(&cluster).unwrap().collect::<Vec<_>>());
+    assert_eq!(host_traces().unwrap(), before);
+}
+
+#[test]
+fn root_that_may_not_make_namespaces_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    // As in a container.
+    let output = Command::new("setpriv")
+        .args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", BINARY, "--dir"])
+        .arg(dir.path().join("cluster"))
+        .args(["up", "--no-daemons", "--machines", "1"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for part in ["namespaces, which are refused here", "lacks CAP_SYS_ADMIN", "docker run --privileged"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -480,7 +550,6 @@ fn the_command_line_does_it_all() {
     };
     bad(&["list"], "no cluster is up");
     assert!(good(&["down"]).starts_with("nothing was up"));
-    bad(&["up", "--schedulers", "2"], "2 schedulers: this version of Muster has one");
     bad(&["up", "--schedulers", "0"], "agents without a scheduler");
     bad(&["up", "--no-daemons", "--machines", "1", "--labels", "m1"], "expected MACHINE:KEY=VALUE");
     bad(&["up", "--no-daemons", "--machines", "1", "--labels", "m2:a=b"], "no such worker");

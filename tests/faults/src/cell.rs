@@ -83,7 +83,8 @@ impl Fault {
         if matches!(self, Self::Pause | Self::Move) { LEASE + stop } else { stop }
     }
 
-    /// Whether a lease ends by it.
+    /// Whether the lease of a machine ends by it, if it lasts for longer than that. Where only PID 1 hangs it does not before
+    /// `systemd_timeout`.
     pub(crate) fn outlasts_lease(self) -> bool {
         matches!(
             self,
@@ -93,7 +94,6 @@ impl Fault {
                 | Self::Mute
                 | Self::Deaf
                 | Self::Reboot
-                | Self::Hang
                 | Self::Pause
                 | Self::Move
         )
@@ -289,15 +289,26 @@ impl Cell {
         })
     }
 
-    /// Whether units of the broken machine itself may be stopped, restarted or moved: the others' never.
+    /// Whether units of the broken machine itself may be stopped, restarted or moved, the others' never: its lease ends in the
+    /// scheduler's eyes, or they have ended with it. Where the scheduler is on that machine, no network parts the two. When both
+    /// have stood still for `systemd_timeout`, that is no silence of the agent's to the scheduler, but one of PID 1's to the
+    /// agent.
     pub(crate) fn moves_its_units(self) -> bool {
-        self.fault.outlasts_lease() && self.target != Target::Scheduler
+        match self.target {
+            Target::Worker | Target::Agent => self.fault.outlasts_lease(),
+            Target::Scheduler => false,
+            Target::Both => matches!(self.fault, Fault::Stop | Fault::PowerOff),
+        }
     }
 
-    /// Whether the exclusive unit may be ended and started anew: the scheduler is away for longer than a lease. A machine that
-    /// is out of memory does little else for seconds, and the kernel may kill the scheduler in the end.
+    /// Whether the exclusive unit may be ended and started anew: its machine's lease ends in that machine's own eyes, if only
+    /// since the scheduler is away. A machine that is out of memory does little else for seconds, and the kernel may kill the
+    /// scheduler in the end.
     pub(crate) fn ends_exclusive(self) -> bool {
-        self.fault.outlasts_lease() || (self.fault == Fault::OutOfMemory && self.target == Target::Both)
+        match self.target {
+            Target::Worker | Target::Agent | Target::Scheduler => self.fault.outlasts_lease(),
+            Target::Both => matches!(self.fault, Fault::Stop | Fault::PowerOff | Fault::OutOfMemory),
+        }
     }
 
     /// Whether it is one of those that no lease covers: a machine stands still as a whole, and goes on later. Then the exclusive
@@ -324,6 +335,30 @@ mod tests {
         let cells = Cell::all();
         let names: BTreeSet<String> = cells.iter().map(ToString::to_string).collect();
         assert_eq!(names.len(), cells.len());
+    }
+
+    #[test]
+    fn what_is_healthy_is_excepted_only_where_its_lease_ends() {
+        let of = |fault, target| {
+            let cell = Cell { backend: Backend::Vm, fault, target, situation: Situation::Idle };
+            (cell.moves_its_units(), cell.ends_exclusive())
+        };
+        for fault in [Fault::Cut, Fault::Mute, Fault::Deaf] {
+            assert_eq!(of(fault, Target::Worker), (true, true), "{fault}");
+            assert_eq!(of(fault, Target::Scheduler), (false, true), "{fault}");
+            assert_eq!(
+                of(fault, Target::Both),
+                (false, false),
+                "{fault}: the agent reaches its own scheduler"
+            );
+        }
+        assert_eq!(of(Fault::PowerOff, Target::Both), (true, true));
+        assert_eq!(of(Fault::OutOfMemory, Target::Both), (false, true));
+        for target in Target::ALL {
+            for fault in [Fault::Kill, Fault::Slow, Fault::FullDisk, Fault::Clock, Fault::Hang] {
+                assert_eq!(of(fault, target), (false, false), "{fault} of {target}");
+            }
+        }
     }
 
     #[test]

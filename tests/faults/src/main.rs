@@ -4,6 +4,7 @@ mod beats;
 mod cell;
 mod chaos;
 mod matrix;
+mod origin;
 mod strike;
 mod times;
 mod trial;
@@ -34,7 +35,7 @@ enum Verb {
         after_help = "Examples:\n  muster-faults chaos --minutes 30\n  muster-faults chaos --seed 7 --backend vm"
     )]
     Chaos(chaos::Options),
-    /// Measure what docs/failure.md promises, and write the table there
+    /// Measure what docs/failure.md promises, and write the table there, if each was measured five times
     #[command(
         after_help = "Examples:\n  muster-faults times\n  muster-faults times --rounds 1 --load 0 'power cut'\n  \
                             muster-faults times --backend vm"

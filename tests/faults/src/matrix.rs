@@ -1,7 +1,7 @@
 //! The fault matrix: runs cells one after the other, and keeps what came of them.
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{IsTerminal, Write};
@@ -13,6 +13,7 @@ use muster_cluster::{Backend, bin_dir, target_dir};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::{Cell, Fault, Situation, Target, meaningless};
+use crate::origin::Origin;
 use crate::trial::{self, Outcome};
 use crate::world::{Kind, World};
 
@@ -28,7 +29,7 @@ pub(crate) struct Options {
     /// Those that have passed too
     #[arg(long)]
     again: bool,
-    /// Print the table of all cells with what came of them, and run none
+    /// Print the table of all cells with what came of them, when and where, and run none
     #[arg(long)]
     table: bool,
     /// Only cells in whose name one of these is
@@ -41,6 +42,9 @@ struct Passed {
     /// Of the daemons and of this program.
     build: u64,
     cells: BTreeMap<String, Outcome>,
+    /// When and where.
+    #[serde(default)]
+    origins: BTreeSet<Origin>,
 }
 
 impl Passed {
@@ -52,7 +56,7 @@ impl Passed {
     fn load() -> Result<Self> {
         let build = build()?;
         let kept = fs::read(Self::path()).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
-        Ok(kept.filter(|kept| kept.build == build).unwrap_or(Self { build, cells: BTreeMap::new() }))
+        Ok(kept.filter(|kept| kept.build == build).unwrap_or(Self { build, ..Self::default() }))
     }
 
     fn save(&self) -> Result<()> {
@@ -118,6 +122,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                     true,
                 );
                 passed.cells.insert(cell.to_string(), outcome);
+                passed.origins.insert(Origin::now()?);
                 passed.save()?;
             }
             Err(error) => {
@@ -176,6 +181,10 @@ fn print_table(passed: &Passed) {
         }
         Some(outcome) => format!("{:.1}", outcome.settled),
     };
+    for origin in &passed.origins {
+        println!("{origin}");
+    }
+    println!();
     for (backend, machines) in [(Backend::Nspawn, "containers"), (Backend::Vm, "virtual machines")] {
         println!("On {machines}:\n");
         let situations = Situation::ALL.map(|situation| situation.to_string()).join(" | ");

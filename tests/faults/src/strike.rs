@@ -16,6 +16,9 @@ const DISK: &str = "/var/lib";
 const HOUR: i64 = 3600;
 /// What lasts for less ends no lease: that has 4 s left after any heartbeat that was answered in time.
 const SHORT: Duration = Duration::from_secs(3);
+/// What a machine has stays its own while its PID 1 hangs, until `systemd_timeout`, 30 s. That counts from when PID 1 was heard
+/// last, a few seconds before.
+const HANGS: Duration = Duration::from_secs(25);
 const AGENT: &str = "muster-agent.service";
 const SCHEDULER: &str = "muster-scheduler.service";
 
@@ -28,11 +31,13 @@ pub(crate) struct Blow {
     services: Vec<&'static str>,
     /// From its beginning to its end.
     pub(crate) lasts: Duration,
+    /// By how much more what is slow may be late: what comes later may overtake it.
+    jitter_ms: u32,
 }
 
 impl fmt::Display for Blow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { fault, machine, services, lasts } = self;
+        let Self { fault, machine, services, lasts, jitter_ms: _ } = self;
         write!(f, "{fault} {machine}")?;
         for service in services {
             write!(f, " {}", service.trim_end_matches(".service"))?;
@@ -54,7 +59,7 @@ impl Blow {
             (Target::Both, Fault::Kill) => vec![AGENT, SCHEDULER],
             _ => Vec::new(),
         };
-        Ok(Self { fault, machine: machine.name().to_owned(), services, lasts: fault.lasts() })
+        Ok(Self { fault, machine: machine.name().to_owned(), services, lasts: fault.lasts(), jitter_ms: 0 })
     }
 
     /// Any, for some time.
@@ -69,13 +74,47 @@ impl Blow {
             _ => Vec::new(),
         };
         let lasts = if fault.lasts().is_zero() { 0 } else { rng.u64(500..20_000) };
-        Self { fault, machine: machine.name().to_owned(), services, lasts: Duration::from_millis(lasts) }
+        Self {
+            fault,
+            machine: machine.name().to_owned(),
+            services,
+            lasts: Duration::from_millis(lasts),
+            jitter_ms: rng.u32(0..=100),
+        }
+    }
+
+    /// All that there are, of one machine.
+    #[cfg(test)]
+    pub(crate) fn each_of(machine: &str) -> Vec<Self> {
+        let mut blows = Vec::new();
+        for fault in Fault::ALL.into_iter().chain(Fault::MORE) {
+            let of = |services: &[&'static str]| Self {
+                fault,
+                machine: machine.to_owned(),
+                services: services.to_vec(),
+                lasts: fault.lasts(),
+                jitter_ms: 50,
+            };
+            match fault {
+                Fault::Kill => blows.push(of(&[AGENT, SCHEDULER])),
+                Fault::Stop | Fault::OutOfMemory => blows.extend([of(&[]), of(&[AGENT])]),
+                _ => blows.push(of(&[])),
+            }
+        }
+        blows
+    }
+
+    fn impairment(&self) -> Impairment {
+        Impairment { delay_ms: 200, jitter_ms: self.jitter_ms, loss_percent: 5 }
     }
 
     /// Whether a lease may end by it.
     pub(crate) fn outlasts_lease(&self) -> bool {
-        let ends_at_once = matches!(self.fault, Fault::PowerOff | Fault::Reboot);
-        self.fault.outlasts_lease() && (ends_at_once || self.lasts >= SHORT)
+        match self.fault {
+            Fault::PowerOff | Fault::Reboot => true,
+            Fault::Hang => self.lasts >= HANGS,
+            fault => fault.outlasts_lease() && self.lasts >= SHORT,
+        }
     }
 
     /// Whether no lease covers it: a machine stands still as a whole, and goes on.
@@ -89,12 +128,6 @@ impl Blow {
         machine.exec(&command)
     }
 
-    /// Lets what was stopped go on: if its watchdog has not ended it meanwhile.
-    fn go_on(&self, machine: &Machine<'_>) -> Result<()> {
-        let output = self.signal(machine, "CONT")?;
-        if output.stderr.contains("No main process to kill") { Ok(()) } else { output.ok().map(drop) }
-    }
-
     pub(crate) fn strike(&self, world: &World) -> Result<()> {
         let machine = world.cluster.machine(&self.machine)?;
         let others = || world.cluster.machines().filter(|other| other.name() != self.machine);
@@ -106,7 +139,7 @@ impl Blow {
             Fault::Cut => machine.cut(),
             Fault::Mute => others().try_for_each(|other| machine.lose(&other)),
             Fault::Deaf => others().try_for_each(|other| other.lose(&machine)),
-            Fault::Slow => machine.impair(Impairment { delay_ms: 200, jitter_ms: 0, loss_percent: 5 }),
+            Fault::Slow => machine.impair(self.impairment()),
             Fault::FullDisk => machine.fill(DISK),
             Fault::OutOfMemory if self.services.is_empty() => machine.starve().map(drop),
             Fault::OutOfMemory => {
@@ -125,7 +158,7 @@ impl Blow {
         match self.fault {
             Fault::Kill | Fault::OutOfMemory | Fault::Reboot => Ok(()),
             Fault::Stop if self.services.is_empty() => machine.thaw(),
-            Fault::Stop => self.go_on(&machine),
+            Fault::Stop => gone_on(self.signal(&machine, "CONT")?),
             Fault::PowerOff => machine.boot(),
             Fault::Cut | Fault::Mute | Fault::Deaf | Fault::Slow => machine.heal(),
             Fault::FullDisk => machine.clear(),
@@ -156,7 +189,12 @@ impl Blow {
             Fault::Deaf => format!(
                 "for other in $machines; do [ $other = {machine} ] || muster-cluster lose $other {machine}; done"
             ),
-            Fault::Slow => format!("muster-cluster impair {machine} --delay 200 --loss 5"),
+            Fault::Slow => {
+                let Impairment { delay_ms, jitter_ms, loss_percent } = self.impairment();
+                format!(
+                    "muster-cluster impair {machine} --delay {delay_ms} --jitter {jitter_ms} --loss {loss_percent}"
+                )
+            }
             Fault::FullDisk => format!("muster-cluster fill {machine} {DISK}"),
             Fault::OutOfMemory if services.is_empty() => format!("muster-cluster starve {machine}"),
             Fault::OutOfMemory => format!("muster-cluster starve {machine} --unit {services}"),
@@ -174,7 +212,8 @@ impl Blow {
         Some(match self.fault {
             Fault::Kill | Fault::OutOfMemory | Fault::Reboot => return None,
             Fault::Stop if self.services.is_empty() => format!("muster-cluster thaw {machine}"),
-            Fault::Stop => self.signal_command("CONT"),
+            // As in `gone_on`.
+            Fault::Stop => format!("{{ {} || :; }}", self.signal_command("CONT")),
             Fault::PowerOff => format!("muster-cluster boot {machine}"),
             Fault::Cut | Fault::Mute | Fault::Deaf | Fault::Slow => format!("muster-cluster heal {machine}"),
             Fault::FullDisk => format!("muster-cluster clear {machine}"),
@@ -183,5 +222,50 @@ impl Blow {
             Fault::Pause => format!("muster-cluster resume {machine}"),
             Fault::Move => format!("muster-cluster restore {machine}"),
         })
+    }
+}
+
+/// Whether what was stopped goes on, by what `systemctl kill` answered. Its watchdog may have ended it meanwhile: no fault of the
+/// trial's.
+fn gone_on(output: Output) -> Result<()> {
+    if output.stderr.contains("No main process to kill") { Ok(()) } else { output.ok().map(drop) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(code: i32, stderr: &str) -> Output {
+        Output {
+            command: "systemctl kill".to_owned(),
+            code: Some(code),
+            stdout: String::new(),
+            stderr: stderr.to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_has_ended_when_it_is_to_go_on_is_no_error() {
+        gone_on(answer(0, "")).unwrap();
+        let gone = "Failed to kill unit muster-scheduler.service: No main process to kill\n";
+        gone_on(answer(1, gone)).unwrap();
+        gone_on(answer(1, "Failed to connect to bus: Connection refused\n")).unwrap_err();
+    }
+
+    #[test]
+    fn what_really_lasted_decides_whether_a_lease_may_end() {
+        let blow = |fault, seconds| Blow {
+            fault,
+            machine: "m1".to_owned(),
+            services: Vec::new(),
+            lasts: Duration::from_secs(seconds),
+            jitter_ms: 0,
+        };
+        assert!(!blow(Fault::Cut, 2).outlasts_lease());
+        assert!(blow(Fault::Cut, 4).outlasts_lease());
+        assert!(blow(Fault::Reboot, 1).outlasts_lease());
+        // What a machine has stays until `systemd_timeout`.
+        assert!(!blow(Fault::Hang, 19).outlasts_lease());
+        assert!(blow(Fault::Hang, 31).outlasts_lease());
     }
 }

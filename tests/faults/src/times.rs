@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use muster_cluster::{Backend, Beat, Machine, project_root};
 use serde_json::Value;
 
+use crate::origin::Origin;
 use crate::trial;
 use crate::world::{Kind, LIMIT, Layout, ONLY, World};
 
@@ -17,16 +18,23 @@ pub(crate) struct Options {
     /// What the machines are made of; there are no bars for virtual ones, which may be emulated and so several times slower
     #[arg(long, value_enum, default_value_t = Backend::Nspawn)]
     backend: Backend,
-    /// How often each is measured
+    /// How often each is measured; less than five times are not written to the documentation
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
-    /// How many minutes every processor is kept busy on every machine, to see whether a healthy machine is lost; 0: not at all
+    /// How many minutes every processor is kept busy on every machine, to see whether a healthy machine is lost; 0: not at all.
+    /// What less than ten minutes show is not written to the documentation
     #[arg(long, default_value_t = 10)]
     load: u64,
     /// Only those in whose name one of these is; nothing is written to the documentation then
     filters: Vec<String>,
 }
 
+/// What is written to the documentation was measured so often at least, …
+const ROUNDS: u64 = 5;
+/// … and for so many minutes.
+const LOADED: u64 = 10;
+/// What the line about them begins with.
+const UNDER_LOAD: &str = "Under full CPU load";
 /// What the lease lasts by default, in seconds.
 const LEASE: f64 = 5.0;
 /// How long an exclusive unit may take to stop here.
@@ -51,7 +59,7 @@ enum Promise {
     Nothing,
 }
 
-const FIGURES: [Figure; 11] = [
+const FIGURES: [Figure; 12] = [
     Figure {
         name: "power cut: until a unit runs elsewhere",
         promised: Promise::AtMost(6.5),
@@ -77,6 +85,12 @@ const FIGURES: [Figure; 11] = [
         name: "agent stopped: until its unit runs elsewhere",
         promised: Promise::AtMost(6.5),
         measure: stop_agent,
+    },
+    Figure {
+        name: "PID 1 hangs: until a unit runs elsewhere",
+        // `systemd_timeout`, and the same to decide and start; what its agent says of it, it says once a second.
+        promised: Promise::AtMost(30.0 + 1.0 + 0.5 + GAP),
+        measure: hang,
     },
     Figure {
         name: "agent killed: how long its unit does not run",
@@ -127,20 +141,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         rows.push(Row::new(figure, seconds));
     }
-    let mut table = table(&rows, options.backend);
+    let origin = Origin::now()?;
+    let table = format!("{origin}\n\n{}", table(&rows, options.backend));
+    if !rows.is_empty() {
+        println!("\n{table}");
+    }
+    let mut loaded = None;
     if options.load > 0 && chosen("load") {
         let lost = under_load(&world, Duration::from_secs(options.load * 60))?;
-        let _ = writeln!(
-            table,
-            "\nUnder full CPU load on every machine, for {} min: {lost} healthy machines were taken for lost.",
+        let line = format!(
+            "{UNDER_LOAD} on every machine, for {} min: {lost} healthy machines were taken for lost. {origin}",
             options.load
         );
+        println!("{line}\n");
         ensure!(lost == 0 || options.backend == Backend::Vm, "{lost} healthy machines were taken for lost");
+        loaded = (options.load >= LOADED).then_some(line);
     }
     world.cluster.down()?;
-    println!("\n{table}");
-    if options.filters.is_empty() {
-        write_down(options.backend, &table)?;
+    if options.filters.is_empty() && options.rounds >= ROUNDS {
+        write_down(options.backend, &table, loaded.as_deref())?;
+    } else {
+        println!("not written to the documentation: for that all is measured, {ROUNDS} times at least");
     }
     let missed: Vec<&str> = rows.iter().filter(|row| row.is_missed()).map(|row| row.name).collect();
     if options.backend == Backend::Nspawn {
@@ -195,22 +216,28 @@ fn table(rows: &[Row], backend: Backend) -> String {
     text
 }
 
-/// Puts the table into the documentation, between the marks for it.
-fn write_down(backend: Backend, table: &str) -> Result<()> {
+/// Puts the table into the documentation, and what was seen under load, if it was looked for long enough.
+fn write_down(backend: Backend, table: &str, loaded: Option<&str>) -> Result<()> {
     let path = project_root().join("docs/failure.md");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let name = match backend {
         Backend::Nspawn => "nspawn",
         Backend::Vm => "vm",
     };
-    let (begin, end) = (format!("<!-- times: {name} -->\n"), format!("<!-- end of times: {name} -->"));
-    let replaced = text.split_once(&begin).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(&end)?;
-        Some(format!("{before}{begin}\n{table}\n{end}{after}"))
-    });
+    let replaced = replace(&text, name, table, loaded);
     fs::write(&path, replaced.with_context(|| format!("no place for {name} in {}", path.display()))?)?;
     println!("written to {}", path.display());
     Ok(())
+}
+
+/// The text with the table between the marks of this name; what it says of load stays, unless there is something new.
+fn replace(text: &str, name: &str, table: &str, loaded: Option<&str>) -> Option<String> {
+    let (begin, end) = (format!("<!-- times: {name} -->\n"), format!("<!-- end of times: {name} -->"));
+    let (before, rest) = text.split_once(&begin)?;
+    let (old, after) = rest.split_once(&end)?;
+    let loaded = loaded.or_else(|| old.lines().find(|line| line.starts_with(UNDER_LOAD)));
+    let loaded = loaded.map_or_else(String::new, |line| format!("{line}\n\n"));
+    Some(format!("{before}{begin}\n{table}\n{loaded}{end}{after}"))
 }
 
 /// Once, from a clean cluster to a clean cluster.
@@ -304,6 +331,16 @@ fn stop_agent(world: &World) -> Result<f64> {
     Ok(runs - stopped)
 }
 
+/// From when PID 1 hangs, while all others go on.
+fn hang(world: &World) -> Result<f64> {
+    let home = start_any(world, PLAIN)?;
+    let hung = now()?;
+    home.stop_pid1()?;
+    let runs = first_elsewhere(world, PLAIN, home.name(), hung)?;
+    home.continue_pid1()?;
+    Ok(runs - hung)
+}
+
 /// The longest time since then in which a unit ran nowhere.
 fn longest_gap(world: &World, unit: &str, since: f64) -> Result<f64> {
     // It ran then.
@@ -368,6 +405,7 @@ fn under_load(world: &World, lasts: Duration) -> Result<usize> {
     const BUSY: &str = "for _ in $(seq \"$(nproc)\"); do while :; do :; done & done; wait";
     world.until("every machine is up", LIMIT, || world.all_up())?;
     println!("every processor is busy on every machine for {} min", lasts.as_secs() / 60);
+    let before = losses(world)?;
     for machine in world.cluster.machines() {
         machine.exec(&["systemd-run", "--quiet", "--unit=busy", "bash", "-c", BUSY])?.ok()?;
     }
@@ -380,17 +418,40 @@ fn under_load(world: &World, lasts: Duration) -> Result<usize> {
     if spent < lasts.as_secs_f64() {
         bail!("only {spent:.0} s have passed");
     }
+    Ok(losses(world)?.saturating_sub(before))
+}
+
+/// How many machines were taken for lost since the scheduler's machine was made, by its journal.
+fn losses(world: &World) -> Result<usize> {
     let scheduler = world.scheduler()?;
-    let since = format!("-{spent:.0}s");
-    let journal = scheduler.exec(&[
-        "journalctl",
-        "-u",
-        "muster-scheduler",
-        "--since",
-        &since,
-        "-o",
-        "cat",
-        "MUSTER_EVENT=machine_lost",
-    ])?;
-    Ok(journal.stdout.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("--")).count())
+    scheduler.exec(&["journalctl", "--sync"])?.ok()?;
+    // All that it has said, for then that nothing is found is an error.
+    let said = scheduler.exec_within(
+        LIMIT,
+        &["journalctl", "--unit=muster-scheduler", "--output=json", "--output-fields=MUSTER_EVENT"],
+        &[],
+    )?;
+    let said = said.ok()?;
+    ensure!(!said.trim().is_empty(), "the scheduler's journal is empty");
+    let events = said.lines().map(|line| Ok(serde_json::from_str::<Value>(line)?));
+    let events: Vec<Value> = events.collect::<Result<_>>().context("the scheduler's journal")?;
+    Ok(events.iter().filter(|event| event["MUSTER_EVENT"] == "machine_lost").count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_under_load_stays_unless_there_is_something_new() {
+        let text =
+            "a\n<!-- times: vm -->\n\n| old |\n\nUnder full CPU load: old\n\n<!-- end of times: vm -->\nb\n";
+        let with = |loaded| replace(text, "vm", "| new |\n", loaded).unwrap();
+        assert_eq!(with(None), text.replace("| old |", "| new |"));
+        assert_eq!(
+            with(Some("Under full CPU load: new")),
+            text.replace("| old |", "| new |").replace(": old", ": new")
+        );
+        assert_eq!(replace(text, "nspawn", "| new |\n", None), None);
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::beats::overlaps;
+use crate::beats::{Overlap, overlaps};
 use crate::cell::{Cell, Fault, Situation};
 use crate::strike::Blow;
 use crate::world::{Found, LIMIT, ONLY, World, each_runs_once};
@@ -65,15 +65,34 @@ pub(crate) fn run(world: &World, cell: Cell) -> Result<Outcome> {
     expected.is_met(world).context("it was as it should be, and is not any more")?;
     expected.each_is_known(world, &acknowledged)?;
     world.ensure_untouched(&undisturbed, cell.fault == Fault::OutOfMemory)?;
+    until_heard(world)?;
     let beats = world.cluster.witness()?;
     let overlaps = overlaps(beats.get(beats_before..).unwrap_or_default());
-    let most = cell.may_overlap().unwrap_or_default();
+    let most = cell.may_overlap();
+    let allowed =
+        |overlap: &&Overlap| most.is_some_and(|most| overlap.is_of(&blow.machine) && overlap.lasted <= most);
     let twice: Vec<String> =
-        overlaps.iter().filter(|overlap| overlap.lasted > most).map(ToString::to_string).collect();
-    ensure!(twice.is_empty(), "an exclusive unit ran twice, {most:?} are allowed: {}", twice.join(", "));
+        overlaps.iter().filter(|overlap| !allowed(overlap)).map(ToString::to_string).collect();
+    ensure!(
+        twice.is_empty(),
+        "an exclusive unit ran twice ({}): {}",
+        most.map_or_else(
+            || "never allowed here".to_owned(),
+            |most| format!("{most:?} of {} are allowed", blow.machine)
+        ),
+        twice.join(", ")
+    );
     clean(world)?;
     let overlap = overlaps.iter().map(|overlap| overlap.lasted.as_secs_f64()).fold(0.0, f64::max);
     Ok(Outcome { settled: settled.as_secs_f64(), overlap })
+}
+
+/// Waits for the exclusive unit's own word, from where it is found.
+fn until_heard(world: &World) -> Result<()> {
+    let homes = world.homes()?;
+    let found = homes.get(ONLY).map(Vec::as_slice).unwrap_or_default();
+    ensure!(!found.is_empty(), "{ONLY} is nowhere");
+    world.until_heard(found)
 }
 
 /// What is to be so in the end.
@@ -147,6 +166,7 @@ fn set_up(world: &World, situation: Situation) -> Result<Expected> {
     }
     let expected = Expected { active, ..Expected::default() };
     world.until("all runs before the fault", LIMIT, || expected.is_met(world))?;
+    until_heard(world)?;
     Ok(expected)
 }
 

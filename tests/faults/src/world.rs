@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ impl fmt::Display for Kind {
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) kind: Kind,
-    files: tempfile::TempDir,
+    files: PathBuf,
 }
 
 /// A unit as the systemd of one machine has it.
@@ -86,7 +87,8 @@ impl World {
         if kind.layout == Layout::Together {
             builder = builder.schedulers_on_workers();
         }
-        Ok(Self { cluster: builder.up()?, kind, files: tempfile::tempdir()? })
+        let cluster = builder.up()?;
+        Ok(Self { files: cluster.files()?, cluster, kind })
     }
 
     pub(crate) fn workers(&self) -> impl Iterator<Item = Machine<'_>> {
@@ -99,7 +101,7 @@ impl World {
 
     /// Where a unit file is on the host.
     pub(crate) fn path(&self, name: &str) -> String {
-        self.files.path().join(name).display().to_string()
+        self.files.join(name).display().to_string()
     }
 
     /// A unit file on the host.
@@ -167,6 +169,24 @@ impl World {
             homes.entry(found.unit.clone()).or_default().push(found);
         }
         Ok(homes)
+    }
+
+    /// Waits until each of these, units that write down that they run, has done so anew on the very machine where it is found:
+    /// without that, nothing is known of whether they run twice.
+    pub(crate) fn until_heard<'a>(&self, units: impl IntoIterator<Item = &'a Found>) -> Result<()> {
+        let units: Vec<&Found> = units.into_iter().collect();
+        let before = self.cluster.witness()?.len();
+        self.until("the exclusive units' own word that they run", LIMIT, || {
+            let beats = self.cluster.witness()?;
+            let new = beats.get(before..).unwrap_or_default();
+            for Found { unit, machine, .. } in &units {
+                ensure!(
+                    new.iter().any(|beat| beat.name == *unit && beat.machine == *machine),
+                    "{unit} is to run on {machine}, and has not written so"
+                );
+            }
+            Ok(())
+        })
     }
 
     /// Whether each of these still runs as it did; but for what the kernel has killed, where memory was short.

@@ -1,17 +1,42 @@
 # PID 1 of a cluster's own PID, mount and network namespaces:
-#   bash supervisor.sh ID nspawn MACHINE…
-#   bash supervisor.sh ID vm HARNESS QEMU MACHINE…
+#   bash supervisor.sh DIR ID nspawn MACHINE…
+#   bash supervisor.sh DIR ID vm HARNESS QEMU MACHINE…
 # It owns everything that the cluster is made of. When it dies, the kernel kills every process in its PID namespace, and
 # with the last of them the mounts, links and network namespaces go. bash reaps the orphans that fall to it.
-# It ends when its standard input ends (the process that made the cluster died), unless a line `detach` came before.
+# It ends when its standard input ends (the process that made the cluster died), unless a line `detach` came before. Then, and
+# when it fails, it removes what the harness keeps in DIR, the cluster's directory.
 set -eu
 exec 2>&1
-id=$1 backend=$2
-shift 2
+name=${1##*/} id=$2 backend=$3
+# DIR may be where something is mounted below.
+exec 4<"${1%/*}/"
+shift 3
 case $backend in
 nspawn) machines=("$@") ;;
 vm) machines=("${@:3}" host) ;;
 esac
+
+# The kernel would end the rest with this process, but nobody would remove cgroups and files.
+clean_up() {
+    trap - EXIT
+    set +e
+    exec >/dev/null 2>&1
+    kill -KILL -1
+    if [ "$backend" = nspawn ]; then
+        for _ in {1..200}; do
+            [ -e "/sys/fs/cgroup/$id" ] || break
+            find "/sys/fs/cgroup/$id" -depth -type d -exec rmdir {} + && break
+            read -r -t 0.02 -u 3
+        done
+    fi
+    cd /proc/self/fd/4 && cd "./$name" || exit
+    rm -rf cluster.json* supervisor.sh lock-* files
+    cd /proc/self/fd/4 && rmdir "./$name"
+}
+trap clean_up EXIT
+
+# Nobody writes to it: reading it waits, and bash goes on reaping.
+exec 3<> <(:)
 
 mount -t tmpfs -o mode=0755 "$id" /run
 mkdir /run/machines
@@ -64,20 +89,9 @@ fi
 ip addr add 198.18.0.1/24 dev muster0
 ip link set muster0 up
 
-# Nobody writes to it: reading it waits, and bash goes on reaping.
-mkfifo /run/never
-exec 3<>/run/never
-
 echo ready
 exec >/dev/null 2>&1
 if read -r line && [ "$line" = detach ]; then
     while :; do read -r -u 3 || :; done
 fi
-
-# The owner is gone. The kernel would end the rest with this process, but nobody would remove the cgroups.
-[ "$backend" = nspawn ] || exit 0
-kill -KILL -1 || :
-for _ in {1..200}; do
-    find "/sys/fs/cgroup/$id" -depth -type d -exec rmdir {} + && break
-    read -r -t 0.02 -u 3 || :
-done
+# The owner is gone.

@@ -20,7 +20,7 @@ pub const SLEEP: &str = "[Service]\nExecStart=/usr/bin/sleep infinity\n";
 /// A cluster, and a directory with unit files for it.
 pub struct World {
     pub cluster: Cluster,
-    files: tempfile::TempDir,
+    files: PathBuf,
 }
 
 /// A row of `list-units -o json`.
@@ -53,7 +53,8 @@ pub struct RivalRow {
 
 impl World {
     pub fn up(builder: Builder) -> Result<Self> {
-        Ok(Self { cluster: builder.up()?, files: tempfile::tempdir()? })
+        let cluster = builder.up()?;
+        Ok(Self { files: cluster.files()?, cluster })
     }
 
     pub fn of(machines: usize) -> Result<Self> {
@@ -62,7 +63,7 @@ impl World {
 
     /// A unit file on the host.
     pub fn file(&self, name: &str, content: &str) -> Result<String> {
-        let path: PathBuf = self.files.path().join(name);
+        let path: PathBuf = self.files.join(name);
         std::fs::write(&path, content)?;
         Ok(path.to_str().context("the path is UTF-8")?.to_owned())
     }
