@@ -235,7 +235,7 @@ impl Chaos {
         struck: &[Blow],
         touched: &Touched,
     ) -> Result<()> {
-        let scheduler_away = struck.iter().any(|blow| blow.outlasts_lease() && blow.machine.starts_with('s'));
+        let scheduler_away = struck.iter().any(Blow::keeps_scheduler_away);
         let healthy = before.values().flatten().filter(|found| {
             let disturbed = struck.iter().any(|blow| blow.outlasts_lease() && blow.machine == found.machine)
                 || (scheduler_away && found.unit.starts_with(EXCLUSIVE))

@@ -117,6 +117,13 @@ impl Blow {
         }
     }
 
+    /// Whether the scheduler may be away for so long by it that exclusive units end: also where its machine is out of memory,
+    /// which does little else for seconds.
+    pub(crate) fn keeps_scheduler_away(&self) -> bool {
+        let starved = self.fault == Fault::OutOfMemory && self.services.is_empty() && self.lasts >= SHORT;
+        self.machine.starts_with('s') && (self.outlasts_lease() || starved)
+    }
+
     /// Whether no lease covers it: a machine stands still as a whole, and goes on.
     pub(crate) fn stands_still(&self) -> bool {
         self.lasts >= SHORT && self.fault.stands_still() && self.services.is_empty()
@@ -267,5 +274,18 @@ mod tests {
         // What a machine has stays until `systemd_timeout`.
         assert!(!blow(Fault::Hang, 19).outlasts_lease());
         assert!(blow(Fault::Hang, 31).outlasts_lease());
+
+        let of_scheduler = |fault, seconds| Blow { machine: "s1".to_owned(), ..blow(fault, seconds) };
+        assert!(of_scheduler(Fault::Cut, 4).keeps_scheduler_away());
+        assert!(of_scheduler(Fault::OutOfMemory, 4).keeps_scheduler_away());
+        for other in [
+            of_scheduler(Fault::OutOfMemory, 1),
+            Blow { services: vec![SCHEDULER], ..of_scheduler(Fault::OutOfMemory, 4) },
+            of_scheduler(Fault::Hang, 19),
+            blow(Fault::Cut, 4),
+            blow(Fault::OutOfMemory, 4),
+        ] {
+            assert!(!other.keeps_scheduler_away(), "{other}");
+        }
     }
 }
