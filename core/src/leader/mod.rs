@@ -104,6 +104,8 @@ pub struct Leader {
     /// Machines whose record is other than the store's.
     unsaved: BTreeSet<MachineId>,
     longer: Longer,
+    /// Machines that have booted, of which the store had to lose what follows from it.
+    rebooted: BTreeSet<MachineId>,
     /// Copies that were ended by a decision, and that their machine has not said to be gone.
     retired: BTreeMap<(MachineId, UnitName), Retired>,
     /// Machines that hold a copy of the unit that nobody here knows of, or did when they were last heard.
@@ -254,6 +256,7 @@ impl Leader {
             machines: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             longer: Longer::default(),
+            rebooted: BTreeSet::new(),
             retired: BTreeMap::new(),
             strays: BTreeMap::new(),
             commands: Commands::default(),
@@ -479,6 +482,9 @@ impl Leader {
             record.leaving &= !planted::is(Fault::GoodbyeForgotten);
             let machine = self.machines.entry(id).or_insert_with(|| Machine::awaited(record.clone()));
             machine.kept = Some(record.lease);
+            if machine.record.boot != record.boot {
+                self.rebooted.insert(id);
+            }
             if machine.record == record {
                 self.unsaved.remove(&id);
             } else {

@@ -119,7 +119,7 @@ impl Leader {
         let (units, rebooted) = self.admit(connection, hello);
         self.tell_lease(id);
         if rebooted {
-            self.forget_what_ended_with_its_boot(id, &units);
+            self.forget_what_ended_with_its_boot(id, &units.iter().map(|held| held.name.clone()).collect());
         }
         self.take_inventory(id, units);
         self.turn.snapshots.insert(id);
@@ -221,6 +221,10 @@ impl Leader {
 
     /// Compares what the machines hold with what was decided, once more: the store has lost what was decided on it.
     pub(super) fn compare_again(&mut self) {
+        for id in std::mem::take(&mut self.rebooted) {
+            let held = self.machines.get(&id).map(|machine| machine.observed.keys().cloned().collect());
+            self.forget_what_ended_with_its_boot(id, &held.unwrap_or_default());
+        }
         for id in self.machines.keys().copied().collect::<Vec<_>>() {
             let Some(machine) = self.machines.get_mut(&id) else { continue };
             for (name, copy) in std::mem::take(&mut machine.observed) {
@@ -237,10 +241,9 @@ impl Leader {
 
     /// The machine was rebooted: what it does not hold is gone. (Without a reboot it may be on its way still: the machine
     /// is told to remove it, and says when it is gone.)
-    fn forget_what_ended_with_its_boot(&mut self, id: MachineId, held: &[HeldUnit]) {
-        let held: BTreeSet<&UnitName> = held.iter().map(|held| &held.name).collect();
+    fn forget_what_ended_with_its_boot(&mut self, id: MachineId, held: &BTreeSet<UnitName>) {
         let ended: Vec<UnitName> =
-            self.placer.units_on(id).filter(|name| !held.contains(name)).cloned().collect();
+            self.placer.units_on(id).filter(|name| !held.contains(*name)).cloned().collect();
         for name in ended {
             self.copy_gone(id, &name, None);
             self.end_with_boot(id, &name);

@@ -224,6 +224,22 @@ fn a_reboot_ends_what_was_placed_there_at_once() {
 }
 
 #[test]
+fn a_reboot_ends_what_was_placed_there_also_where_the_store_could_not_take_that() {
+    let mut world = World::new(1);
+    world.start("keeps.service", "[X-Muster]\nOnReboot=keep\n");
+    world.start("moves.service", "");
+    world.join(M2, &[]);
+    let epoch = world.agents[&M1].held[&name("keeps.service")].epoch;
+    world.committing = false;
+    world.reboot(M1);
+    world.connect(M1);
+    world.fail_store();
+    world.pass(2);
+    assert_eq!((world.running("moves.service"), world.running("keeps.service")), (vec![M2], vec![M1]));
+    assert!(world.agents[&M1].held[&name("keeps.service")].epoch > epoch);
+}
+
+#[test]
 fn what_keeps_to_its_machine_waits_for_it_through_a_reboot_and_no_longer() {
     let mut world = World::new(1);
     world.start("moves.service", "");

@@ -155,7 +155,6 @@ impl World {
         match message {
             FromAgent::Hello(hello) => {
                 book.rebooted = boot.is_some_and(|boot| boot != hello.boot);
-                book.says = hello.units.iter().map(|unit| (unit.name.clone(), unit.epoch)).collect();
                 let failed = hello.units.iter().filter(|unit| has_failed(&unit.observation));
                 book.failed.extend(failed.map(|unit| (unit.name.clone(), unit.epoch)));
                 let active = hello.units.iter().filter(|unit| is_active(&unit.observation));
@@ -272,7 +271,9 @@ impl World {
             let name = &self.palette.names[*unit];
             let other = content.is_some() && self.book.decided.files.get(name) != content.as_ref();
             if *verb != Verb::Submit || *replace && other {
-                self.book.failures.remove(name);
+                if self.book.failures.remove(name).is_some_and(|failures| failures.last.is_some()) {
+                    self.book.forgiven.insert(name.clone());
+                }
                 self.book.done.remove(name);
             }
         }

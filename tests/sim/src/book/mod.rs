@@ -61,6 +61,8 @@ pub(crate) struct Book {
     pub(crate) required: BTreeMap<(UnitName, Epoch, UnitName), Epoch>,
     /// What the present leader was told of units that failed, since a client last decided on them.
     pub(crate) failures: BTreeMap<UnitName, Failures>,
+    /// Of which units that have failed a client decided since, who may have done so in vain.
+    pub(crate) forgiven: BTreeSet<UnitName>,
     /// The copies of one-shot units that a machine has ever said to the leader to have run to their end, and the units that
     /// are done, durable and since a client last decided on them.
     pub(crate) ended: BTreeSet<(UnitName, Epoch)>,
@@ -294,6 +296,7 @@ impl Book {
             told_to_start: BTreeSet::new(),
             required: BTreeMap::new(),
             failures: BTreeMap::new(),
+            forgiven: BTreeSet::new(),
             ended: BTreeSet::new(),
             done: BTreeSet::new(),
             unwell: 0,
@@ -396,6 +399,7 @@ impl World {
         let stalled = self.scheduler.stalled(self.queue.now());
         (book.took_over, book.office) = ((now, stalled), self.queue.now());
         book.failures.clear();
+        book.forgiven.clear();
         book.brake = None;
         book.expects = self.store.durable.machines.keys().copied().collect();
         let stored = &self.store.durable.machines;

@@ -128,11 +128,15 @@ impl World {
             let (Some(epoch), Some(last)) = (failures.last, failures.all.last()) else { continue };
             let Reschedule { attempts, delay, .. } = self.reschedule(name);
             // What had failed before a client decided counts anew where the store could not take that at once.
-            let all = failures.all.len() + usize::from(self.book.store_failed);
+            let again = self.book.store_failed && self.book.forgiven.contains(name);
+            let all = failures.all.len() + usize::from(again);
             let Some(unit) = self.book.decided.units.get(name) else { continue };
             let id = self.machines[last.machine].id;
             let open = matches!(self.book.decided.availability.get(&id), None | Some(Availability::Open));
-            if all > attempts as usize
+            // Its agent may have begun to start it again.
+            let at_work = self.book.machines[last.machine].says_at_work.contains(&(name.clone(), epoch));
+            if at_work
+                || all > attempts as usize
                 || unit.desired != DesiredState::Launched
                 || unit.done
                 || unit.placements.get(&id) != Some(&epoch)

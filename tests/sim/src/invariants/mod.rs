@@ -137,7 +137,10 @@ impl World {
                         book.leaving = book.says_leaving;
                         (book.grace, book.graced) = (None, None);
                         let said = book.hello.take_if(|(said, _)| said == connection);
-                        for unit in said.into_iter().flat_map(|(_, said)| said) {
+                        let said = said.map(|(_, said)| said).unwrap_or_default();
+                        let says = said.iter().map(|unit| (unit.name.clone(), unit.epoch)).collect();
+                        self.book.machines[number].says = says;
+                        for unit in said {
                             if is_at_work(&unit.observation) {
                                 let at_work = &mut self.book.machines[number].says_at_work;
                                 at_work.insert((unit.name.clone(), unit.epoch));
