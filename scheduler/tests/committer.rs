@@ -57,6 +57,13 @@ impl Store for Scripted {
             Outcome::Refused => Err(CommitError::Refused { ours: term, later: term.next() }),
         }
     }
+
+    fn replace(&mut self, durable: Durable, above: Term) -> Result<(), CommitError> {
+        self.commit(self.term, Vec::new())?;
+        *self.durable.lock().expect("lock") = durable;
+        self.term = above;
+        Ok(())
+    }
 }
 
 struct Fixture {
@@ -86,7 +93,8 @@ fn fixture_without_room_for_terms(refused_terms: usize) -> Fixture {
         term: Term(1),
         refused_terms,
     };
-    let committer = Committer::start(store, Term(1), move |what| drop(tell.send(what))).expect("start");
+    let committer =
+        Committer::start(Box::new(store), Term(1), move |what| drop(tell.send(what))).expect("start");
     Fixture { committer, told, begun, outcomes, durable, commits }
 }
 

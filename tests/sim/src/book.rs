@@ -360,13 +360,15 @@ impl World {
         }
     }
 
-    /// A backup was restored: all that came after it never was.
-    pub(crate) fn restored(&mut self, intent: Intent, commands: BTreeSet<CommandId>) {
+    /// A backup was restored: all that came after it never was. Only where terms leap, all epochs are above all before.
+    pub(crate) fn restored(&mut self, intent: Intent, commands: BTreeSet<CommandId>, leaps: bool) {
         let book = &mut self.book;
         book.restored = true;
         book.durable_intent = intent;
         book.durable_commands = commands;
-        book.last_epoch.clear();
+        if !leaps {
+            book.last_epoch.clear();
+        }
         book.ended.clear();
         for machine in &mut book.machines {
             machine.over.clear();
@@ -530,6 +532,8 @@ impl World {
             | Input::TermNotTaken
             | Input::Knocked(..)
             | Input::Leads(_)
+            | Input::Restore(..)
+            | Input::NotRestored(_)
             | Input::Tick => Cause::Other,
         }
     }
