@@ -8,7 +8,7 @@ use muster_core::ids::MachineId;
 use muster_core::leader::EventRecord;
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
-use muster_proto::{ConvertError, EventsWanted, MAX_MESSAGE_BYTES, v1};
+use muster_proto::{ConvertError, EventsWanted, MAX_MESSAGE_BYTES, PART_BYTES, v1};
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -259,6 +259,69 @@ impl Client {
         }
     }
 
+    /// All that is durable, as the file that a backup is.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn backup(&mut self) -> Result<BackupStream, Failure> {
+        let ask = async |client: &mut Self| match client.muster.backup(v1::BackupRequest {}).await {
+            Ok(response) => Ok(BackupStream(response.into_inner())),
+            Err(status) => Err(client.trouble(&status)),
+        };
+        self.patiently(ask).await
+    }
+
+    /// Has a backup take the place of the cluster that there is.
+    ///
+    /// # Errors
+    /// When it is refused, or the scheduler does not answer.
+    pub async fn restore(&mut self, backup: Vec<u8>) -> Result<(), Failure> {
+        let count = backup.len().div_ceil(PART_BYTES);
+        let part = move |number: usize| {
+            let from = number * PART_BYTES;
+            let content = &backup[from..backup.len().min(from + PART_BYTES)];
+            v1::RestorePart { content: content.to_vec().into() }
+        };
+        match self.muster.restore(tokio_stream::iter((0..count).map(part))).await {
+            Ok(_) => Ok(()),
+            Err(status)
+                if matches!(
+                    status.code(),
+                    Code::FailedPrecondition | Code::Aborted | Code::InvalidArgument
+                ) =>
+            {
+                Err(Failure::failed(status.message()))
+            }
+            Err(status) => {
+                let mut failure = self.fail(self.trouble(&status));
+                if failure.exit == Exit::Unreachable {
+                    failure.message.push_str(
+                        "\n  Whether the backup was restored is not known; it is safe to do it once more: a cluster that \
+                         has it refuses it.",
+                    );
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The cluster that was restored, once the scheduler leads it.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn restored_cluster(&mut self) -> Result<ClusterStatus, Failure> {
+        let (until, mut pause) = (Instant::now() + RETRY_FOR, RETRY_FIRST);
+        loop {
+            match self.try_cluster(&[]).await {
+                Ok(cluster) => return Ok(cluster),
+                // It leads anew: that is no news.
+                Err(Trouble::Lost(_)) if Instant::now() < until => sleep(pause).await,
+                Err(trouble) => return Err(self.fail(trouble)),
+            }
+            pause = (pause * 2).min(RETRY_MOST);
+        }
+    }
+
     fn trouble(&self, status: &Status) -> Trouble {
         // A status with a source was made on this side, out of what became of the connection.
         if status.code() == Code::Unavailable || status.source().is_some() {
@@ -333,6 +396,20 @@ impl Watch {
             seen.push((status.name.clone(), Some(status)));
         }
         Ok(seen)
+    }
+}
+
+/// A backup as it comes.
+pub struct BackupStream(Streaming<v1::BackupPart>);
+
+impl BackupStream {
+    /// The bytes that come next; `None` at the end.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer any more.
+    pub async fn next(&mut self, client: &Client) -> Result<Option<Vec<u8>>, Failure> {
+        let part = self.0.message().await.map_err(|status| client.fail(client.trouble(&status)))?;
+        Ok(part.map(|part| part.content.into()))
     }
 }
 
