@@ -249,11 +249,11 @@ impl Reader {
         let text = error.to_string();
         // It takes each line for the first.
         let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
-        self.damaged(format_args!("column {}: {what}", error.column()))
+        self.damaged(format!("column {}: {what}", error.column()))
     }
 
-    fn damaged(&self, problem: impl ToString) -> BackupError {
-        BackupError::Damaged { line: self.lines, problem: problem.to_string() }
+    fn damaged(&self, problem: impl Into<String>) -> BackupError {
+        BackupError::Damaged { line: self.lines, problem: problem.into() }
     }
 }
 

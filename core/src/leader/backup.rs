@@ -1,5 +1,7 @@
 //! Backups: what is durable, at one moment; and when one may take the place of what there is.
 
+use std::sync::Arc;
+
 use super::{Effect, Held, Leader, RequestId};
 use crate::command::{Query, QueryAnswer, RestoreError};
 use crate::ids::Term;
@@ -20,10 +22,17 @@ impl Leader {
     /// What the store holds once all batches are durable.
     fn durable(&self) -> Durable {
         let availability = self.machines.iter().map(|(id, machine)| (*id, machine.availability));
+        // Each unit is looked up once, and both maps are made of lists that are in order: heartbeats wait for this.
+        let mut units = Vec::with_capacity(self.units.len());
+        let mut files = Vec::with_capacity(self.units.len());
+        for (name, unit) in self.units.iter() {
+            units.push((name.clone(), unit.stored()));
+            files.push((name.clone(), Arc::clone(&unit.content)));
+        }
         Durable {
             cluster: self.cluster,
-            units: self.units.iter().map(|(name, unit)| (name.clone(), unit.stored())).collect(),
-            files: self.units.iter().map(|(name, unit)| (name.clone(), unit.content.clone())).collect(),
+            units: units.into_iter().collect(),
+            files: files.into_iter().collect(),
             machines: self.machines.iter().map(|(id, machine)| (*id, machine.record.clone())).collect(),
             availability: availability.filter(|(_, decided)| *decided != Availability::Open).collect(),
             retired: self.retired.clone(),

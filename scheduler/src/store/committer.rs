@@ -123,6 +123,12 @@ impl<T: Fn(Committed)> Work<T> {
                     Ok(())
                 }
                 Job::TakeTerm(above) => self.take_term(above),
+                // The leader believed something of the cluster that is not so.
+                Job::Replace(..) if self.failed => {
+                    let reason = "a change that was made before could not be written".to_owned();
+                    (self.tell)(Committed::NotReplaced(reason));
+                    Ok(())
+                }
                 Job::Replace(durable, above) => match self.store.replace(*durable, above) {
                     Ok(()) => {
                         (self.tell)(Committed::Replaced);
