@@ -18,22 +18,30 @@ const STANDARD: &str = "-";
 /// `backup`. There is either a whole backup under that name afterwards, or what was there before.
 ///
 /// # Errors
-/// When the scheduler does not answer, or the file cannot be written.
+/// When the scheduler does not answer, the file cannot be written, or Ctrl-C was pressed.
 pub async fn back_up(client: &mut Client, file: &str, out: &mut impl Write) -> Result<(), Failure> {
     let mut target = Target::open(file)?;
-    let mut parts = client.backup().await?;
-    let mut reader = Reader::default();
-    while let Some(part) = parts.next(client).await? {
-        reader.push(&part).map_err(|error| received(&error))?;
-        target.write(&part)?;
-    }
-    let backup = reader.finish().map_err(|error| received(&error))?;
+    let backup = tokio::select! {
+        received = receive(client, &mut target) => received?,
+        _ = tokio::signal::ctrl_c() => return Err(Failure::new(Exit::Interrupted, "interrupted: nothing was written")),
+    };
     target.finish()?;
     if file == STANDARD {
         anstream::eprintln!("Wrote {}", harmless(&description(&backup)));
         return Ok(());
     }
     Ok(writeln!(out, "Wrote {file}: {}", harmless(&description(&backup)))?)
+}
+
+/// Takes in what the scheduler sends, and sees that it is whole.
+async fn receive(client: &mut Client, target: &mut Target) -> Result<Backup, Failure> {
+    let mut parts = client.backup().await?;
+    let mut reader = Reader::default();
+    while let Some(part) = parts.next(client).await? {
+        reader.push(&part).map_err(|error| received(&error))?;
+        target.write(&part)?;
+    }
+    reader.finish().map_err(|error| received(&error))
 }
 
 fn received(error: &BackupError) -> Failure {
@@ -181,13 +189,18 @@ mod tests {
     use muster_backup::Header;
     use muster_core::ids::{ClusterId, Term};
     use muster_core::leader::{Change, Durable, StoredUnit};
+    use muster_core::state::DesiredState;
 
     use super::*;
 
     fn backup(unit_file: &str) -> Vec<u8> {
         let mut durable = Durable::new(ClusterId::new(7));
-        let unit =
-            StoredUnit { desired: Default::default(), order: 1, placements: Default::default(), done: false };
+        let unit = StoredUnit {
+            desired: DesiredState::Inactive,
+            order: 1,
+            placements: [].into_iter().collect(),
+            done: false,
+        };
         let name = || "web.service".parse().expect("a name");
         durable.apply(Change::PutUnit(name(), unit));
         durable.apply(Change::PutFile(name(), unit_file.into()));
