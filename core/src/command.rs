@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BootId, ClusterId, CommandId, Epoch, MachineId, Term};
+use crate::leader::Durable;
 use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
 use crate::state::{DesiredState, Observation};
 use crate::unit::{ContentHash, UnitName};
@@ -148,6 +149,8 @@ pub enum Query {
     },
     /// The worst-case time from the loss of this unit's machine until it is started elsewhere.
     Rto(UnitName),
+    /// All that is durable.
+    Backup,
 }
 
 /// The answer to a [`Query`].
@@ -159,6 +162,13 @@ pub enum QueryAnswer {
     Machines(ClusterStatus),
     /// To [`Query::Rto`]; `None` for a unit that is not known.
     Rto(Option<Rto>),
+    /// To [`Query::Backup`].
+    Backup {
+        /// The leader's term.
+        term: Term,
+        /// The state, at one moment.
+        durable: Box<Durable>,
+    },
 }
 
 /// All that is known of a unit.
@@ -285,6 +295,33 @@ pub enum MachineCommandError {
     /// The store refused the write.
     #[error("nothing was changed: the scheduler cannot write to its store: {0}")]
     Store(String),
+}
+
+/// Why a backup was not restored: nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// The cluster has something already.
+    #[error(
+        "this cluster is not empty: it has {} and {}, and a backup is restored into an empty one only. To put it in this \
+         cluster's place, stop muster-scheduler.service, move its state away (its state directory, or what lies in etcd), \
+         start it again and restore then; units run on meanwhile", counted(*units, "unit"), counted(*machines, "machine")
+    )]
+    NotEmpty {
+        /// How many units it knows.
+        units: usize,
+        /// How many machines it has ever seen.
+        machines: usize,
+    },
+    /// The store refused the write.
+    #[error("nothing was changed: the scheduler cannot write to its store: {0}")]
+    Store(String),
+    /// Whether this scheduler leads was not known at that moment.
+    #[error("nothing was changed: whether this scheduler leads was not certain; try again")]
+    NotLeader,
+}
+
+fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The brake: nothing is moved away from lost machines.

@@ -53,7 +53,7 @@ They are tried in turn. One that does not lead says who does, which is asked the
 
 Exit codes:
   0    done
-  1    the command failed; verify: a file has an error
+  1    the command failed; verify: a file has an error; check: a backup cannot be used
   2    the command line or the configuration file is wrong
   3    status: a unit is not active
   4    there is no such unit, or none that a glob matches
@@ -245,6 +245,35 @@ pub enum Sub {
     #[command(after_help = "Example:\n  musterctl step-down")]
     StepDown,
 
+    /// Write all that the cluster knows to a file: units, machines, what was decided of them
+    ///
+    /// The file holds what is durable, at one moment: units with their files, which may hold secrets, where they are placed,
+    /// machines. It is lines of JSON, the first of which says what it is. How units are at the moment, and events, are not
+    /// in it.
+    #[command(
+        after_help = "Examples:\n  musterctl backup cluster.backup\n  musterctl backup \"/backups/$(date +%F)\"\n  \
+                            musterctl backup - | ssh elsewhere 'cat >cluster.backup'"
+    )]
+    Backup(BackupArgs),
+
+    /// Check a backup here, without a cluster, and say what is in it
+    ///
+    /// Exits with 1 when it is no backup, is cut off or damaged, was written by a later version, or has unit files that
+    /// this version would refuse.
+    #[command(after_help = "Example:\n  musterctl check cluster.backup")]
+    Check(BackupFileArgs),
+
+    /// Put a backup in the place of an empty cluster
+    ///
+    /// The cluster is the one that was backed up from then on: its machines, which a scheduler of another cluster refuses,
+    /// report to it, and what they run runs on, without a restart. What was started after the backup is shown as orphaned,
+    /// and runs on until it is destroyed; what was destroyed since is there again. Refused when the cluster has units or has
+    /// ever seen a machine. So a cluster is moved to another store too: docs/backup.md says how.
+    #[command(
+        after_help = "Examples:\n  musterctl restore cluster.backup\n  ssh elsewhere cat cluster.backup | musterctl restore -"
+    )]
+    Restore(BackupFileArgs),
+
     /// Check unit files here, without a cluster
     ///
     /// Says what the scheduler would refuse (errors) and what systemd would ignore (warnings), with the lines. Exits
@@ -430,6 +459,22 @@ pub struct SchedulersArgs {
     /// How to print
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+/// Arguments of `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where to; a file that is there is replaced, once the new one is whole. `-` is standard output
+    #[arg(value_name = "FILE")]
+    pub file: String,
+}
+
+/// Arguments of `check` and `restore`.
+#[derive(Debug, Args)]
+pub struct BackupFileArgs {
+    /// The backup; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: String,
 }
 
 /// Arguments of `verify`.

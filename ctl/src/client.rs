@@ -1,6 +1,7 @@
 //! The connection to the schedulers: core types go in and come out.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{ClusterStatus, Command, CommandResult, MachineCommand, Rto, UnitStatus};
@@ -10,7 +11,7 @@ use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::v1::schedulers_client::SchedulersClient;
 use muster_proto::{
-    ConvertError, EventsWanted, MAX_MESSAGE_BYTES, SchedulerStatus, is_not_leading, leader_of, v1,
+    ConvertError, EventsWanted, MAX_MESSAGE_BYTES, PART_BYTES, SchedulerStatus, is_not_leading, leader_of, v1,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
@@ -280,6 +281,72 @@ impl Client {
         self.ask(search, events).await
     }
 
+    /// All that is durable, as the file that a backup is.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn backup(&mut self) -> Result<BackupStream, Failure> {
+        let ask = async |client: &mut Self| match client.muster.backup(v1::BackupRequest {}).await {
+            Ok(response) => Ok(BackupStream(response.into_inner())),
+            Err(status) => Err(client.trouble(&status)),
+        };
+        self.ask(&mut Search::new(), ask).await
+    }
+
+    /// Has a backup take the place of the cluster that there is.
+    ///
+    /// # Errors
+    /// When it is refused, or the scheduler does not answer.
+    pub async fn restore(&mut self, backup: Vec<u8>) -> Result<(), Failure> {
+        let backup = Arc::new(backup);
+        let mut search = Search::new();
+        loop {
+            let (content, count) = (Arc::clone(&backup), backup.len().div_ceil(PART_BYTES));
+            let part = move |number: usize| {
+                let from = number * PART_BYTES;
+                let content = &content[from..content.len().min(from + PART_BYTES)];
+                v1::RestorePart { content: content.to_vec().into() }
+            };
+            let status = match self.muster.restore(tokio_stream::iter((0..count).map(part))).await {
+                Ok(_) => return Ok(()),
+                Err(status) => status,
+            };
+            if matches!(status.code(), Code::FailedPrecondition | Code::Aborted | Code::InvalidArgument) {
+                return Err(Failure::failed(status.message()));
+            }
+            match self.trouble(&status) {
+                // It may have been done: then a repetition would be refused, and not say so.
+                Trouble::Said(said @ Said::Nothing(_)) => {
+                    let mut failure = failure(&self.endpoints, &[(self.address.clone(), said)]);
+                    failure.message.push_str(
+                        "\n  Whether the backup was restored is not known; it is safe to do it once more: a cluster that \
+                         has it refuses it.",
+                    );
+                    return Err(failure);
+                }
+                Trouble::Said(said) => self.look_further(&mut search, said).await?,
+                Trouble::Final(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// The cluster that was restored, once the scheduler leads it.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn restored_cluster(&mut self) -> Result<ClusterStatus, Failure> {
+        // It leads anew: that is no news.
+        self.ask(&mut Search::quiet(), async |client| client.try_cluster(&[]).await).await
+    }
+
+    /// What was begun cannot be gone on with elsewhere.
+    fn give_up(&self, trouble: Trouble) -> Failure {
+        match trouble {
+            Trouble::Said(said) => failure(&self.endpoints, &[(self.address.clone(), said)]),
+            Trouble::Final(failure) => failure,
+        }
+    }
+
     fn trouble(&self, status: &Status) -> Trouble {
         if is_not_leading(status) {
             return Trouble::Said(Said::NotLeading(leader_of(status)));
@@ -355,6 +422,20 @@ impl Watch {
             seen.push((status.name.clone(), Some(status)));
         }
         Ok(seen)
+    }
+}
+
+/// A backup as it comes.
+pub struct BackupStream(Streaming<v1::BackupPart>);
+
+impl BackupStream {
+    /// The bytes that come next; `None` at the end.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer any more.
+    pub async fn next(&mut self, client: &Client) -> Result<Option<Vec<u8>>, Failure> {
+        let part = self.0.message().await.map_err(|status| client.give_up(client.trouble(&status)))?;
+        Ok(part.map(|part| part.content.into()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod act;
 mod arguments;
+mod backup;
 mod cli;
 mod client;
 mod config;
@@ -69,6 +70,7 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
     // Arguments are read before anything is sent: a mistake in them is told even when no scheduler is there.
     let (how, arguments) = match cli.command {
         Sub::Verify(args) => return verify::run(&args.files, out),
+        Sub::Check(args) => return backup::check(&args.file, out),
         Sub::Version => return Ok(writeln!(out, "musterctl version {}", env!("CARGO_PKG_VERSION"))?),
         Sub::Cat(args) => {
             return show::cat(&mut connect().await?, &args.unit, &mut std::io::stdout().lock()).await;
@@ -91,6 +93,8 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         }
         Sub::Schedulers(args) => return schedulers::list(&endpoints()?, &args, out).await,
         Sub::StepDown => return schedulers::step_down(&endpoints()?, out).await,
+        Sub::Backup(args) => return backup::back_up(&mut connect().await?, &args.file, out).await,
+        Sub::Restore(args) => return backup::restore(&mut connect().await?, &args.file, out).await,
         Sub::ListMachines(args) => return show::list_machines(&mut connect().await?, &args, out).await,
         Sub::Submit(args) => {
             let how = How { verb: Verb::Submit, replace: args.replace, wait: false, timeout: None };

@@ -51,6 +51,11 @@ impl Search {
         }
     }
 
+    /// One that says nothing until it ends.
+    pub fn quiet() -> Self {
+        Self { told: true, ..Self::new() }
+    }
+
     /// Whether the request may have been carried out although nobody has said so.
     pub fn in_doubt(&self) -> bool {
         self.in_doubt

@@ -48,7 +48,8 @@ pub fn run(paths: &[String], out: &mut impl Write) -> Result<(), Failure> {
     if errors > 0 { Err(Failure::silent(Exit::Failed)) } else { Ok(()) }
 }
 
-fn count(number: usize, thing: &str) -> String {
+/// `1 file`, `2 files`.
+pub fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 

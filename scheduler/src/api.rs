@@ -1,17 +1,27 @@
 //! What clients ask for.
 
 use std::collections::BTreeSet;
+use std::io::{self, BufWriter, Write as _};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
-use muster_core::command::{Command, MachineCommand, MachineCommandError, Query, QueryAnswer, UnitStatus};
+use muster_backup::{Backup, BackupError, Header, Reader};
+use muster_core::command::{
+    Command, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError, UnitStatus,
+};
 use muster_core::unit::UnitName;
+use muster_daemon::clock;
 use muster_proto::v1::muster_server::Muster;
-use muster_proto::{CommandRequestError, EventsWanted, command_response, event_parts, unit_parts, v1};
+use muster_proto::{
+    CommandRequestError, EventsWanted, PART_BYTES, command_response, event_parts, unit_parts, v1,
+};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::debug;
 
 use crate::events::{Events, Follower};
 use crate::front::{Front, Leading};
@@ -29,6 +39,7 @@ impl Muster for MusterService {
     type ListUnitsStream = Parts<v1::UnitsPart>;
     type WatchUnitsStream = Parts<v1::WatchPart>;
     type EventsStream = Parts<v1::EventsPart>;
+    type BackupStream = Parts<v1::BackupPart>;
 
     async fn execute(
         &self,
@@ -142,6 +153,83 @@ impl Muster for MusterService {
             _ => Err(other_answer()),
         }
     }
+
+    async fn backup(
+        &self,
+        _request: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let QueryAnswer::Backup { term, durable } = query(&self.0.leading()?.leader, Query::Backup).await?
+        else {
+            return Err(other_answer());
+        };
+        let made = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(clock::wall_ms()));
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let header = Header::new(&durable, term, version, made.to_string());
+        // Made while it is sent: one part waits for the client, and nothing waits for that.
+        let (parts, stream) = mpsc::channel(1);
+        spawn_blocking(move || {
+            let mut out = BufWriter::with_capacity(PART_BYTES, ToClient(parts));
+            let sent = muster_backup::write(&header, &durable, &mut out).and_then(|()| out.flush());
+            if let Err(error) = sent {
+                debug!(%error, "a backup was not read to its end");
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<v1::RestorePart>>,
+    ) -> Result<Response<v1::RestoreResponse>, Status> {
+        let leader = self.0.leading()?.leader;
+        let backup = read_backup(request.into_inner()).await?;
+        match leader.ask(Ask::Restore(Box::new(backup))).await? {
+            Answer::Restored(Ok(())) => Ok(Response::new(v1::RestoreResponse {})),
+            Answer::Restored(Err(error @ RestoreError::NotEmpty { .. })) => {
+                Err(Status::failed_precondition(error.to_string()))
+            }
+            Answer::Restored(Err(error @ (RestoreError::Store(_) | RestoreError::NotLeader))) => {
+                Err(Status::aborted(error.to_string()))
+            }
+            _ => Err(other_answer()),
+        }
+    }
+}
+
+/// Sends what is written to it to a client, in parts.
+struct ToClient(mpsc::Sender<Result<v1::BackupPart, Status>>);
+
+impl io::Write for ToClient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bytes = &bytes[..bytes.len().min(PART_BYTES)];
+        let part = v1::BackupPart { content: bytes.to_vec().into() };
+        self.0.blocking_send(Ok(part)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads a backup that a client sends, in a thread of its own.
+async fn read_backup(mut parts: Streaming<v1::RestorePart>) -> Result<Backup, Status> {
+    let (pieces, mut to_read) = mpsc::channel::<v1::RestorePart>(1);
+    let reads = spawn_blocking(move || -> Result<Backup, BackupError> {
+        let mut reader = Reader::default();
+        while let Some(piece) = to_read.blocking_recv() {
+            reader.push(&piece.content)?;
+        }
+        reader.finish()
+    });
+    while let Some(part) = parts.message().await? {
+        if pieces.send(part).await.is_err() {
+            break;
+        }
+    }
+    drop(pieces);
+    let read = reads.await.map_err(|_| Status::internal("the backup could not be read"))?;
+    read.map_err(|error| Status::invalid_argument(format!("the backup cannot be used: {error}")))
 }
 
 async fn query(leader: &LeaderHandle, query: Query) -> Result<QueryAnswer, Status> {

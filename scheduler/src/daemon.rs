@@ -93,8 +93,8 @@ impl Daemon {
             if let Some(runtime_dir) = &config.runtime_dir {
                 store = store.with_witness(runtime_dir, settings.aftermath())?;
             }
-            let reign = office.begin(Opened::new(store)?, None)?;
-            (tokio::spawn(lead_alone(reign, stopped)), None)
+            let government = office.begin(Opened::new(Box::new(store))?, None)?;
+            (tokio::spawn(lead_alone(office, government, stopped)), None)
         };
 
         let (stop_serving, serving_stopped) = oneshot::channel::<()>();
@@ -166,15 +166,20 @@ struct Office {
 
 /// A store whose term is taken.
 #[derive(Debug)]
-struct Opened<S> {
-    store: S,
+struct Opened {
+    store: Box<dyn Store>,
     term: Term,
     durable: Durable,
 }
 
-impl<S: Store> Opened<S> {
+impl Opened {
+    /// Does so from a thread.
+    async fn open(store: Box<dyn Store>) -> Result<Self> {
+        spawn_blocking(move || Self::new(store)).await.context("the store's thread panicked")?
+    }
+
     /// Waits for the store.
-    fn new(mut store: S) -> Result<Self> {
+    fn new(mut store: Box<dyn Store>) -> Result<Self> {
         let term = store.take_term(Term::default())?;
         let durable = store.load()?;
         Ok(Self { store, term, durable })
@@ -192,7 +197,7 @@ struct Government {
 
 impl Office {
     /// Leads from now on, where the store may have elected this one for a while only: until then at least.
-    fn begin<S: Store + 'static>(&self, opened: Opened<S>, until: Option<Time>) -> Result<Government> {
+    fn begin(&self, opened: Opened, until: Option<Time>) -> Result<Government> {
         let Opened { store, term, durable } = opened;
         let cluster = durable.cluster;
         info!(
@@ -278,17 +283,29 @@ fn start_leader(lead: Lead, until: Option<Time>) -> Result<oneshot::Receiver<End
 }
 
 /// Leads with a store that is this scheduler's own, until it is told to stop.
-async fn lead_alone(mut government: Government, mut stop: watch::Receiver<bool>) -> Result<()> {
-    let ended = tokio::select! {
-        ended = &mut government.ended => ended.unwrap_or(Ended::Panicked),
-        () = told(&mut stop) => government.stop(ToLeader::Stop).await,
-    };
-    government.conclude().await;
-    match ended {
-        Ended::Stopped => Ok(()),
-        Ended::Lost(error) => Err(anyhow::Error::new(error).context("the store can be relied on no more")),
-        Ended::Deposed(reason) => Err(anyhow::anyhow!(reason)),
-        Ended::Panicked => Err(anyhow::anyhow!("the leader's loop panicked")),
+async fn lead_alone(
+    office: Office,
+    mut government: Government,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    loop {
+        let ended = tokio::select! {
+            ended = &mut government.ended => ended.unwrap_or(Ended::Panicked),
+            () = told(&mut stop) => government.stop(ToLeader::Stop).await,
+        };
+        government.conclude().await;
+        let store = match ended {
+            Ended::Restored(store) => store,
+            Ended::Stopped => return Ok(()),
+            Ended::Lost(error) => {
+                return Err(anyhow::Error::new(error).context("the store can be relied on no more"));
+            }
+            Ended::Deposed(reason) => return Err(anyhow::anyhow!(reason)),
+            Ended::Panicked => return Err(anyhow::anyhow!("the leader's loop panicked")),
+        };
+        info!("a backup was restored");
+        office.front.follows(None);
+        government = office.begin(Opened::open(store).await?, None)?;
     }
 }
 
@@ -318,22 +335,35 @@ async fn govern(
             }) => elected,
             () = told(&mut stop) => break Ok(()),
         };
-        let Elected { store, reign, until } = match elected {
+        let Elected { store, reign, mut until } = match elected {
             Ok(elected) => elected,
             Err(error) => break Err(error.into()),
         };
         let abandon = store.abandon();
-        let begun =
-            spawn_blocking(move || Opened::new(store)).await.context("the store's thread panicked")?;
-        let ended = match begun.and_then(|opened| office.begin(opened, Some(until))) {
-            Ok(government) => reigns(government, &reign, abandon, &mut stop, &mut wishes).await,
-            Err(error) => {
-                warn!(error = format!("{error:#}"), "elected, and the store cannot be used");
-                Reigned::Lost
+        let mut store: Box<dyn Store> = Box::new(store.with_doubt(office.settings.aftermath()));
+        let ended = loop {
+            let begun = Opened::open(store).await.and_then(|opened| {
+                candidate.belongs_to(opened.durable.cluster);
+                office.begin(opened, Some(until))
+            });
+            let ended = match begun {
+                Ok(government) => {
+                    reigns(government, &reign, &mut until, &abandon, &mut stop, &mut wishes).await
+                }
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), "elected, and the store cannot be used");
+                    Reigned::Lost
+                }
+            };
+            office.front.follows(None);
+            match ended {
+                Reigned::Restored(restored) => store = restored,
+                ended => break ended,
             }
         };
-        office.front.follows(None);
         match ended {
+            // It goes on in that loop.
+            Reigned::Restored(_) => {}
             Reigned::Stopped => break Ok(()),
             Reigned::SteppedDown(done) => {
                 candidate.steps_back();
@@ -359,6 +389,8 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 enum Reigned {
     Stopped,
     SteppedDown(StepDown),
+    /// A backup was restored, and the same scheduler leads on.
+    Restored(Box<dyn Store>),
     Lost,
     Panicked,
 }
@@ -367,7 +399,8 @@ enum Reigned {
 async fn reigns(
     mut government: Government,
     reign: &Reign,
-    abandon: Abandon,
+    until: &mut Time,
+    abandon: &Abandon,
     stop: &mut watch::Receiver<bool>,
     wishes: &mut mpsc::Receiver<StepDown>,
 ) -> Reigned {
@@ -377,20 +410,21 @@ async fn reigns(
         tokio::select! {
             ended = &mut government.ended => break ended.unwrap_or(Ended::Panicked),
             news = reign.next() => match news {
-                Ok(until) => {
-                    government.leading.leader.send(ToLeader::Leads(until)).await;
-                    government.leading.leads_until(until);
+                Ok(longer) => {
+                    *until = longer;
+                    government.leading.leader.send(ToLeader::Leads(longer)).await;
+                    government.leading.leads_until(longer);
                 }
                 Err(reason) => {
                     abandon.now();
                     break government.stop(ToLeader::Deposed(reason)).await;
                 }
             },
-            () = told(stop) => break government.ends_soon(&abandon).await,
+            () = told(stop) => break government.ends_soon(abandon).await,
             Some(done) = wishes.recv() => {
                 info!("stepping down, as somebody wishes");
                 wish = Some(done);
-                break government.ends_soon(&abandon).await;
+                break government.ends_soon(abandon).await;
             }
         }
     };
@@ -404,6 +438,10 @@ async fn reigns(
         Ended::Deposed(reason) => {
             warn!(reason, "leading no more");
             Reigned::Lost
+        }
+        Ended::Restored(store) => {
+            info!("a backup was restored");
+            Reigned::Restored(store)
         }
         Ended::Panicked => Reigned::Panicked,
     }

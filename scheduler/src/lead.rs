@@ -5,9 +5,12 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_core::command::{Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer};
+use muster_backup::Backup;
+use muster_core::command::{
+    Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
+};
 use muster_core::ids::MachineId;
-use muster_core::leader::{ConnectionId, Effect, Input, Leader, RequestId};
+use muster_core::leader::{ConnectionId, Durable, Effect, Input, Leader, RequestId};
 use muster_core::message::FromAgent;
 use muster_core::time::Time;
 use muster_daemon::clock;
@@ -20,7 +23,7 @@ use tonic::Status;
 use crate::events::Events;
 use crate::notify::Notifier;
 use crate::sessions::Sessions;
-use crate::store::{CommitError, Committed, Committer};
+use crate::store::{CommitError, Committed, Committer, Store};
 use crate::watchers::Watchers;
 
 /// How many messages may wait for the leader; who has more to say waits until there is room.
@@ -63,6 +66,8 @@ pub(crate) enum Ended {
     Lost(CommitError),
     /// Another scheduler may lead, for this reason.
     Deposed(String),
+    /// A backup has taken the place of what the store held: all begins anew.
+    Restored(Box<dyn Store>),
     Panicked,
 }
 
@@ -73,6 +78,7 @@ pub(crate) enum Ask {
     Query(Query),
     Machines(MachineCommand),
     ReleaseBrake,
+    Restore(Box<Backup>),
 }
 
 /// The answer to the same.
@@ -82,6 +88,7 @@ pub(crate) enum Answer {
     Query(QueryAnswer),
     Machines(Result<(), MachineCommandError>),
     Released(Option<Vec<MachineId>>),
+    Restored(Result<(), RestoreError>),
 }
 
 /// A client's request, and who waits for the answer.
@@ -168,7 +175,9 @@ impl Inbox {
 impl LeaderHandle {
     /// Asks the leader for something, once there is room for that, and waits for the answer.
     pub(crate) async fn ask(&self, ask: Ask) -> Result<Answer, Status> {
-        let room = if let Ask::Query(_) = ask { &self.questions } else { &self.changes };
+        // A backup takes as much room as the answer to a question may.
+        let large = matches!(ask, Ask::Query(_) | Ask::Restore(_));
+        let room = if large { &self.questions } else { &self.changes };
         let room = Arc::clone(room).acquire_owned().await.map_err(|_| stopped())?;
         let (answer, answered) = oneshot::channel();
         self.send(ToLeader::Asked(Asked { ask, waiting: Waiting { answer, _room: room } })).await;
@@ -223,6 +232,10 @@ pub(crate) struct Lead {
 pub(crate) struct Requests {
     last: u64,
     waiting: BTreeMap<RequestId, Waiting>,
+    /// The backups that clients want restored.
+    backups: BTreeMap<RequestId, Box<Durable>>,
+    /// Whose is being restored.
+    restoring: Option<RequestId>,
 }
 
 impl Requests {
@@ -236,6 +249,11 @@ impl Requests {
             Ask::Query(query) => Input::Query(request, query),
             Ask::Machines(command) => Input::Machines(request, command),
             Ask::ReleaseBrake => Input::ReleaseBrake(request),
+            Ask::Restore(backup) => {
+                let Backup { header, durable } = *backup;
+                self.backups.insert(request, Box::new(durable));
+                Input::Restore(request, header.term)
+            }
         }
     }
 
@@ -274,6 +292,13 @@ impl Lead {
                     }
                     ToLeader::Store(Committed::TermTaken(term)) => Input::TermTaken(term),
                     ToLeader::Store(Committed::TermNotTaken) => Input::TermNotTaken,
+                    ToLeader::Store(Committed::NotReplaced(reason)) => Input::NotRestored(reason),
+                    ToLeader::Store(Committed::Replaced) => {
+                        if let Some(request) = self.requests.restoring.take() {
+                            self.requests.answer(request, Answer::Restored(Ok(())));
+                        }
+                        return self.finish().map_or(Ended::Panicked, Ended::Restored);
+                    }
                     ToLeader::Store(Committed::Lost(error)) => return Ended::Lost(error),
                     ToLeader::Leads(until) => Input::Leads(until),
                     ToLeader::Deposed(reason) => {
@@ -292,11 +317,11 @@ impl Lead {
     }
 
     /// Takes nothing more in, and waits for what was given to the store.
-    fn finish(mut self) {
+    fn finish(mut self) -> Option<Box<dyn Store>> {
         self.inbox.requests.close();
         self.inbox.urgent.close();
         self.inbox.heartbeats.close();
-        self.committer.finish();
+        self.committer.finish()
     }
 
     fn step(&mut self, now: Time, input: Input) {
@@ -321,6 +346,16 @@ impl Lead {
                 }
                 Effect::AnswerRelease(request, released) => {
                     self.requests.answer(request, Answer::Released(released));
+                }
+                Effect::Restore { request, above } => {
+                    if let Some(durable) = self.requests.backups.remove(&request) {
+                        self.requests.restoring = Some(request);
+                        self.committer.replace(durable, above);
+                    }
+                }
+                Effect::RefuseRestore(request, error) => {
+                    self.requests.backups.remove(&request);
+                    self.requests.answer(request, Answer::Restored(Err(error)));
                 }
                 Effect::UnitsChanged(names) => self.watchers.changed(&names),
                 Effect::Event(event) => events.push(event),

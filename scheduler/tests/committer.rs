@@ -57,6 +57,13 @@ impl Store for Scripted {
             Outcome::Refused => Err(CommitError::Refused { ours: term, later: term.next() }),
         }
     }
+
+    fn replace(&mut self, durable: Durable, above: Term) -> Result<(), CommitError> {
+        self.commit(self.term, Vec::new())?;
+        *self.durable.lock().expect("lock") = durable;
+        self.term = above;
+        Ok(())
+    }
 }
 
 struct Fixture {
@@ -86,7 +93,8 @@ fn fixture_without_room_for_terms(refused_terms: usize) -> Fixture {
         term: Term(1),
         refused_terms,
     };
-    let committer = Committer::start(store, Term(1), move |what| drop(tell.send(what))).expect("start");
+    let committer =
+        Committer::start(Box::new(store), Term(1), move |what| drop(tell.send(what))).expect("start");
     Fixture { committer, told, begun, outcomes, durable, commits }
 }
 
@@ -185,6 +193,50 @@ fn a_term_that_there_is_no_room_for_is_asked_for_again() {
     assert_eq!(*fixture.commits.lock().expect("lock"), [(Term(1), 1)]);
 }
 
+fn backup() -> Box<Durable> {
+    Box::new(Durable::new(ClusterId::new(7)))
+}
+
+#[test]
+fn a_backup_is_the_last_that_is_done() {
+    let fixture = fixture();
+    fixture.commit(1);
+    fixture.begun();
+    fixture.committer.replace(backup(), Term(7));
+    fixture.commit(2);
+    fixture.ends([Outcome::Well, Outcome::Well]);
+    assert!(matches!(fixture.told(), Committed::Upto(CommitId(1))));
+    assert!(matches!(fixture.told(), Committed::Replaced));
+    assert!(fixture.told.recv().is_err(), "its thread has ended");
+    let mut store = fixture.committer.finish().expect("the store is given back");
+    assert_eq!(store.load().expect("load"), *backup());
+    assert_eq!(store.take_term(Term(0)).expect("term"), Term(8));
+}
+
+#[test]
+fn a_backup_that_is_not_taken_changes_nothing() {
+    let fixture = fixture();
+    fixture.committer.replace(backup(), Term(7));
+    fixture.begun();
+    fixture.commit(1);
+    fixture.ends([Outcome::Full, Outcome::Well]);
+    assert!(matches!(fixture.told(), Committed::NotReplaced(reason) if reason == "the disk is full"));
+    assert!(matches!(fixture.told(), Committed::Upto(CommitId(1))));
+    assert_eq!(fixture.machines(), [1]);
+    // Nor one that was asked for by a leader that took something for durable that is not.
+    fixture.commit(2);
+    fixture.committer.replace(backup(), Term(7));
+    fixture.ends([Outcome::Full]);
+    assert!(matches!(fixture.told(), Committed::Failed { .. }));
+    assert!(matches!(fixture.told(), Committed::NotReplaced(_)));
+    fixture.committer.resume();
+    fixture.commit(3);
+    fixture.ends([Outcome::Well]);
+    assert!(matches!(fixture.told(), Committed::Upto(CommitId(3))));
+    assert_eq!(fixture.machines(), [1, 3]);
+    assert!(fixture.committer.finish().is_none());
+}
+
 #[test]
 fn a_lost_store_is_never_tried_again() {
     let fixture = fixture();
@@ -193,7 +245,7 @@ fn a_lost_store_is_never_tried_again() {
     assert!(matches!(fixture.told(), Committed::Lost(CommitError::Refused { later: Term(2), .. })));
     fixture.commit(2);
     assert!(fixture.told.recv().is_err(), "its thread has ended");
-    fixture.committer.finish();
+    assert!(fixture.committer.finish().is_none());
 }
 
 #[test]

@@ -8,17 +8,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use muster_core::command::{
-    ClusterStatus, Command, CommandError, CommandResult, Done, UnitArgument, UnitErrorKind, UnitOutcome,
-    UnitStatus, Verb,
+    ClusterStatus, Command, CommandError, CommandResult, CopyRole, Done, UnitArgument, UnitErrorKind,
+    UnitOutcome, UnitStatus, Verb,
 };
-use muster_core::ids::{AgentKey, BootId, CommandId, MachineId, SessionNumber, Term};
+use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, MachineId, SessionNumber, Term};
 use muster_core::machine::{Capacity, Labels, MachineState, Pressure};
-use muster_core::message::{FromAgent, Hello, LeaderMessage, ReportedChange, ToAgent, UnitReport};
+use muster_core::message::{
+    FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport,
+};
 use muster_core::state::{DesiredState, Observation, Phase, Target, UnitState};
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
 use muster_proto::v1::agents_client::AgentsClient;
 use muster_proto::v1::muster_client::MusterClient;
-use muster_proto::{MAX_MESSAGE_BYTES, SESSION_KEY, ToAgentParts, split_from_agent, v1};
+use muster_proto::{MAX_MESSAGE_BYTES, PART_BYTES, SESSION_KEY, ToAgentParts, split_from_agent, v1};
 use muster_scheduler::config::Config;
 use muster_scheduler::daemon::Daemon;
 use tokio::sync::mpsc;
@@ -27,6 +29,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
+
+use self::common::etcd::Etcd;
 
 /// How long anything may take before a test has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -91,6 +95,38 @@ impl Client {
         let status =
             self.0.list_machines(v1::MachinesRequest::default()).await.expect("an answer").into_inner();
         ClusterStatus::try_from(status).expect("a status")
+    }
+
+    async fn backup(&mut self) -> Vec<u8> {
+        let mut parts = self.0.backup(v1::BackupRequest {}).await.expect("an answer").into_inner();
+        let mut backup = Vec::new();
+        while let Some(part) = parts.message().await.expect("a part") {
+            assert!(part.content.len() <= PART_BYTES);
+            backup.extend_from_slice(&part.content);
+        }
+        backup
+    }
+
+    async fn restore(&mut self, backup: &[u8]) -> Result<(), Status> {
+        let parts: Vec<_> =
+            backup.chunks(PART_BYTES).map(|part| v1::RestorePart { content: part.to_vec().into() }).collect();
+        self.0.restore(tokio_stream::iter(parts)).await.map(drop)
+    }
+
+    /// Waits until a scheduler leads.
+    async fn led(&mut self) -> ClusterStatus {
+        let mut last = None;
+        let leads = async {
+            loop {
+                match self.0.list_machines(v1::MachinesRequest::default()).await {
+                    Ok(status) => return ClusterStatus::try_from(status.into_inner()).expect("a status"),
+                    Err(status) => last = Some(status),
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let led = timeout(PATIENCE, leads).await;
+        led.unwrap_or_else(|_| panic!("waited in vain for a leader: {last:?}"))
     }
 
     async fn watch(&mut self, names: &[&str]) -> Watch {
@@ -207,18 +243,95 @@ impl Agent {
             let LeaderMessage::Assignments(assignments) = said.body else { continue };
             let Some(hold) = assignments.hold.into_iter().next() else { continue };
             assert_eq!((hold.content.as_deref(), hold.target), (Some(FILE), Target::Launched));
-            let state = UnitState {
-                load: "loaded".to_owned(),
-                active: "active".to_owned(),
-                sub: "running".to_owned(),
-            };
-            let change =
-                ReportedChange::Observed(Observation::Held { phase: Phase::Launched, state: Some(state) });
+            let change = ReportedChange::Observed(running());
             let report = UnitReport { name: hold.name.clone(), epoch: hold.epoch, change };
             self.say(FromAgent::Report(vec![report])).await;
             return hold.name;
         }
     }
+}
+
+/// What a machine keeps while schedulers come and go.
+#[derive(Default)]
+struct Machine {
+    cluster: Option<ClusterId>,
+    term: Term,
+    sessions: u64,
+    units: Vec<HeldUnit>,
+}
+
+impl Machine {
+    /// Presents itself. A leader that takes it must leave all that it holds alone.
+    async fn joins(&mut self, daemon: &Daemon) -> Result<Agent, Refused> {
+        let mut agent = Agent::dial(daemon).await;
+        self.sessions += 1;
+        agent
+            .say(FromAgent::Hello(Hello {
+                cluster: self.cluster,
+                machine: MachineId::new(7),
+                boot: BootId::new(7),
+                key: AgentKey::new(7),
+                session: SessionNumber(self.sessions),
+                term: self.term,
+                address: "198.18.0.7".to_owned(),
+                labels: Labels::new(),
+                capacity: Capacity { cpu: MilliCpu(2000), memory: Bytes(1 << 30) },
+                version: "0.1.0".to_owned(),
+                pid1_age: Duration::ZERO,
+                leaving: false,
+                units: self.units.clone(),
+            }))
+            .await;
+        let said = agent.hear().await.expect("an answer");
+        match said.body {
+            LeaderMessage::Welcome(welcome) => {
+                assert!(said.term > self.term, "term {} after term {}", said.term, self.term);
+                (self.cluster, self.term) = (Some(welcome.cluster), said.term);
+            }
+            LeaderMessage::Refused(refused) => return Err(refused),
+            other => panic!("{other:?}"),
+        }
+        agent.say(beat(1)).await;
+        Ok(agent)
+    }
+
+    /// Waits until it is told to hold what it does not, and says that it runs; what it holds it keeps as it is.
+    async fn runs_more(&mut self, agent: &mut Agent) {
+        loop {
+            let said = agent.hear().await.expect("the session goes on");
+            let LeaderMessage::Assignments(assignments) = said.body else { continue };
+            assert_eq!(assignments.remove, []);
+            let known = self.units.len();
+            for hold in assignments.hold {
+                if let Some(unit) = self.units.iter().find(|unit| unit.name == hold.name) {
+                    assert_eq!((unit.epoch, unit.target), (hold.epoch, hold.target), "{}", hold.name);
+                    continue;
+                }
+                let latest = self.units.iter().map(|unit| unit.epoch).max();
+                assert!(Some(hold.epoch) > latest, "{}: {} after {latest:?}", hold.name, hold.epoch);
+                let unit = HeldUnit {
+                    name: hold.name.clone(),
+                    epoch: hold.epoch,
+                    hash: hold.hash,
+                    target: hold.target,
+                    observation: running(),
+                };
+                self.units.push(unit);
+                let change = ReportedChange::Observed(running());
+                let report = UnitReport { name: hold.name, epoch: hold.epoch, change };
+                agent.say(FromAgent::Report(vec![report])).await;
+            }
+            if self.units.len() > known {
+                return;
+            }
+        }
+    }
+}
+
+fn running() -> Observation {
+    let state =
+        UnitState { load: "loaded".to_owned(), active: "active".to_owned(), sub: "running".to_owned() };
+    Observation::Held { phase: Phase::Launched, state: Some(state) }
 }
 
 fn beat(number: u64) -> FromAgent {
@@ -488,6 +601,121 @@ async fn a_store_in_use_is_an_error() {
         format!("{error:#}"),
         format!("cannot listen on {}: Address already in use (os error 98)", daemon.address())
     );
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+/// The machine knows nothing of all that: it is refused for a while, runs on, and is taken up again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_moves_to_etcd_and_back_and_its_units_run_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
+    let config = |name: &str, etcd| Config {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        state_dir: directory.path().join(name),
+        etcd,
+        ..Config::default()
+    };
+    let in_etcd = muster_scheduler::config::Etcd {
+        endpoints: etcd.endpoints(),
+        prefix: "/muster/".to_owned(),
+        ca: None,
+        cert: None,
+        key: None,
+        user: None,
+        password_file: None,
+    };
+    let places = [config("first", None), config("second", Some(in_etcd)), config("third", None)];
+    let mut machine = Machine::default();
+    let mut daemon = Daemon::start(&places[0]).await.expect("start");
+    let mut client = Client::new(&daemon);
+    let cluster = client.led().await.cluster;
+    let mut agent = machine.joins(&daemon).await.expect("it joins");
+    client.execute(1, Verb::Start, &[("first.service", Some(FILE))]).await.expect("done");
+    machine.runs_more(&mut agent).await;
+    for (id, place) in (2..).zip(&places[1..]) {
+        let backup = client.backup().await;
+        let later = format!("later-{id}.service");
+        client.execute(10 * id, Verb::Start, &[(&later, Some(FILE))]).await.expect("done");
+        machine.runs_more(&mut agent).await;
+        daemon.shutdown().await.expect("a clean shutdown");
+
+        daemon = Daemon::start(place).await.expect("start");
+        client = Client::new(&daemon);
+        assert_ne!(client.led().await.cluster, cluster);
+        let refused = machine.joins(&daemon).await.err();
+        assert!(matches!(refused, Some(Refused::OtherCluster { .. })), "{refused:?}");
+        let error = client.restore(&backup[..backup.len() - 1]).await.expect_err("it is cut off");
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+        client.restore(&backup).await.expect("restored");
+        assert_eq!(client.led().await.cluster, cluster);
+        let error = client.restore(&backup).await.expect_err("it is not empty");
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+        // The same scheduler finds it again.
+        daemon.shutdown().await.expect("a clean shutdown");
+        daemon = Daemon::start(place).await.expect("start");
+        client = Client::new(&daemon);
+        client.led().await;
+
+        agent = machine.joins(&daemon).await.expect("it is taken up");
+        let next = format!("next-{id}.service");
+        client.execute(10 * id + 1, Verb::Start, &[(&next, Some(FILE))]).await.expect("done");
+        machine.runs_more(&mut agent).await;
+        let units = client.units(false).await;
+        let roles =
+            |name: &str| units[&unit_name(name)].copies.iter().map(|copy| copy.role).collect::<Vec<_>>();
+        assert_eq!(roles(&later), [CopyRole::Orphaned]);
+        assert_eq!(roles("first.service"), [CopyRole::Current]);
+    }
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+#[tokio::test]
+async fn a_large_backup_passes_both_ways() {
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let (content, _) = Client::new(&daemon).execute_many(Verb::Submit).await;
+    let backup = Client::new(&daemon).backup().await;
+    daemon.shutdown().await.expect("a clean shutdown");
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    let mut client = Client::new(&daemon);
+    client.restore(&backup).await.expect("restored");
+    client.led().await;
+    let listed = client.units(true).await;
+    assert_eq!(listed.len(), 2000);
+    assert!(listed.values().all(|unit| unit.content.as_deref() == Some(&content)));
+    // It is the same again but for what is said of it: when it was made, and in which term.
+    let records = |backup: &[u8]| -> Vec<String> {
+        let text = String::from_utf8_lossy(backup);
+        let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines[1..lines.len() - 1].to_vec()
+    };
+    assert!(records(&client.backup().await) == records(&backup));
+    daemon.shutdown().await.expect("a clean shutdown");
+}
+
+/// A disk without room for it leaves the empty cluster as it was, and the scheduler leads on.
+#[tokio::test]
+async fn a_backup_for_which_there_is_no_room_is_refused() {
+    if !common::in_own_mounts("a_backup_for_which_there_is_no_room_is_refused") {
+        return;
+    }
+    let state = tempfile::tempdir().expect("a directory");
+    let daemon = start(state.path()).await;
+    Client::new(&daemon).execute_many(Verb::Submit).await;
+    let backup = Client::new(&daemon).backup().await;
+    daemon.shutdown().await.expect("a clean shutdown");
+    let directory = tempfile::tempdir().expect("a directory");
+    common::mount_tmpfs(directory.path(), 8 * 1024);
+    let daemon = start(&directory.path().join("state")).await;
+    let mut client = Client::new(&daemon);
+    let before = client.machines().await;
+    let error = client.restore(&backup).await.expect_err("no room");
+    assert_eq!(error.code(), Code::Aborted, "{error}");
+    assert!(error.message().contains("No space left on device"), "{error}");
+    assert_eq!(client.machines().await, before);
+    let outcome = client.execute(5, Verb::Submit, &[("small.service", Some(FILE))]).await.expect("done");
+    assert_eq!(outcome[0].done, Done::Created);
     daemon.shutdown().await.expect("a clean shutdown");
 }
 

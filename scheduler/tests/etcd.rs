@@ -5,6 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use insta::assert_snapshot;
 use muster_core::ids::{ClusterId, Term};
@@ -215,6 +216,90 @@ fn the_log_begins_anew_and_nothing_is_lost() {
     assert!(store.load().expect("load") == expected, "who has followed has it all");
     drop(follower);
     assert!(loaded(&runtime, &etcd) == expected, "and so has who comes later");
+}
+
+fn backup(files: u64, bytes: usize) -> Durable {
+    let mut backup = Durable::new(ClusterId::new(7));
+    (1..=files).for_each(|number| backup.apply(file(number, number, bytes)));
+    backup
+}
+
+#[test]
+fn who_follows_reads_a_restored_backup_anew() {
+    let (etcd, runtime) = (Etcd::start(1, &[]), runtime());
+    let mut leader = Scheduler::new(&runtime, etcd.config());
+    let mut follower = Scheduler::new(&runtime, etcd.config());
+    let (mut store, _reign) = leader.wins();
+    let term = store.take_term(Term(0)).expect("term");
+    let empty = store.load().expect("load").cluster;
+    store.commit(term, vec![Change::DeleteCommand(1)]).expect("commit");
+    follower.follows_up_to(1);
+    let mut expected = backup(5, 900_000);
+    store.replace(expected.clone(), Term(1000)).expect("restored");
+    follower.follows_up_to(2);
+    let term = store.take_term(Term(0)).expect("term");
+    assert_eq!(term, Term(1001));
+    commit(&mut store, term, &mut expected, file(9, 9, 10));
+    follower.follows_up_to(3);
+    assert_eq!(follower.observer.standing().cluster, Some(ClusterId::new(7)));
+    let left = etcd.ctl(&["get", "--prefix", "/muster/log/", "--keys-only"]).split_whitespace().count();
+    assert_eq!(left, 1, "the log begins anew");
+    drop(leader);
+    let (mut store, _reign) = follower.wins();
+    assert!(store.load().expect("load") == expected);
+    assert_eq!(store.take_term(Term(0)).expect("term"), Term(1002));
+    assert!(!store.is_latest(), "who is elected next doubts as well");
+    // A scheduler that was away belongs to the cluster all the same: that which it knows had nothing.
+    let away = Start { cluster: Some(empty), ..Start::default() };
+    Scheduler::start(&runtime, etcd.config(), away).expect("it can take part");
+    // Once a leader has led for long enough it is believed, with the commit that comes next.
+    drop(follower);
+    let mut next = Scheduler::new(&runtime, etcd.config());
+    let (store, _reign) = next.wins();
+    let mut store = store.with_doubt(Duration::ZERO);
+    let term = store.take_term(Term(0)).expect("term");
+    assert!(!store.is_latest());
+    commit(&mut store, term, &mut expected, file(10, 10, 10));
+    assert!(store.is_latest());
+    assert_eq!(etcd.ctl(&["get", "/muster/doubt"]), "");
+    // An agent proves that there was a later term: etcd is an older copy of itself.
+    store.take_term(Term(5000)).expect("term");
+    assert!(!store.is_latest());
+    drop(next);
+    let mut next = Scheduler::new(&runtime, etcd.config());
+    let (mut store, _reign) = next.wins();
+    assert!(!store.is_latest());
+    assert!(store.load().expect("load") == expected);
+}
+
+#[test]
+fn half_a_restore_is_none() {
+    let (etcd, runtime) = (Etcd::start(1, &[]), runtime());
+    let mut old = Scheduler::new(&runtime, etcd.config());
+    let (mut store, _reign) = old.wins();
+    let term = store.take_term(Term(0)).expect("term");
+    let mut expected = store.load().expect("load");
+    commit(&mut store, term, &mut expected, Change::PutFile(name(1), "x".into()));
+    // Its parts are written, and then another leads: as after a crash.
+    for part in 0..3 {
+        let key = format!("/muster/snapshots/{:016x}/{part:016x}", 2);
+        etcd.ctl(&["put", &key, "half of a snapshot"]);
+    }
+    etcd.ctl(&["del", "/muster/leader"]);
+    let refused = store.replace(backup(5, 900_000), Term(1000));
+    assert!(matches!(refused, Err(CommitError::Refused { .. })), "{refused:?}");
+    drop(old);
+    assert!(loaded(&runtime, &etcd) == expected);
+    let mut new = Scheduler::new(&runtime, etcd.config());
+    let (mut store, _reign) = new.wins();
+    assert!(store.is_latest());
+    store.take_term(Term(0)).expect("term");
+    let small = backup(1, 10);
+    store.replace(small.clone(), Term(0)).expect("restored");
+    drop(new);
+    assert!(loaded(&runtime, &etcd) == small);
+    let parts = etcd.ctl(&["get", "--prefix", "/muster/snapshots/", "--keys-only"]);
+    assert_eq!(parts.split_whitespace().count(), 1, "nothing is left of the other: {parts}");
 }
 
 #[test]

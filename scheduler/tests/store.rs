@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{Done, UnitOutcome};
-use muster_core::ids::{AgentKey, BootId, CommandId, Epoch, MachineId, Term};
+use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, Epoch, MachineId, Term};
 use muster_core::leader::{Change, Durable, Retired, StoredCommand, StoredUnit};
 use muster_core::machine::{Capacity, Labels, MachineRecord};
 use muster_core::state::DesiredState;
@@ -147,6 +147,42 @@ mod contract {
             .commit(new, vec![Change::PutMachine(MachineId::new(2), machine(2))])
             .expect("the new term commits");
     }
+
+    pub fn a_backup_takes_the_place_of_everything(open: Open<'_>) {
+        let mut store = open();
+        let old = store.take_term(Term(0)).expect("term");
+        let batches = || prop::collection::vec(prop::collection::vec(change(), 0..8), 0..6);
+        let mut runner =
+            TestRunner::new(Config { cases: 12, failure_persistence: None, ..Config::default() });
+        let (store, highest) = (std::cell::RefCell::new(Some(store)), std::cell::Cell::new(old));
+        runner
+            .run(&(batches(), batches(), 0_u64..50), |(before, changes, above)| {
+                let mut store = store.borrow_mut();
+                let there = store.as_mut().expect("open");
+                let term = there.take_term(Term(0)).expect("term");
+                before.into_iter().for_each(|batch| there.commit(term, batch).expect("commit"));
+                let mut backup = Durable::new(ClusterId::new(u128::from(above)));
+                changes.into_iter().for_each(|batch| apply(&mut backup, batch));
+                there.replace(backup.clone(), Term(above)).expect("it is restored");
+                prop_assert_eq!(&there.load().expect("load"), &backup);
+                prop_assert!(!there.is_latest());
+                *store = None;
+                let mut again = open();
+                prop_assert_eq!(&again.load().expect("load"), &backup, "it is durable");
+                prop_assert!(!again.is_latest(), "the next one doubts as well");
+                // Terms go on above all that there were.
+                let next = again.take_term(Term(0)).expect("term");
+                prop_assert!(next > Term(above) && next > term && next > highest.get(), "{}", next);
+                highest.set(next);
+                let late = vec![Change::DeleteCommand(9)];
+                let refused = again.commit(term, late.clone());
+                prop_assert!(matches!(refused, Err(CommitError::Refused { .. })), "{:?}", refused);
+                again.commit(next, late).expect("commit");
+                *store = Some(again);
+                Ok(())
+            })
+            .expect("a backup is there as a whole");
+    }
 }
 
 macro_rules! contract {
@@ -184,6 +220,7 @@ contract!(
         terms_rise,
         it_holds_what_was_committed,
         an_overtaken_term_changes_nothing,
+        a_backup_takes_the_place_of_everything,
     ]
 );
 
@@ -199,6 +236,7 @@ contract!(
         terms_rise,
         it_holds_what_was_committed,
         an_overtaken_term_changes_nothing,
+        a_backup_takes_the_place_of_everything,
     ]
 );
 
@@ -267,6 +305,49 @@ fn an_older_copy_of_the_store_is_known_for_one() {
     assert!(!store.is_latest());
     drop(store);
     assert!(!witnessed(&state, &run, LONG).is_latest());
+}
+
+#[test]
+fn a_restored_store_is_doubted_for_a_while() {
+    const LONG: Duration = Duration::from_secs(3600);
+    let directory = tempfile::tempdir().expect("a directory");
+    let (state, run) = (directory.path().join("state"), directory.path().join("run"));
+    fs::create_dir(&run).expect("create");
+    let mut store = witnessed(&state, &run, LONG);
+    assert!(store.is_latest());
+    store.replace(Durable::new(ClusterId::new(7)), Term(5)).expect("restored");
+    assert!(!store.is_latest());
+    drop(store);
+    assert!(!witnessed(&state, &run, LONG).is_latest());
+    let mut store = witnessed(&state, &run, Duration::ZERO);
+    store.take_term(Term(0)).expect("term");
+    drop(store);
+    assert!(witnessed(&state, &run, LONG).is_latest());
+}
+
+/// A disk that is full leaves what there was.
+#[test]
+fn a_backup_for_which_there_is_no_room_changes_nothing() {
+    if !common::in_own_mounts("a_backup_for_which_there_is_no_room_changes_nothing") {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    common::mount_tmpfs(directory.path(), 12 * 1024);
+    let mut store = Embedded::open(directory.path()).expect("open");
+    let term = store.take_term(Term(0)).expect("term");
+    store.commit(term, vec![Change::PutCommand(1, command(1))]).expect("commit");
+    let before = store.load().expect("load");
+    let mut backup = Durable::new(ClusterId::new(7));
+    for number in 0..20 {
+        backup.apply(Change::PutUnit(name(number), unit(1)));
+        backup.apply(Change::PutFile(name(number), "x".repeat(1024 * 1024).into()));
+    }
+    let error = store.replace(backup, Term(99)).expect_err("there is no room");
+    assert!(matches!(&error, CommitError::Failed(reason) if reason.contains("No space left")), "{error:?}");
+    assert_eq!(store.load().expect("load"), before);
+    assert_eq!(store.cluster(), before.cluster);
+    store.commit(term, vec![Change::PutCommand(2, command(2))]).expect("it goes on as before");
+    assert_eq!(store.take_term(Term(0)).expect("term"), term.next());
 }
 
 #[test]

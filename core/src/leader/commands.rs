@@ -43,6 +43,11 @@ impl Commands {
         Some(&self.by_number.get(self.numbers.get(&id)?)?.result)
     }
 
+    /// By the order in which the commands were given.
+    pub(super) fn all(&self) -> &BTreeMap<u64, StoredCommand> {
+        &self.by_number
+    }
+
     /// Keeps a result, and forgets the oldest beyond the bound.
     fn keep(&mut self, command: StoredCommand) -> Vec<Change> {
         let number = self.by_number.last_key_value().map_or(0, |(number, _)| number + 1);

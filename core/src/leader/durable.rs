@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Bound, Deref};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -84,6 +84,67 @@ impl Durable {
             }
         }
     }
+}
+
+/// Where in the state a list of its changes has come to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A unit's record.
+    Unit(UnitName),
+    /// A unit's file.
+    File(UnitName),
+    /// A machine's record.
+    Machine(MachineId),
+    /// What was decided of a machine.
+    Availability(MachineId),
+    /// A copy that was ended.
+    Retired(MachineId, UnitName),
+    /// A command's result.
+    Command(u64),
+}
+
+impl Durable {
+    /// The state as changes that make it out of nothing, in the order of [`Place`]: those that come after this place.
+    pub fn changes_after<'a>(
+        &'a self,
+        after: Option<&Place>,
+    ) -> impl Iterator<Item = (Place, Change)> + use<'a> {
+        // The last key of the section that the place is in; sections before it are done.
+        let (mut unit, mut file, mut machine, mut decided, mut retired, mut command) =
+            (None, None, None, None, None, None);
+        let section = match after.cloned() {
+            None => 0,
+            Some(Place::Unit(name)) => (0, unit = Some(name)).0,
+            Some(Place::File(name)) => (1, file = Some(name)).0,
+            Some(Place::Machine(id)) => (2, machine = Some(id)).0,
+            Some(Place::Availability(id)) => (3, decided = Some(id)).0,
+            Some(Place::Retired(id, name)) => (4, retired = Some((id, name))).0,
+            Some(Place::Command(number)) => (5, command = Some(number)).0,
+        };
+        let units = rest(&self.units, section == 0, unit)
+            .map(|(name, unit)| (Place::Unit(name.clone()), Change::PutUnit(name.clone(), unit.clone())));
+        let files = rest(&self.files, section <= 1, file)
+            .map(|(name, file)| (Place::File(name.clone()), Change::PutFile(name.clone(), file.clone())));
+        let machines = rest(&self.machines, section <= 2, machine)
+            .map(|(id, record)| (Place::Machine(*id), Change::PutMachine(*id, record.clone())));
+        let availability = rest(&self.availability, section <= 3, decided)
+            .map(|(id, decided)| (Place::Availability(*id), Change::PutAvailability(*id, *decided)));
+        let retired = rest(&self.retired, section <= 4, retired).map(|((id, name), retired)| {
+            (Place::Retired(*id, name.clone()), Change::PutRetired(*id, name.clone(), *retired))
+        });
+        let commands = rest(&self.commands, true, command)
+            .map(|(number, command)| (Place::Command(*number), Change::PutCommand(*number, command.clone())));
+        units.chain(files).chain(machines).chain(availability).chain(retired).chain(commands)
+    }
+}
+
+fn rest<K: Ord, V>(
+    map: &BTreeMap<K, V>,
+    wanted: bool,
+    after: Option<K>,
+) -> impl Iterator<Item = (&K, &V)> + use<'_, K, V> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    wanted.then(|| map.range((from, Bound::Unbounded))).into_iter().flatten()
 }
 
 /// A unit's record: what was asked for and what was decided. Its file stands beside it.

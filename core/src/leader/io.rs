@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::command::{Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer};
+use crate::command::{
+    Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
+};
 use crate::ids::{CommitId, MachineId, Term};
 use crate::leader::durable::{Change, Durable};
 use crate::leader::event::Event;
@@ -100,6 +102,10 @@ pub enum Input {
     },
     /// A client says that the machines which the leader doubts to be dead are: [`Effect::AnswerRelease`].
     ReleaseBrake(RequestId),
+    /// A client asks that a backup takes the place of what there is, of a leader in this term: [`Effect::Restore`].
+    Restore(RequestId, Term),
+    /// The store did not take the backup, for this reason, and is as it was.
+    NotRestored(String),
     /// The host of this machine has answered, or not: [`Effect::Knock`].
     Knocked(MachineId, bool),
     /// The store recorded this term, as [`Effect::TakeTerm`] asked.
@@ -136,6 +142,16 @@ pub enum Effect {
     AnswerQuery(RequestId, QueryAnswer),
     /// Answer the client that released the brake: for these machines, where it was held.
     AnswerRelease(RequestId, Option<Vec<MachineId>>),
+    /// Have the store hold the client's backup in place of all that it holds, and have the next leader take a term above
+    /// this one. That ends this leader, if the store does not say [`Input::NotRestored`].
+    Restore {
+        /// Whose backup.
+        request: RequestId,
+        /// Above every term of which an epoch may be known anywhere.
+        above: Term,
+    },
+    /// Tell the client why its backup is not restored.
+    RefuseRestore(RequestId, RestoreError),
     /// Tell those who watch these units that something about them changed.
     UnitsChanged(Vec<UnitName>),
     /// Record a term above this one, and say so.

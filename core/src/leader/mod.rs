@@ -10,6 +10,7 @@
 //! | `event`, `reason`, `record` | what an operator should be able to read later, with its reasons |
 //! | `durable` | what the store holds |
 //! | `outbox` | effects that wait for a commit |
+//! | `backup` | all that is durable, and what may take its place |
 //! | `assignments` | what machines are told to hold |
 //! | `office` | whether it is still the leader |
 //! | `session` | agents: hello, heartbeats, reports, leases that end |
@@ -26,6 +27,7 @@
 //! | `status`, `rto` | clients' questions |
 
 mod assignments;
+mod backup;
 mod commands;
 mod doubt;
 mod durable;
@@ -61,7 +63,7 @@ use litemap::LiteMap;
 use self::commands::Commands;
 use self::doubt::{Awake, Brake};
 use self::durable::Reading;
-pub use self::durable::{Change, Durable, Retired, StoredCommand, StoredFile, StoredUnit};
+pub use self::durable::{Change, Durable, Place, Retired, StoredCommand, StoredFile, StoredUnit};
 pub use self::event::{Event, Severity};
 use self::failing::Troubles;
 use self::gates::{Gate, Gates};
@@ -240,6 +242,8 @@ struct Turn {
     /// Units of which something that a client sees is other than before.
     seen: Vec<UnitName>,
     effects: Vec<Held>,
+    /// Who wants a backup.
+    backups: Vec<RequestId>,
 }
 
 impl Leader {
@@ -342,6 +346,8 @@ impl Leader {
             Input::TermTaken(term) => self.take_office(term),
             // The agent that has seen a higher one comes again.
             Input::TermNotTaken => self.taking_term = false,
+            Input::Restore(request, term) => self.restore(request, term),
+            Input::NotRestored(reason) => self.not_restored(reason),
             Input::Leads(until) => self.goes_on_leading(until),
             Input::Knocked(machine, answers) => self.knocked(machine, answers),
             Input::ReleaseBrake(request) => self.release_brake_for(request),
@@ -455,6 +461,7 @@ impl Leader {
         for effect in turn.effects {
             self.outbox.hold(effect);
         }
+        self.answer_backups(turn.backups);
         for machine in &turn.snapshots {
             self.send_snapshot(*machine);
         }

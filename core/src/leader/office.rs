@@ -4,7 +4,7 @@
 //! Until then it grants no lease, assigns nothing, answers no client and decides nothing. Its own time stands still, so
 //! that a store that was away for a while costs no machine its lease. What it would write is refused by the store.
 
-use super::{Effect, Leader};
+use super::{Effect, Leader, RequestId};
 use crate::planted::{self, Fault};
 use crate::time::Time;
 
@@ -17,17 +17,26 @@ pub(super) struct Office {
     silent: bool,
     /// The answers that clients wait for.
     answers: Vec<Effect>,
+    /// Whose backup is to take the place of all that this leader knows: it decides nothing more.
+    pub(super) restoring: Option<RequestId>,
 }
 
 impl Leader {
     /// Whether the leader may grant leases and give orders at this moment.
     pub(super) fn leads(&self) -> bool {
-        planted::is(Fault::DeposedAnswers) || self.office.until.is_none_or(|until| self.now < until)
+        let elected =
+            planted::is(Fault::DeposedAnswers) || self.office.until.is_none_or(|until| self.now < until);
+        elected && self.office.restoring.is_none()
     }
 
     /// It leads until then at least, by its own clock.
     pub(super) fn goes_on_leading(&mut self, until: Time) {
         self.office.until = self.office.until.max(Some(until));
+        self.make_good();
+    }
+
+    /// Says what was not said while it did not lead, if it does.
+    pub(super) fn make_good(&mut self) {
         if self.leads() {
             for answer in std::mem::take(&mut self.office.answers) {
                 self.outbox.now(answer);
@@ -53,9 +62,11 @@ impl Leader {
                 Effect::AnswerCommand(..)
                 | Effect::AnswerMachines(..)
                 | Effect::AnswerQuery(..)
-                | Effect::AnswerRelease(..) => self.office.answers.push(effect),
+                | Effect::AnswerRelease(..)
+                | Effect::RefuseRestore(..) => self.office.answers.push(effect),
                 Effect::Persist(..)
                 | Effect::TakeTerm { .. }
+                | Effect::Restore { .. }
                 | Effect::Close(_)
                 | Effect::Knock(..)
                 | Effect::UnitsChanged(_)

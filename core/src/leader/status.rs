@@ -56,6 +56,7 @@ impl Leader {
             }
             Query::Machines { left_on } => QueryAnswer::Machines(self.cluster_status(left_on)),
             Query::Rto(name) => QueryAnswer::Rto(self.rto(name)),
+            Query::Backup => return self.turn.backups.push(request),
         };
         if planted::is(Fault::QueryBeforeCommit) {
             return self.outbox.now(Effect::AnswerQuery(request, answer));

@@ -485,6 +485,37 @@ fn events_are_followed_across_a_restart_of_the_scheduler() {
 }
 
 #[test]
+fn a_cluster_is_backed_up_and_restored() {
+    let cluster = Cluster::start();
+    let web = file(cluster.directory(), "web.service", WEB);
+    assert_eq!(cluster.ctl(&["submit", &web]).code, Some(0));
+    let path = cluster.directory().join("cluster.backup").display().to_string();
+    let run = cluster.ctl(&["backup", &path]);
+    let content = "1 unit and 0 machines of cluster ";
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
+    assert!(run.stdout.starts_with(&format!("Wrote {path}: {content}")), "{run:?}");
+    let run = cluster.ctl(&["backup", "-"]);
+    assert!(run.stdout.starts_with("{\"muster_backup\":1,") && run.stderr.contains(content), "{run:?}");
+    let run = cluster.ctl(&["check", &path]);
+    assert_eq!(run.code, Some(0));
+    assert!(run.stdout.starts_with(&format!("{path}: {content}")), "{run:?}");
+
+    let run = cluster.ctl(&["restore", &path]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
+    let refused = "error: this cluster is not empty: it has 1 unit and 0 machines, ";
+    assert!(run.stderr.starts_with(refused), "{run:?}");
+    let missing = cluster.directory().join("missing").display().to_string();
+    ended(&cluster.ctl(&["restore", &missing]), 1, "", &format!("error: {missing}: no such file\n"));
+
+    let other = Cluster::start();
+    let run = other.ctl(&["restore", &path]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.starts_with(&format!("Restored {content}")), "{run:?}");
+    assert!(run.stdout.ends_with("The scheduler leads it in term 1048578.\n"), "{run:?}");
+    ended(&other.ctl(&["cat", "web"]), 0, WEB, "");
+}
+
+#[test]
 fn no_scheduler() {
     let directory = tempfile::tempdir().expect("a directory");
     let web = file(directory.path(), "web.service", WEB);

@@ -28,6 +28,11 @@ pub enum Committed {
     TermTaken(Term),
     /// A term was not taken, for certain; what is committed goes on under the present one.
     TermNotTaken,
+    /// A backup has taken the place of what the store held: this leader must stop. Nothing is committed any more, and
+    /// [`Committer::finish`] gives the store.
+    Replaced,
+    /// A backup was not taken, for certain, for this reason; what is committed goes on as before.
+    NotReplaced(String),
     /// What the store holds is not known, or another leads: this leader must stop. Nothing is committed any more.
     Lost(CommitError),
 }
@@ -35,6 +40,7 @@ pub enum Committed {
 enum Job {
     Commit(CommitId, Vec<Change>),
     TakeTerm(Term),
+    Replace(Box<Durable>, Term),
     Resume,
 }
 
@@ -42,7 +48,7 @@ enum Job {
 #[derive(Debug)]
 pub struct Committer {
     jobs: Sender<Job>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Option<Box<dyn Store>>>,
 }
 
 impl Committer {
@@ -51,12 +57,12 @@ impl Committer {
     /// # Errors
     /// When the system has no room for a thread.
     pub fn start(
-        store: impl Store + 'static,
+        store: Box<dyn Store>,
         term: Term,
         tell: impl Fn(Committed) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (jobs, received) = mpsc::channel();
-        let mut work = Work { store, term, failed: false, tell };
+        let work = Work { store, term, failed: false, tell };
         let thread = thread::Builder::new().name("store".to_owned()).spawn(move || work.run(&received))?;
         Ok(Self { jobs, thread })
     }
@@ -76,32 +82,39 @@ impl Committer {
         self.give(Job::Resume);
     }
 
-    /// Commits what was given, and ends the thread.
-    pub fn finish(self) {
+    /// Has this take the place of all that the store holds, after the batches before it, with terms above that one.
+    pub fn replace(&self, durable: Box<Durable>, above: Term) {
+        self.give(Job::Replace(durable, above));
+    }
+
+    /// Commits what was given, and ends the thread. Gives the store where a backup has taken the place of what it held.
+    pub fn finish(self) -> Option<Box<dyn Store>> {
         drop(self.jobs);
-        if self.thread.join().is_err() {
+        self.thread.join().unwrap_or_else(|_| {
             error!("the store's thread panicked");
-        }
+            None
+        })
     }
 
     fn give(&self, job: Job) {
-        // It ends before its sender only after `Lost`, which is on its way to the leader then.
+        // It ends before its sender only after `Lost` or `Replaced`, which is on its way to the leader then.
         if self.jobs.send(job).is_err() {
             debug!("the store's thread has ended");
         }
     }
 }
 
-struct Work<S, T> {
-    store: S,
+struct Work<T> {
+    store: Box<dyn Store>,
     term: Term,
     /// Whether what is given builds on a batch that failed.
     failed: bool,
     tell: T,
 }
 
-impl<S: Store, T: Fn(Committed)> Work<S, T> {
-    fn run(&mut self, jobs: &Receiver<Job>) {
+impl<T: Fn(Committed)> Work<T> {
+    /// Gives the store where a backup has taken the place of what it held.
+    fn run(mut self, jobs: &Receiver<Job>) -> Option<Box<dyn Store>> {
         let mut next = jobs.recv().ok();
         while let Some(job) = next.take() {
             let result = match job {
@@ -110,6 +123,24 @@ impl<S: Store, T: Fn(Committed)> Work<S, T> {
                     Ok(())
                 }
                 Job::TakeTerm(above) => self.take_term(above),
+                // The leader believed something of the cluster that is not so.
+                Job::Replace(..) if self.failed => {
+                    let reason = "a change that was made before could not be written".to_owned();
+                    (self.tell)(Committed::NotReplaced(reason));
+                    Ok(())
+                }
+                Job::Replace(durable, above) => match self.store.replace(*durable, above) {
+                    Ok(()) => {
+                        (self.tell)(Committed::Replaced);
+                        return Some(self.store);
+                    }
+                    Err(CommitError::Failed(reason)) => {
+                        warn!(%reason, "a backup could not be restored, and nothing of it was written");
+                        (self.tell)(Committed::NotReplaced(reason));
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
                 Job::Commit(..) if self.failed => Ok(()),
                 Job::Commit(mut id, mut changes) => {
                     let most = changes.len().saturating_add(GROUP_CHANGES);
@@ -130,10 +161,11 @@ impl<S: Store, T: Fn(Committed)> Work<S, T> {
             };
             if let Err(error) = result {
                 (self.tell)(Committed::Lost(error));
-                return;
+                return None;
             }
             next = next.or_else(|| jobs.recv().ok());
         }
+        None
     }
 
     fn commit(&mut self, id: CommitId, changes: Vec<Change>) -> Result<(), CommitError> {

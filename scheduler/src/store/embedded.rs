@@ -190,6 +190,37 @@ impl Store for Embedded {
             Err(error) => Err(self.failed(error)),
         }
     }
+
+    fn replace(&mut self, durable: Durable, above: Term) -> Result<(), CommitError> {
+        let database = self.database().map_err(CommitError::Unknown)?;
+        let commits = replace(database, &durable, above).map_err(|error| self.failed(error))?;
+        self.cluster = durable.cluster;
+        if let Some(witness) = &mut self.witness {
+            witness.replaced(durable.cluster, commits);
+        }
+        Ok(())
+    }
+}
+
+/// Puts this in place of everything, and gives how often was committed by now.
+fn replace(database: &Database, durable: &Durable, above: Term) -> Result<u64, redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.delete_table(UNITS)?;
+    transaction.delete_table(FILES)?;
+    transaction.delete_table(MACHINES)?;
+    transaction.delete_table(AVAILABILITY)?;
+    transaction.delete_table(RETIRED)?;
+    transaction.delete_table(COMMANDS)?;
+    apply(&transaction, durable.changes_after(None).map(|(_, change)| change))?;
+    let commits = {
+        let mut meta = transaction.open_table(META)?;
+        let term = term_in(&meta)?.max(above);
+        meta.insert(TERM_KEY, term.to_string().as_str())?;
+        meta.insert(CLUSTER_KEY, durable.cluster.to_string().as_str())?;
+        count_commit(&mut meta)?
+    };
+    transaction.commit()?;
+    Ok(commits)
 }
 
 /// Commits, and gives how often that was done by now; or the later term for which it was refused.
@@ -220,7 +251,10 @@ fn commits_in(meta: &impl ReadableTable<&'static str, &'static str>) -> Result<u
     number_in(meta, COMMITS_KEY, "0")
 }
 
-fn apply(transaction: &WriteTransaction, changes: Vec<Change>) -> Result<(), redb::Error> {
+fn apply(
+    transaction: &WriteTransaction,
+    changes: impl IntoIterator<Item = Change>,
+) -> Result<(), redb::Error> {
     let mut units = transaction.open_table(UNITS)?;
     let mut files = transaction.open_table(FILES)?;
     let mut machines = transaction.open_table(MACHINES)?;

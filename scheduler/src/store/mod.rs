@@ -34,6 +34,17 @@ pub trait Store: Send {
 
     /// Makes these changes, in this order: all of them or none. They are durable on return.
     fn commit(&mut self, term: Term, changes: Vec<Change>) -> Result<(), CommitError>;
+
+    /// Holds this in place of all that it held, another cluster's perhaps, and gives no term that is not above this one any
+    /// more: all of that or nothing, durable on return. From then on it is not known to be the latest. Who leads must take
+    /// a new term.
+    fn replace(&mut self, durable: Durable, above: Term) -> Result<(), CommitError>;
+}
+
+impl std::fmt::Debug for dyn Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
 }
 
 /// What became of a commit that did not succeed. The difference decides what the leader may do next.

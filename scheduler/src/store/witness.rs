@@ -68,6 +68,13 @@ impl Witness {
         }
     }
 
+    /// A backup, of this cluster, has taken the place of what the store held.
+    pub fn replaced(&mut self, cluster: ClusterId, commits: u64) {
+        self.cluster = cluster;
+        self.doubt();
+        self.committed(commits);
+    }
+
     /// The store was committed to: so many times by now.
     pub fn committed(&mut self, commits: u64) {
         self.commits = commits;

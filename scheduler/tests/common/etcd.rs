@@ -379,4 +379,8 @@ impl Store for Opened {
     fn commit(&mut self, term: Term, changes: Vec<Change>) -> Result<(), CommitError> {
         self.store.commit(term, changes)
     }
+
+    fn replace(&mut self, durable: Durable, above: Term) -> Result<(), CommitError> {
+        self.store.replace(durable, above)
+    }
 }

@@ -357,12 +357,13 @@ impl World {
             }
             Effect::Close(connection) => self.scheduler_closes(connection),
             Effect::Event(event) => self.note(|| format!("deposed leader: {event:?}")),
-            Effect::UnitsChanged(_) | Effect::Knock(..) => {}
+            Effect::UnitsChanged(_) | Effect::Knock(..) | Effect::Restore { .. } => {}
             Effect::Send(..)
             | Effect::AnswerCommand(..)
             | Effect::AnswerQuery(..)
             | Effect::AnswerMachines(..)
-            | Effect::AnswerRelease(..) => self.old_leaders_are_harmless(&Done::Deposed(&effect)),
+            | Effect::AnswerRelease(..)
+            | Effect::RefuseRestore(..) => self.old_leaders_are_harmless(&Done::Deposed(&effect)),
         }
     }
 

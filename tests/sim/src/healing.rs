@@ -91,7 +91,7 @@ impl World {
     fn statuses(&mut self) -> Option<Vec<UnitStatus>> {
         match self.ask(Query::Units { names: None, content: true, reasons: false })? {
             QueryAnswer::Units(units) => Some(units),
-            QueryAnswer::Machines(_) | QueryAnswer::Rto(_) => None,
+            QueryAnswer::Machines(_) | QueryAnswer::Rto(_) | QueryAnswer::Backup { .. } => None,
         }
     }
 

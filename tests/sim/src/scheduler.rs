@@ -300,7 +300,11 @@ impl World {
             Effect::AnswerQuery(request, _) => self.answer_query(request),
             Effect::AnswerMachines(request, result) => self.answer_machines(request, &result),
             Effect::AnswerRelease(request, released) => self.answer_release(request, released.is_some()),
-            Effect::UnitsChanged(_) | Effect::Knock(..) => {}
+            // Nobody asks the leader for a restore here: see `World::restore`.
+            Effect::Restore { .. }
+            | Effect::RefuseRestore(..)
+            | Effect::UnitsChanged(_)
+            | Effect::Knock(..) => {}
             Effect::Event(event) => self.note(|| format!("leader: {event:?}")),
         }
     }

@@ -346,14 +346,16 @@ impl World {
         });
     }
 
-    /// Puts the copy in the place of the store, which nobody uses at the moment. What was acknowledged since is lost,
-    /// as the operator knows.
+    /// Puts the copy in the place of the store, which nobody uses at the moment: its files, or by `musterctl restore` in an
+    /// empty store, after which terms leap. What was acknowledged since is lost, as the operator knows.
     pub(crate) fn restore(&mut self) {
         let Some(backup) = self.store.backup.take() else { return };
         self.takes_the_key_away();
+        let leaps = Random::new(self.plan.seed, "leap").chance(500);
+        self.note(|| format!("store: a backup takes its place, of term {}; it leaps: {leaps}", backup.term));
         self.store.durable = backup.durable;
-        self.store.term = backup.term;
+        self.store.term = if leaps { backup.term.leap() } else { backup.term };
         self.store.doubted = Some(Micros::MAX);
-        self.restored(backup.intent, backup.commands);
+        self.restored(backup.intent, backup.commands, leaps);
     }
 }

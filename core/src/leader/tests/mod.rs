@@ -1,5 +1,6 @@
 //! The leader against machines that do what they are told.
 
+mod backup;
 mod doubt;
 mod events;
 mod failing;

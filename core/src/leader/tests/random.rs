@@ -118,18 +118,8 @@ fn heal(world: &mut World) {
 
 /// What must be true when all machines are back and the leader has had a lease's time.
 fn check(world: &mut World) {
-    let memory = |world: &World| {
-        let units = world.leader.units.iter().map(|(name, unit)| (name.clone(), unit.stored())).collect();
-        let records = |(id, machine): (&MachineId, &Machine)| (*id, machine.record.clone());
-        (units, world.leader.machines.iter().map(records).collect(), world.leader.retired.clone())
-    };
-    let stored = (world.stored.units.clone(), world.stored.machines.clone(), world.stored.retired.clone());
-    assert_eq!(memory(world), stored, "the store is the leader's log");
-    let decided = |(id, machine): (&MachineId, &Machine)| {
-        (machine.availability != Availability::Open).then_some((*id, machine.availability))
-    };
-    let decided: BTreeMap<_, _> = world.leader.machines.iter().filter_map(decided).collect();
-    assert_eq!(decided, world.stored.availability, "the store is the leader's log");
+    let (_, backup) = world.backup();
+    assert_eq!(backup, world.stored, "the store is the leader's log");
     for (id, name) in world.leader.retired.keys() {
         // Or is the last one, on a machine that is drained.
         let unit = world.leader.units.get(name);

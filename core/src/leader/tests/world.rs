@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::command::{
     ClusterStatus, Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer,
-    UnitArgument, UnitStatus, Verb,
+    RestoreError, UnitArgument, UnitStatus, Verb,
 };
 use crate::ids::{AgentKey, BootId, ClusterId, CommandId, CommitId, Epoch, MachineId, SessionNumber, Term};
 use crate::leader::{Change, ConnectionId, Durable, Effect, Event, Input, Leader, RequestId, Settings};
@@ -76,6 +76,9 @@ pub(super) struct World {
     /// Whether the hosts of machines that are not heard answer.
     pub(super) hosts_answer: bool,
     pub(super) machine_results: BTreeMap<RequestId, Result<(), MachineCommandError>>,
+    /// The backup that the store was asked to hold last, and above which term; and why one was refused.
+    pub(super) restores: Option<(RequestId, Term)>,
+    pub(super) refused_restore: Option<(RequestId, RestoreError)>,
 }
 
 pub(super) fn name(text: &str) -> UnitName {
@@ -138,6 +141,8 @@ impl World {
             released: None,
             hosts_answer: false,
             machine_results: BTreeMap::new(),
+            restores: None,
+            refused_restore: None,
         }
     }
 
@@ -337,6 +342,8 @@ impl World {
                 self.machine_results.insert(request, result);
             }
             Effect::AnswerRelease(_, released) => self.released = released,
+            Effect::Restore { request, above } => self.restores = Some((request, above)),
+            Effect::RefuseRestore(request, refused) => self.refused_restore = Some((request, refused)),
             Effect::Knock(machine, _) => inputs.push(Input::Knocked(machine, self.hosts_answer)),
             Effect::UnitsChanged(_) => {}
         }
@@ -438,7 +445,7 @@ impl World {
         let names = Some(vec![name(unit)]);
         match self.query(Query::Units { names, content: false, reasons: true }) {
             QueryAnswer::Units(mut units) => units.pop(),
-            QueryAnswer::Machines(_) | QueryAnswer::Rto(_) => None,
+            QueryAnswer::Machines(_) | QueryAnswer::Rto(_) | QueryAnswer::Backup { .. } => None,
         }
     }
 
@@ -450,7 +457,15 @@ impl World {
     pub(super) fn machines_with(&mut self, left_on: Vec<MachineId>) -> ClusterStatus {
         match self.query(Query::Machines { left_on }) {
             QueryAnswer::Machines(status) => status,
-            QueryAnswer::Units(_) | QueryAnswer::Rto(_) => unreachable!(),
+            QueryAnswer::Units(_) | QueryAnswer::Rto(_) | QueryAnswer::Backup { .. } => unreachable!(),
+        }
+    }
+
+    /// All that is durable, and in which term.
+    pub(super) fn backup(&mut self) -> (Term, Durable) {
+        match self.query(Query::Backup) {
+            QueryAnswer::Backup { term, durable } => (term, *durable),
+            QueryAnswer::Units(_) | QueryAnswer::Machines(_) | QueryAnswer::Rto(_) => unreachable!(),
         }
     }
 

@@ -117,6 +117,11 @@ impl Candidate {
         Self { client, keys, id, address, home, session, mirror: None, standing, steps_back: None }
     }
 
+    /// Its state directory says from now on that it belongs to this cluster.
+    pub fn belongs_to(&mut self, cluster: ClusterId) {
+        self.home.belongs_to(cluster);
+    }
+
     /// It is for others to be elected, for a while.
     pub fn steps_back(&mut self) {
         self.steps_back = Some(Instant::now() + STEPS_BACK);

@@ -9,6 +9,8 @@
 //! | `log/N` | entry N of the log: a batch of changes, or a part of one |
 //! | `snapshot` | from which entry the log goes on, and where what was before it is, as JSON |
 //! | `snapshots/N/K` | part K of the state as of entry N or later |
+//! | `doubt` | is there where the state may be older than what was decided: after a restore, for a while |
+//! | `formerly` | the id of the empty cluster in whose place a backup was restored |
 //! | `schedulers/ID` | a scheduler that runs, as JSON; hangs on its lease |
 
 use muster_etcd::pb;
@@ -46,6 +48,14 @@ impl Keys {
 
     pub(crate) fn leader(&self) -> Vec<u8> {
         self.key("leader")
+    }
+
+    pub(crate) fn doubt(&self) -> Vec<u8> {
+        self.key("doubt")
+    }
+
+    pub(crate) fn formerly(&self) -> Vec<u8> {
+        self.key("formerly")
     }
 
     pub(crate) fn snapshot(&self) -> Vec<u8> {

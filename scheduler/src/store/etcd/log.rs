@@ -3,12 +3,8 @@
 //! A value holds 1.5 MiB at most, a transaction 128 operations; a batch of Muster's may be larger. So a batch is one text,
 //! and lies in one entry of the log, or in several of which the last makes it valid: it is there as a whole or not at all.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
-
-use muster_core::ids::{MachineId, Term};
-use muster_core::leader::{Change, Durable};
-use muster_core::unit::UnitName;
+use muster_core::ids::Term;
+use muster_core::leader::{Change, Durable, Place};
 use serde::{Deserialize, Serialize};
 
 /// How much of a batch goes into one value, in bytes: what etcd takes by default is 1.5 MiB a request.
@@ -89,24 +85,13 @@ impl Parts {
     }
 }
 
-/// Where in the state a snapshot has come to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
-    Unit(UnitName),
-    File(UnitName),
-    Machine(MachineId),
-    Availability(MachineId),
-    Retired(MachineId, UnitName),
-    Command(u64),
-}
-
 /// What of the state comes after this place, as changes that make it: about [`CHUNK_BYTES`] of it, with the place where
 /// that ends. None at the end.
 pub(crate) fn chunk(durable: &Durable, after: Option<&Place>) -> Option<(Vec<Change>, Place)> {
     let mut bytes = 0;
     let mut changes = Vec::new();
     let mut last = None;
-    for (place, change) in changes_after(durable, after) {
+    for (place, change) in durable.changes_after(after) {
         bytes += 200
             + match &change {
                 Change::PutFile(_, content) => content.len(),
@@ -123,53 +108,12 @@ pub(crate) fn chunk(durable: &Durable, after: Option<&Place>) -> Option<(Vec<Cha
     last.map(|place| (changes, place))
 }
 
-/// All that comes after this place, in the order of [`Place`].
-fn changes_after<'a>(
-    durable: &'a Durable,
-    after: Option<&Place>,
-) -> impl Iterator<Item = (Place, Change)> + use<'a> {
-    // The last key of the section that the place is in; sections before it are done.
-    let (mut unit, mut file, mut machine, mut decided, mut retired, mut command) =
-        (None, None, None, None, None, None);
-    let section = match after.cloned() {
-        None => 0,
-        Some(Place::Unit(name)) => (0, unit = Some(name)).0,
-        Some(Place::File(name)) => (1, file = Some(name)).0,
-        Some(Place::Machine(id)) => (2, machine = Some(id)).0,
-        Some(Place::Availability(id)) => (3, decided = Some(id)).0,
-        Some(Place::Retired(id, name)) => (4, retired = Some((id, name))).0,
-        Some(Place::Command(number)) => (5, command = Some(number)).0,
-    };
-    let units = rest(&durable.units, section == 0, unit)
-        .map(|(name, unit)| (Place::Unit(name.clone()), Change::PutUnit(name.clone(), unit.clone())));
-    let files = rest(&durable.files, section <= 1, file)
-        .map(|(name, file)| (Place::File(name.clone()), Change::PutFile(name.clone(), file.clone())));
-    let machines = rest(&durable.machines, section <= 2, machine)
-        .map(|(id, record)| (Place::Machine(*id), Change::PutMachine(*id, record.clone())));
-    let availability = rest(&durable.availability, section <= 3, decided)
-        .map(|(id, decided)| (Place::Availability(*id), Change::PutAvailability(*id, *decided)));
-    let retired = rest(&durable.retired, section <= 4, retired).map(|((id, name), retired)| {
-        (Place::Retired(*id, name.clone()), Change::PutRetired(*id, name.clone(), *retired))
-    });
-    let commands = rest(&durable.commands, true, command)
-        .map(|(number, command)| (Place::Command(*number), Change::PutCommand(*number, command.clone())));
-    units.chain(files).chain(machines).chain(availability).chain(retired).chain(commands)
-}
-
-fn rest<K: Ord, V>(
-    map: &BTreeMap<K, V>,
-    wanted: bool,
-    after: Option<K>,
-) -> impl Iterator<Item = (&K, &V)> + use<'_, K, V> {
-    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-    wanted.then(|| map.range((from, Bound::Unbounded))).into_iter().flatten()
-}
-
 #[cfg(test)]
 mod tests {
-    use muster_core::ids::ClusterId;
+    use muster_core::ids::{ClusterId, MachineId};
     use muster_core::leader::StoredUnit;
     use muster_core::state::DesiredState;
+    use muster_core::unit::UnitName;
 
     use super::*;
 

@@ -90,6 +90,8 @@ pub(super) struct Mirror {
     pub(super) snapshot: SnapshotRecord,
     /// When the key of the snapshot was changed last; 0: there is none.
     pub(super) snapshot_revision: i64,
+    /// Whether it may be older than what was decided.
+    pub(super) doubted: bool,
     parts: Parts,
 }
 
@@ -102,6 +104,9 @@ struct Head {
     term_revision: i64,
     snapshot: SnapshotRecord,
     snapshot_revision: i64,
+    doubted: bool,
+    /// The cluster in whose place a backup was restored: it had nothing.
+    formerly: Option<ClusterId>,
     leader: Option<pb::KeyValue>,
 }
 
@@ -137,6 +142,21 @@ impl Mirror {
     pub(super) fn wrote(&mut self, changes: Vec<Change>) {
         changes.into_iter().for_each(|change| self.durable.apply(change));
     }
+
+    /// A backup has taken its place: it is in that snapshot, which was written at this revision with a term.
+    pub(super) fn replaced(&mut self, durable: Durable, term: Term, snapshot: SnapshotRecord, revision: i64) {
+        *self = Self {
+            durable,
+            term,
+            term_revision: revision,
+            number: snapshot.from,
+            log_bytes: 0,
+            snapshot,
+            snapshot_revision: revision,
+            doubted: true,
+            parts: Parts::default(),
+        };
+    }
 }
 
 /// Takes in a change by another leader. Files are read now, and not when this scheduler is elected.
@@ -164,14 +184,15 @@ pub(super) async fn prepare(
             ));
         }
     }
-    let found = loop {
+    let head = loop {
         match head(client, keys).await? {
-            Some(head) => break head.cluster,
+            Some(head) => break head,
             None => make(client, keys, cluster).await?,
         }
     };
+    let found = head.cluster;
     match cluster {
-        Some(cluster) if cluster != found => Err(wrong(
+        Some(cluster) if cluster != found && head.formerly != Some(cluster) => Err(wrong(
             keys,
             format!(
                 "cluster {found} is there, and this scheduler's state directory says that it belongs to cluster {cluster}: \
@@ -230,13 +251,22 @@ async fn make(client: &Client, keys: &Keys, known: Option<ClusterId>) -> Result<
 
 /// Reads what lies beside the log; none where nothing is there at all.
 async fn head(client: &Client, keys: &Keys) -> Result<Option<Head>, ReadError> {
-    let read = [keys.format(), keys.cluster(), keys.term(), keys.snapshot(), keys.leader()];
+    let read = [
+        keys.format(),
+        keys.cluster(),
+        keys.term(),
+        keys.snapshot(),
+        keys.leader(),
+        keys.doubt(),
+        keys.formerly(),
+    ];
     let request = pb::TxnRequest { success: read.map(op::get).into(), ..Default::default() };
     let answer = client.txn(request, READ).await?;
     let revision = answer.header.as_ref().map_or(0, |header| header.revision);
     let mut values = op::values(answer).into_iter();
     let mut next = || values.next().flatten();
     let (format, cluster, term, snapshot, leader) = (next(), next(), next(), next(), next());
+    let (doubt, formerly) = (next(), next());
     let Some(format) = format else {
         return if cluster.is_none() { Ok(None) } else { Err(wrong(keys, "it has no format".to_owned())) };
     };
@@ -264,6 +294,8 @@ async fn head(client: &Client, keys: &Keys) -> Result<Option<Head>, ReadError> {
         term_revision: term.mod_revision,
         snapshot,
         snapshot_revision,
+        doubted: doubt.is_some(),
+        formerly: formerly.and_then(|kv| text(&kv).parse().ok()),
         leader,
     }))
 }
@@ -295,6 +327,7 @@ pub(super) async fn refresh(
     .map_err(|problem| wrong(keys, problem))?;
     (current.term, current.term_revision) = (head.term, head.term_revision);
     (current.snapshot, current.snapshot_revision) = (head.snapshot, head.snapshot_revision);
+    current.doubted = head.doubted;
     *mirror = Some(current);
     Ok(AsOf { revision: head.revision, leader: head.leader })
 }
@@ -328,6 +361,7 @@ async fn load(client: &Client, keys: &Keys, head: &Head) -> Result<Mirror, ReadE
         log_bytes: 0,
         snapshot: head.snapshot,
         snapshot_revision: head.snapshot_revision,
+        doubted: head.doubted,
         parts: Parts::default(),
     })
 }

@@ -23,10 +23,10 @@ mod session;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_core::ids::Term;
-use muster_core::leader::{Change, Durable};
+use muster_core::leader::{Change, Durable, Place};
 use muster_core::time::Time;
 use muster_etcd::{Client, Error, pb};
 use tokio::runtime::Handle;
@@ -36,7 +36,6 @@ use tracing::{debug, info, warn};
 
 pub use self::candidate::{Candidate, Elected, Home, Standing};
 use self::keys::{Keys, op};
-use self::log::Place;
 pub use self::mirror::{LeaderRecord, ReadError, SchedulerRecord};
 use self::mirror::{Mirror, SnapshotRecord};
 pub use self::observer::{MemberHealth, Observed, Observer};
@@ -65,6 +64,9 @@ pub struct EtcdStore {
     abandoned: Arc<AtomicBool>,
     /// How far the snapshot has come that is being written.
     snapshot: Option<Snapshot>,
+    /// For how long what the state may lack matters, and since when this leader has led on it.
+    doubt: Duration,
+    led_since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -98,7 +100,25 @@ struct Write {
 
 impl EtcdStore {
     fn new(network: Handle, client: Arc<Client>, keys: Keys, mirror: Mirror, office: i64) -> Self {
-        Self { network, client, keys, mirror, office, abandoned: Arc::default(), snapshot: None }
+        Self {
+            network,
+            client,
+            keys,
+            mirror,
+            office,
+            abandoned: Arc::default(),
+            snapshot: None,
+            doubt: Duration::MAX,
+            led_since: Instant::now(),
+        }
+    }
+
+    /// Where the state may be older than what was decided, it is taken for the latest once a leader has led on it for so
+    /// long.
+    #[must_use]
+    pub fn with_doubt(mut self, doubt: Duration) -> Self {
+        self.doubt = doubt;
+        self
     }
 
     /// What makes it give up.
@@ -196,23 +216,48 @@ impl EtcdStore {
             let Some((changes, place)) = log::chunk(&self.mirror.durable, snapshot.after.as_ref()) else {
                 return self.begin_log(&snapshot);
             };
-            for value in self.values(&changes)? {
-                snapshot.bytes += value.len() as u64;
-                let key = self.keys.snapshot_part(snapshot.from, snapshot.parts);
-                self.write(Write { key, value, was: None, also: Vec::new() })?;
-                snapshot.parts += 1;
-            }
-            snapshot.after = Some(place);
+            self.write_piece(&mut snapshot, &changes, place)?;
         }
         self.snapshot = Some(snapshot);
         Ok(())
     }
 
+    /// Writes the next piece of a snapshot, which ends at this place.
+    fn write_piece(
+        &self,
+        snapshot: &mut Snapshot,
+        changes: &[Change],
+        place: Place,
+    ) -> Result<(), CommitError> {
+        for value in self.values(changes)? {
+            snapshot.bytes += value.len() as u64;
+            let key = self.keys.snapshot_part(snapshot.from, snapshot.parts);
+            self.write(Write { key, value, was: None, also: Vec::new() })?;
+            snapshot.parts += 1;
+        }
+        snapshot.after = Some(place);
+        Ok(())
+    }
+
     /// The state is written: the log begins after the entry as of which it was begun.
     fn begin_log(&mut self, snapshot: &Snapshot) -> Result<(), CommitError> {
+        let (record, revision) = self.put_snapshot(snapshot, Vec::new())?;
+        info!(entry = record.from, bytes = record.bytes, "the log in etcd begins anew");
+        self.mirror.snapshot_revision = revision;
+        self.mirror.snapshot = record;
+        self.mirror.log_bytes -= snapshot.log_bytes_before;
+        Ok(())
+    }
+
+    /// Has a snapshot that is written be the one that counts, with what goes with it; gives the revision of that.
+    fn put_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        mut also: Vec<pb::RequestOp>,
+    ) -> Result<(SnapshotRecord, i64), CommitError> {
         let record = SnapshotRecord { from: snapshot.from, bytes: snapshot.bytes };
         let value = serde_json::to_vec(&record).map_err(|error| CommitError::Failed(error.to_string()))?;
-        let also = vec![
+        also.extend([
             // All snapshots before, and what one that came after them has left.
             op::delete(self.keys.snapshot_part(0, 0), self.keys.snapshot_part(snapshot.from, 0)),
             op::delete(
@@ -220,14 +265,17 @@ impl EtcdStore {
                 self.keys.snapshot_part(u64::MAX, u64::MAX),
             ),
             op::delete(self.keys.entry(0), self.keys.entry(snapshot.from + 1)),
-        ];
+        ]);
         let was = Some(self.mirror.snapshot_revision);
         let revision = self.write(Write { key: self.keys.snapshot(), value, was, also })?;
-        info!(entry = record.from, bytes = record.bytes, "the log in etcd begins anew");
-        self.mirror.snapshot_revision = revision;
-        self.mirror.snapshot = record;
-        self.mirror.log_bytes -= snapshot.log_bytes_before;
-        Ok(())
+        Ok((record, revision))
+    }
+
+    /// What is written with a commit once what the state may lack matters no more. (Where nothing is committed nothing is
+    /// written, and the next leader doubts as well.)
+    fn end_of_doubt(&self) -> Vec<pb::RequestOp> {
+        let over = self.mirror.doubted && self.led_since.elapsed() >= self.doubt;
+        over.then(|| op::delete(self.keys.doubt(), Vec::new())).into_iter().collect()
     }
 
     fn values(&self, changes: &[Change]) -> Result<Vec<Vec<u8>>, CommitError> {
@@ -240,13 +288,19 @@ impl Store for EtcdStore {
         let term = self.mirror.term.max(above).next();
         let (key, value) = (self.keys.term(), term.to_string().into_bytes());
         let was = Some(self.mirror.term_revision);
-        self.mirror.term_revision = self.write(Write { key, value, was, also: Vec::new() })?;
+        // There was a term that etcd does not know of: it is an older copy of itself.
+        let doubted = above > self.mirror.term;
+        let also = doubted.then(|| op::put(self.keys.doubt(), Vec::new(), 0)).into_iter().collect();
+        self.mirror.term_revision = self.write(Write { key, value, was, also })?;
         self.mirror.term = term;
+        if doubted {
+            (self.mirror.doubted, self.led_since) = (true, Instant::now());
+        }
         Ok(term)
     }
 
     fn is_latest(&self) -> bool {
-        true
+        !self.mirror.doubted
     }
 
     fn load(&mut self) -> Result<Durable, StoreError> {
@@ -261,7 +315,9 @@ impl Store for EtcdStore {
         for value in self.values(&changes)? {
             let (key, bytes) = (self.keys.entry(self.mirror.number + 1), value.len() as u64);
             committed += bytes;
-            self.write(Write { key, value, was: Some(0), also: Vec::new() })?;
+            let also = self.end_of_doubt();
+            self.mirror.doubted &= also.is_empty();
+            self.write(Write { key, value, was: Some(0), also })?;
             self.mirror.number += 1;
             self.mirror.log_bytes += bytes;
         }
@@ -270,6 +326,26 @@ impl Store for EtcdStore {
             // The commit itself is durable; of what follows the next one learns.
             warn!(%error, "the state could not be written beside its log");
         }
+        Ok(())
+    }
+
+    fn replace(&mut self, durable: Durable, above: Term) -> Result<(), CommitError> {
+        self.snapshot = None;
+        // As if it were one entry, which nobody has who has followed until now: they read all anew.
+        let mut snapshot = Snapshot { from: self.mirror.number + 1, ..Snapshot::default() };
+        while let Some((changes, place)) = log::chunk(&durable, snapshot.after.as_ref()) {
+            self.write_piece(&mut snapshot, &changes, place)?;
+        }
+        let term = self.mirror.term.max(above);
+        let also = vec![
+            op::put(self.keys.cluster(), durable.cluster.to_string().into(), 0),
+            op::put(self.keys.formerly(), self.mirror.durable.cluster.to_string().into(), 0),
+            op::put(self.keys.term(), term.to_string().into(), 0),
+            op::put(self.keys.doubt(), Vec::new(), 0),
+        ];
+        let (record, revision) = self.put_snapshot(&snapshot, also)?;
+        self.mirror.replaced(durable, term, record, revision);
+        self.led_since = Instant::now();
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use super::support::{LIMIT, SLEEP, World, main_pid, property};
 
 /// A service that writes down ten times a second that it runs, and pays no heed to SIGTERM. All machines have the host's
 /// clock.
-pub(super) const BEATS: &str = "[Service]\nType=exec\nExecStart=/bin/sh -c 'trap \"\" TERM; while :; do date +%%s.%%N >> \
+pub const BEATS: &str = "[Service]\nType=exec\nExecStart=/bin/sh -c 'trap \"\" TERM; while :; do date +%%s.%%N >> \
                      /var/lib/beats; sleep 0.1; done'\n[X-Muster]\nExclusive=yes\nExclusiveStopSec=3\n";
 
 fn beats(machine: &Machine<'_>) -> Result<Vec<f64>> {
@@ -18,7 +18,7 @@ fn beats(machine: &Machine<'_>) -> Result<Vec<f64>> {
 }
 
 /// Waits until the unit runs on another machine, and sees that it had ended on this one before.
-pub(super) fn runs_elsewhere_alone(world: &World, old: &Machine<'_>) -> Result<()> {
+pub fn runs_elsewhere_alone(world: &World, old: &Machine<'_>) -> Result<()> {
     let new = world.home_other_than("beats.service", &[old.name()])?;
     let first =
         world.cluster.wait_for("its first word there", LIMIT, || Ok(beats(&new)?.first().copied()))?;

@@ -8,10 +8,10 @@ use muster_cluster::Machine;
 use super::support::{LIMIT, LONG, SLEEP, World, main_pid, property};
 
 /// Where a service with `DynamicUser=` really has its state directory.
-const STATE: &str = "/var/lib/private/muster-scheduler";
+pub const STATE: &str = "/var/lib/private/muster-scheduler";
 
 /// Runs a script on the scheduler's machine while the scheduler is stopped.
-fn with_scheduler_stopped(world: &World, script: &str) -> Result<()> {
+pub fn with_scheduler_stopped(world: &World, script: &str) -> Result<()> {
     let scheduler = world.scheduler()?;
     scheduler.exec(&["systemctl", "stop", "muster-scheduler.service"])?.ok()?;
     scheduler.exec(&["sh", "-ec", script])?.ok()?;

@@ -73,6 +73,8 @@ impl World {
             | Input::TermTaken(_)
             | Input::TermNotTaken
             | Input::Knocked(..)
+            | Input::Restore(..)
+            | Input::NotRestored(_)
             | Input::Leads(_)
             | Input::Tick => Cause::Other,
         }

@@ -365,13 +365,15 @@ impl World {
         }
     }
 
-    /// A backup was restored: all that came after it never was.
-    pub(crate) fn restored(&mut self, intent: Intent, commands: BTreeSet<CommandId>) {
+    /// A backup was restored: all that came after it never was. Only where terms leap, all epochs are above all before.
+    pub(crate) fn restored(&mut self, intent: Intent, commands: BTreeSet<CommandId>, leaps: bool) {
         let book = &mut self.book;
         book.restored = true;
         book.durable_intent = intent;
         book.durable_commands = commands;
-        book.last_epoch.clear();
+        if !leaps {
+            book.last_epoch.clear();
+        }
         book.ended.clear();
         let (now, stored) = (self.queue.now(), &self.store.durable.machines);
         for (machine, known) in book.machines.iter_mut().zip(&self.machines) {
