@@ -61,6 +61,8 @@ faults! {
     DeposedAnswers,
     /// a leader works on under a term that an agent knows to be overtaken
     HigherTermIgnored,
+    /// a restored backup goes on in the term after its own
+    RestoreDoesNotLeap,
     /// the Hello of an older session is taken for the present one
     OldHelloTaken,
     /// a restart leaves the unit its epoch

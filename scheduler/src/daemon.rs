@@ -1,6 +1,7 @@
 //! The running scheduler.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,7 +34,7 @@ use crate::lead::{Ended, Lead, Requests, ToLeader, inbox};
 use crate::membership::Membership;
 use crate::notify;
 use crate::sessions::{AgentsService, Sessions};
-use crate::store::etcd::{Abandon, Elected, Reign};
+use crate::store::etcd::{Abandon, Elected, Reign, election_lasts};
 use crate::store::{Committed, Committer, Embedded, Store};
 use crate::watchers::Watchers;
 
@@ -79,7 +80,8 @@ impl Daemon {
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
         let front = Arc::new(Front::default());
-        let settings = Settings { own_machine: own_machine(), ..config.settings() };
+        let overlap = config.etcd.as_ref().map_or(Duration::ZERO, |_| election_lasts(config.lease_ttl));
+        let settings = Settings { own_machine: own_machine(), overlap, ..config.settings() };
         let office = Office { settings: settings.clone(), front: Arc::clone(&front), address };
         let (stop, stopped) = watch::channel(false);
         let advertised = config.advertise.clone().unwrap_or_else(|| address.to_string());
@@ -342,7 +344,15 @@ async fn govern(
         let abandon = store.abandon();
         let mut store: Box<dyn Store> = Box::new(store.with_doubt(office.settings.aftermath()));
         let ended = loop {
-            let begun = Opened::open(store).await.and_then(|opened| {
+            let mut opening = pin!(Opened::open(store));
+            let opened = tokio::select! {
+                opened = &mut opening => opened,
+                () = told(&mut stop) => {
+                    abandon.now();
+                    opening.await
+                }
+            };
+            let begun = opened.and_then(|opened| {
                 candidate.belongs_to(opened.durable.cluster);
                 office.begin(opened, Some(until))
             });
@@ -406,6 +416,8 @@ async fn reigns(
 ) -> Reigned {
     let mut reign = reign.clone();
     let mut wish = None;
+    // Those were meant for an earlier one.
+    while wishes.try_recv().is_ok() {}
     let ended = loop {
         tokio::select! {
             ended = &mut government.ended => break ended.unwrap_or(Ended::Panicked),

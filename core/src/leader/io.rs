@@ -34,6 +34,10 @@ pub struct Settings {
     pub brake_hold: Duration,
     /// How long a machine's lease lasts when its agent says that it is restarted.
     pub restart_grace: Duration,
+    /// How long after an election the leader before may have gone on granting leases, where it may have been deposed before
+    /// its time: somebody has deleted its key, or the store has ended its lease too soon (as etcd may, where its own leader
+    /// stood still, before 3.4.31 and 3.5.13).
+    pub overlap: Duration,
     /// The machine that the leader runs on.
     pub own_machine: Option<MachineId>,
 }
@@ -73,6 +77,7 @@ impl Default for Settings {
             systemd_timeout: Duration::from_secs(30),
             brake_hold: Duration::from_secs(60),
             restart_grace: Duration::from_secs(30),
+            overlap: Duration::ZERO,
             own_machine: None,
         }
     }

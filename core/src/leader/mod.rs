@@ -296,7 +296,7 @@ impl Leader {
         leader.load(durable);
         let short = planted::is(Fault::NewLeaderCountsShort);
         let early = planted::is(Fault::LeasesFromBeforeElection);
-        let elected = if early { now - Duration::from_secs(2) } else { now };
+        let elected = if early { now - Duration::from_secs(2) } else { now + leader.settings.overlap };
         let lease = elected + if short { Duration::from_millis(100) } else { leader.lease() };
         for (id, machine) in &mut leader.machines {
             // The leader before may have had other settings.
@@ -311,7 +311,7 @@ impl Leader {
         leader.settles = lease;
         // Before the first term there was no leader.
         if term > Term(1) && !planted::is(Fault::ExclusiveFromStart) {
-            leader.exclusive_from = Some(now + leader.longest_lease());
+            leader.exclusive_from = Some(elected + leader.longest_lease());
         }
         leader.tell_office();
         leader

@@ -198,6 +198,7 @@ impl Configured {
         let lease_ttl = *random.pick(&LEASES);
         let mut longer = |seconds: &[u64]| lease_ttl.max(Duration::from_secs(*random.pick(seconds)));
         Settings {
+            overlap: std::time::Duration::ZERO,
             lease_ttl,
             brake_hold: longer(&[3, 15, 60]),
             restart_grace: longer(&[3, 10, 30]),

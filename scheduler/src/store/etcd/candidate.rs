@@ -84,6 +84,8 @@ pub struct Candidate {
     standing: Arc<Mutex<Standing>>,
     /// Until then others may be elected.
     steps_back: Option<Instant>,
+    /// The last election of this process: it is over, whatever etcd still holds of it.
+    past: i64,
 }
 
 /// What an election has brought.
@@ -114,7 +116,7 @@ impl Candidate {
         let record =
             SchedulerRecord { address: address.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
         let session = Session::start(Arc::clone(&client), keys.clone(), id, record, machine_lease);
-        Self { client, keys, id, address, home, session, mirror: None, standing, steps_back: None }
+        Self { client, keys, id, address, home, session, mirror: None, standing, steps_back: None, past: 0 }
     }
 
     /// Its state directory says from now on that it belongs to this cluster.
@@ -137,7 +139,8 @@ impl Candidate {
             match self.follow(&mut news).await {
                 Ok(Some(elected)) => return Ok(elected),
                 Ok(None) => pause = AGAIN.0,
-                Err(error) if error.may_pass() => {
+                // What etcd refuses today it may allow tomorrow: the state that was read is kept meanwhile.
+                Err(error @ ReadError::Etcd(_)) => {
                     let text = error.to_string();
                     let is_news =
                         self.stands(|standing| standing.problem.replace(text.clone()) != Some(text.clone()));
@@ -193,10 +196,10 @@ impl Candidate {
     /// The key is of this scheduler: it was elected without an answer, or it is another process of it, which is dead.
     async fn is_own(&mut self, kv: &pb::KeyValue) -> Result<Option<Elected>, ReadError> {
         let lease = *self.session.lease().borrow();
-        if let Some(lease) = lease.filter(|lease| lease.id == kv.lease) {
+        if let Some(lease) = lease.filter(|lease| lease.id == kv.lease && kv.create_revision != self.past) {
             return self.is_elected(lease, kv.create_revision).await.map(Some);
         }
-        info!("this scheduler led until it was started again: its election is ended");
+        info!("this scheduler leads no more, and etcd does not know it yet: its election is ended");
         self.client.revoke(kv.lease, ANSWER).await?;
         Ok(None)
     }
@@ -232,6 +235,7 @@ impl Candidate {
         let mirror =
             self.mirror.take().ok_or_else(|| mirror::wrong(&self.keys, "nothing was read".to_owned()))?;
         self.stands(|standing| standing.leader = None);
+        self.past = office;
         let store =
             EtcdStore::new(Handle::current(), Arc::clone(&self.client), self.keys.clone(), mirror, office);
         let reign = Reign {

@@ -146,6 +146,11 @@ pub(crate) mod op {
         }
     }
 
+    /// The key is there.
+    pub(crate) fn exists(key: Vec<u8>) -> pb::Compare {
+        pb::Compare { result: CompareResult::Greater.into(), ..made_at(key, 0) }
+    }
+
     /// The key was changed last at this revision; 0: there is none.
     pub(crate) fn changed_at(key: Vec<u8>, revision: i64) -> pb::Compare {
         pb::Compare {

@@ -314,7 +314,19 @@ pub(super) async fn refresh(
             && mirror.number >= head.snapshot.from
             && mirror.term <= head.term
     };
-    let mut current = match mirror.take().filter(goes_on) {
+    let mut kept = mirror.take().filter(goes_on);
+    // Nor is it of use where etcd was put back to what it was before the last entry.
+    if let Some(last) = kept.as_ref().map(|mirror| mirror.number).filter(|last| *last > head.snapshot.from) {
+        let entry = pb::RangeRequest {
+            key: keys.entry(last).into(),
+            revision: head.revision,
+            keys_only: true,
+            ..Default::default()
+        };
+        let there = client.range(entry, READ).await?;
+        kept = kept.filter(|_| !there.kvs.is_empty());
+    }
+    let mut current = match kept {
         Some(mirror) => mirror,
         None => load(client, keys, &head).await?,
     };

@@ -40,6 +40,7 @@ pub use self::mirror::{LeaderRecord, ReadError, SchedulerRecord};
 use self::mirror::{Mirror, SnapshotRecord};
 pub use self::observer::{MemberHealth, Observed, Observer};
 use self::session::Lease;
+pub use self::session::election_lasts;
 use super::{CommitError, Store, StoreError};
 
 /// How long one try of a commit may take before another member is asked.
@@ -47,6 +48,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 /// How long it is until the next try, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// How long it is asked again for what it did not answer at first and refuses since.
+const REFUSED: Duration = Duration::from_secs(10);
 
 /// The log is not begun anew before it is so large, in bytes.
 const MIN_LOG_BYTES: u64 = 8 * 1024 * 1024;
@@ -95,6 +99,8 @@ struct Write {
     value: Vec<u8>,
     /// When the key was changed last; 0: there is none. Not compared where that does not matter.
     was: Option<i64>,
+    /// What else must hold.
+    compare: Vec<pb::Compare>,
     also: Vec<pb::RequestOp>,
 }
 
@@ -135,16 +141,19 @@ impl EtcdStore {
     async fn write_until_answered(&self, write: Write) -> Result<i64, CommitError> {
         let mut compare = vec![op::made_at(self.keys.leader(), self.office)];
         compare.extend(write.was.map(|revision| op::changed_at(write.key.clone(), revision)));
+        compare.extend(write.compare);
         let mut success = vec![op::put(write.key.clone(), write.value.clone(), 0)];
         success.extend(write.also);
         let read = vec![op::get(self.keys.leader()), op::get(self.keys.term()), op::get(write.key)];
         let request = pb::TxnRequest { compare, success, failure: read.clone() };
         let read = pb::TxnRequest { success: read, ..Default::default() };
-        let (mut unanswered, mut pause) = (false, AGAIN.0);
+        let (mut unanswered, mut pause, mut refused_since) = (false, AGAIN.0, None);
         loop {
-            // One that was not answered may be done, and a full store would not say so.
+            let mut refused = None;
             let answer = match self.client.txn(request.clone(), ANSWER).await {
-                Err(Error::NoSpace(_)) if unanswered => {
+                // etcd says so also where it has found that only after it had done it.
+                Err(error @ Error::NoSpace(_)) => {
+                    refused = Some(error.to_string());
                     self.client.txn(read.clone(), ANSWER).await.map(|mut answer| {
                         answer.succeeded = false;
                         answer
@@ -159,6 +168,9 @@ impl EtcdStore {
                 Ok(answer) => match self.judge(answer, &write.value)? {
                     Some(revision) => return Ok(revision),
                     None if unanswered => {}
+                    None if refused.is_some() => {
+                        return Err(CommitError::Failed(refused.unwrap_or_default()));
+                    }
                     None => return Err(self.unknown("another wrote in this leader's place")),
                 },
                 Err(error @ Error::Unanswered { .. }) => {
@@ -167,14 +179,33 @@ impl EtcdStore {
                     }
                     unanswered = true;
                 }
-                Err(error) if unanswered => debug!(%error, "etcd refuses what it was asked before"),
+                Err(error) if unanswered => {
+                    debug!(%error, "etcd refuses what it was asked before");
+                    refused = Some(error.to_string());
+                }
                 Err(error) => return Err(CommitError::Failed(error.to_string())),
             }
             if self.abandoned.load(Ordering::Acquire) {
                 return Err(self.unknown("etcd did not answer"));
             }
+            // What was not answered at first may be done or not, and that stays so.
+            if let Some(reason) = refused {
+                let since: Instant = *refused_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= REFUSED {
+                    return Err(self.unknown(&reason));
+                }
+            }
             sleep(pause).await;
             pause = (2 * pause).min(AGAIN.1);
+        }
+    }
+
+    /// What comes before the next entry is there: etcd was not put back to what it was before that.
+    fn predecessor(&self) -> pb::Compare {
+        if self.mirror.number == self.mirror.snapshot.from {
+            op::changed_at(self.keys.snapshot(), self.mirror.snapshot_revision)
+        } else {
+            op::exists(self.keys.entry(self.mirror.number))
         }
     }
 
@@ -232,7 +263,7 @@ impl EtcdStore {
         for value in self.values(changes)? {
             snapshot.bytes += value.len() as u64;
             let key = self.keys.snapshot_part(snapshot.from, snapshot.parts);
-            self.write(Write { key, value, was: None, also: Vec::new() })?;
+            self.write(Write { key, value, was: None, compare: Vec::new(), also: Vec::new() })?;
             snapshot.parts += 1;
         }
         snapshot.after = Some(place);
@@ -267,7 +298,8 @@ impl EtcdStore {
             op::delete(self.keys.entry(0), self.keys.entry(snapshot.from + 1)),
         ]);
         let was = Some(self.mirror.snapshot_revision);
-        let revision = self.write(Write { key: self.keys.snapshot(), value, was, also })?;
+        let revision =
+            self.write(Write { key: self.keys.snapshot(), value, was, compare: Vec::new(), also })?;
         Ok((record, revision))
     }
 
@@ -291,7 +323,7 @@ impl Store for EtcdStore {
         // There was a term that etcd does not know of: it is an older copy of itself.
         let doubted = above > self.mirror.term;
         let also = doubted.then(|| op::put(self.keys.doubt(), Vec::new(), 0)).into_iter().collect();
-        self.mirror.term_revision = self.write(Write { key, value, was, also })?;
+        self.mirror.term_revision = self.write(Write { key, value, was, compare: Vec::new(), also })?;
         self.mirror.term = term;
         if doubted {
             (self.mirror.doubted, self.led_since) = (true, Instant::now());
@@ -316,8 +348,10 @@ impl Store for EtcdStore {
             let (key, bytes) = (self.keys.entry(self.mirror.number + 1), value.len() as u64);
             committed += bytes;
             let also = self.end_of_doubt();
-            self.mirror.doubted &= also.is_empty();
-            self.write(Write { key, value, was: Some(0), also })?;
+            let over = !also.is_empty();
+            let compare = vec![self.predecessor()];
+            self.write(Write { key, value, was: Some(0), compare, also })?;
+            self.mirror.doubted &= !over;
             self.mirror.number += 1;
             self.mirror.log_bytes += bytes;
         }

@@ -31,6 +31,11 @@ fn ttl(machine_lease: Duration) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
+/// How long an election lasts that is not renewed, where machines' leases last so long.
+pub fn election_lasts(machine_lease: Duration) -> Duration {
+    Duration::from_secs(ttl(machine_lease).unsigned_abs())
+}
+
 /// A lease that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
