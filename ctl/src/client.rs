@@ -307,9 +307,8 @@ impl Client {
                 let content = &content[from..content.len().min(from + PART_BYTES)];
                 v1::RestorePart { content: content.to_vec().into() }
             };
-            let status = match self.muster.restore(tokio_stream::iter((0..count).map(part))).await {
-                Ok(_) => return Ok(()),
-                Err(status) => status,
+            let Err(status) = self.muster.restore(tokio_stream::iter((0..count).map(part))).await else {
+                return Ok(());
             };
             if matches!(status.code(), Code::FailedPrecondition | Code::Aborted | Code::InvalidArgument) {
                 return Err(Failure::failed(status.message()));

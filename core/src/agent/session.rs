@@ -325,10 +325,10 @@ impl Session {
                 let scheduler = self.schedulers.next();
                 let within = match (self.schedulers.has_others(), self.schedulers.is_hinted()) {
                     // It may be dead, and others say that it leads until one of them does: little time at first, and twice
-                    // that in each round.
+                    // that in each second round.
                     (true, false) if self.schedulers.is_silent() => self
                         .share(SILENT_ATTEMPT)
-                        .saturating_mul(1 << self.attempts.min(10))
+                        .saturating_mul(1 << (self.attempts / 2).min(10))
                         .min(self.share(SILENCE)),
                     (true, false) => self.share(ATTEMPT),
                     (true, true) => self.share(SILENCE),
