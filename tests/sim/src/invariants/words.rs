@@ -351,7 +351,7 @@ impl World {
             if book.reload_explains { 0 } else { least.saturating_sub(ALL_UNITS as Micros * JOB_MAX) };
         let idle = now - book.pid1_impaired.max(machine.agent_since) > 6 * SECOND && machine.jumped == 0;
         let problem = if Duration::from_micros(age) > self.settings.systemd_timeout && most < age / 100 * 98 {
-            "it was heard since"
+            "it was heard since, or the agent stood still itself"
         } else if age < least / 100 * 98 {
             "it has been silent for longer"
         } else if idle && age > 3 * SECOND + 2 * beat {

@@ -24,8 +24,6 @@ use crate::world::{Event, World};
 const RESTART_WAITS: Micros = 2 * SECOND;
 const SHUTDOWN_WAITS: Micros = 20 * SECOND;
 
-/// For how long an agent may have nothing to do at all, about: while its id is another machine's.
-const MAY_WAIT: Micros = 16 * SECOND;
 /// How long a machine that stood still may take to stop what should have been stopped before.
 pub(crate) const EXCEPTED: Micros = 20 * SECOND;
 
@@ -67,8 +65,8 @@ pub(crate) struct Machine {
     pub(crate) pid1_heard: Micros,
     /// By how much the machine's clock has jumped since.
     pub(crate) jumped: Micros,
-    /// Since when the agent stands still, alone or with the machine; and for how long it has since that sign of life, but for
-    /// what it may have had to do before it.
+    /// Since when the agent stands still, alone or with the machine; and for how long it has since that sign of life, from when
+    /// it had anything to do.
     still: Option<Micros>,
     pub(crate) stood_still: Micros,
     pub(crate) bus_flaky: u32,
@@ -392,7 +390,9 @@ impl World {
             machine.still.get_or_insert(now);
         } else if let Some(since) = machine.still.take() {
             let heard = machine.pid1_heard.max(machine.agent_since);
-            machine.stood_still += (now - since.max(heard)).saturating_sub(MAY_WAIT);
+            let due = machine.agent.as_ref().and_then(|agent| agent.agent.next_timer());
+            let due = due.map_or(now, |due| machine.clock.moment(due));
+            machine.stood_still += now.saturating_sub(since.max(heard).max(due));
             let book = &mut self.book.machines[number];
             book.pid1_heard =
                 book.pid1_heard.max(machine.agent_since) + (now - since.max(machine.agent_since));
