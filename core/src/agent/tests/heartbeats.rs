@@ -145,7 +145,7 @@ fn a_reload_that_the_agent_stood_still_through_explains_no_more_silence() {
     let ages: Vec<Duration> = (0..120).map(|_| next_age(&mut bench)).collect();
     let most = ages.iter().max().expect("heartbeats");
     assert!((Duration::from_secs(58)..Duration::from_secs(64)).contains(most), "{ages:?}");
-    assert!(ages.is_sorted_by_key(|age| age.as_secs()), "{ages:?}");
+    assert!(ages.is_sorted_by_key(Duration::as_secs), "{ages:?}");
 }
 
 #[test]
