@@ -203,6 +203,8 @@ faults! {
     LedgerLate,
     /// a call without an answer counts as a sign of life of PID 1
     Pid1AgeTooYoung,
+    /// the agent takes its own standstill for PID 1's silence
+    StandstillIsPid1s,
     /// PID 1 is not asked for a sign of life
     Pid1NotAsked,
 }

@@ -86,9 +86,9 @@ struct Pid1 {
     up: bool,
     /// Since when it reloads its files.
     reloading: Option<Time>,
-    /// When it last said anything.
+    /// When it last said anything. Later by what the agent itself was late since.
     heard: Time,
-    /// When the reload began that explains why it is silent.
+    /// When the reload began that explains why it is silent; later by the same.
     reload: Option<Time>,
     /// Whether a [`Effect::Ping`] is under way.
     asked: bool,
@@ -131,6 +131,10 @@ impl Agent {
     /// Takes in all that has happened until `now`, and says what to do.
     pub fn step(&mut self, now: Time, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
         let mut effects = Vec::new();
+        // PID 1's answers may wait to be read, and it may have stood still itself, with the machine.
+        if !planted::is(Fault::StandstillIsPid1s) {
+            self.pid1.leave_out(self.next_timer().map_or(Duration::ZERO, |due| now.since(due)), now);
+        }
         for input in inputs {
             self.take(now, input, &mut effects);
         }
@@ -390,6 +394,12 @@ impl Agent {
 }
 
 impl Pid1 {
+    /// Leaves out of its silence, and of a reload, the time for which the agent did not run: none of it is PID 1's.
+    fn leave_out(&mut self, late: Duration, now: Time) {
+        self.heard = now.min(self.heard + late).max(self.heard);
+        self.reload = self.reload.map(|began| now.min(began + late).max(began));
+    }
+
     /// Whether a reload is under way. One that is asked for while PID 1 is silent explains no more than the one before.
     fn note_reload(&mut self, now: Time, under_way: bool) {
         if under_way {

@@ -290,14 +290,13 @@ impl Cell {
     }
 
     /// Whether units of the broken machine itself may be stopped, restarted or moved, the others' never: its lease ends in the
-    /// scheduler's eyes, or they have ended with it. Where the scheduler is on that machine, no network parts the two. When both
-    /// have stood still for `systemd_timeout`, that is no silence of the agent's to the scheduler, but one of PID 1's to the
-    /// agent.
+    /// scheduler's eyes, or they have ended with it. Where the scheduler is on that machine, no network parts the two, and when both
+    /// have stood still, neither counts that.
     pub(crate) fn moves_its_units(self) -> bool {
         match self.target {
             Target::Worker | Target::Agent => self.fault.outlasts_lease(),
             Target::Scheduler => false,
-            Target::Both => matches!(self.fault, Fault::Stop | Fault::PowerOff),
+            Target::Both => matches!(self.fault, Fault::PowerOff),
         }
     }
 
@@ -353,6 +352,7 @@ mod tests {
             );
         }
         assert_eq!(of(Fault::PowerOff, Target::Both), (true, true));
+        assert_eq!(of(Fault::Stop, Target::Both), (false, true), "both stood still");
         assert_eq!(of(Fault::OutOfMemory, Target::Both), (false, true));
         for target in Target::ALL {
             for fault in [Fault::Kill, Fault::Slow, Fault::FullDisk, Fault::Clock, Fault::Hang] {

@@ -376,6 +376,7 @@ impl World {
                 if let Some(agent) = &mut self.machines[machine].agent {
                     agent.frozen += 1;
                 }
+                self.look_at_standstill(machine);
                 self.look_at_link(machine);
             }
             Fault::RestartAgent { machine, down } => self.leaves(machine, Goodbye::Restart, down),
@@ -385,6 +386,7 @@ impl World {
                 if self.machines[machine].on {
                     self.machines[machine].frozen += 1;
                 }
+                self.look_at_standstill(machine);
                 self.look_at_link(machine);
             }
             Fault::Partition { machine, up, down, .. } => {

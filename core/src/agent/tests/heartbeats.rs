@@ -16,14 +16,19 @@ fn heartbeats(effects: &[Effect]) -> Vec<(u64, Duration, Pressure)> {
     effects.iter().filter_map(heartbeat).collect()
 }
 
-/// Lets a second pass, and gives the age of PID 1's last sign of life as the heartbeat then says it.
+/// Lets time pass as the agent's own loop does until the next heartbeat, and gives the age of PID 1's last sign of life as that
+/// says it.
 fn next_age(bench: &mut Bench) -> Duration {
-    bench.now = bench.now + Duration::from_secs(1);
-    let effects = bench.agent.step(bench.now, [Input::Tick]);
-    let number = bench.agent.session.last_number();
-    // The leader answers: the session lasts.
-    bench.hear(LeaderMessage::HeartbeatAck { number });
-    heartbeats(&effects)[0].1
+    loop {
+        let due = bench.agent.next_timer().expect("a heartbeat is due");
+        bench.now = bench.now.max(due);
+        let effects = bench.agent.step(bench.now, [Input::Tick]);
+        if let Some((number, age, _)) = heartbeats(&effects).pop() {
+            // The leader answers: the session lasts.
+            bench.hear(LeaderMessage::HeartbeatAck { number });
+            return age;
+        }
+    }
 }
 
 #[test]
@@ -110,6 +115,40 @@ fn a_reload_explains_the_silence_of_pid_1_and_not_for_ever() {
 }
 
 #[test]
+fn what_the_agent_is_late_itself_is_no_silence_of_pid_1() {
+    let mut bench = Bench::new();
+    assert_eq!(next_age(&mut bench), Duration::from_secs(1));
+    // The whole machine stands still. It goes on, and PID 1 has had no time to answer.
+    bench.now = bench.now + Duration::from_secs(30);
+    assert_eq!(next_age(&mut bench), Duration::from_secs(2));
+    bench.step(Input::Pong(true));
+    assert_eq!(next_age(&mut bench), Duration::from_secs(1));
+
+    // PID 1 hangs: a standstill takes off only itself, and the rest counts.
+    for age in 2..10 {
+        assert_eq!(next_age(&mut bench), Duration::from_secs(age));
+    }
+    bench.now = bench.now + Duration::from_secs(20);
+    let first = next_age(&mut bench);
+    assert_eq!(first, Duration::from_secs(10));
+    for later in 1..30 {
+        assert_eq!(next_age(&mut bench), first + Duration::from_secs(later));
+    }
+}
+
+#[test]
+fn a_reload_that_the_agent_stood_still_through_explains_no_more_silence() {
+    let mut bench = Bench::new();
+    bench.step(Input::Reloading(true));
+    assert!(next_age(&mut bench) <= Duration::from_secs(1));
+    bench.now = bench.now + Duration::from_secs(30);
+    let ages: Vec<Duration> = (0..120).map(|_| next_age(&mut bench)).collect();
+    let most = ages.iter().max().expect("heartbeats");
+    assert!((Duration::from_secs(58)..Duration::from_secs(64)).contains(most), "{ages:?}");
+    assert!(ages.is_sorted_by_key(Duration::as_secs), "{ages:?}");
+}
+
+#[test]
 fn a_reload_that_is_tried_again_explains_no_more_silence() {
     let mut bench = Bench::new();
     bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);
@@ -121,7 +160,7 @@ fn a_reload_that_is_tried_again_explains_no_more_silence() {
     }
     let effects = bench.step(Input::Reloaded(Err("no answer".into())));
     assert!(!effects.contains(&Effect::Reload), "{effects:?}");
-    let effects = bench.later(Duration::from_secs(5));
+    let effects = bench.passes(Duration::from_secs(5));
     assert!(effects.contains(&Effect::Reload), "{effects:?}");
     let first = next_age(&mut bench);
     assert!(first >= Duration::from_secs(6), "{first:?}");

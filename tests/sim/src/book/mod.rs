@@ -171,7 +171,8 @@ pub(crate) struct MachineBook {
     pub(crate) drains: ((Time, Micros), Duration),
     /// Active copies that were placed elsewhere since the machine is drained or shuts down.
     pub(crate) moved: BTreeMap<UnitName, Moved>,
-    /// When its agent last took in a sign of life of its PID 1; and when something last was in the way of one.
+    /// When its agent last took in a sign of life of its PID 1, later by what it has stood still since; and when something
+    /// last was in the way of one.
     pub(crate) pid1_heard: Micros,
     pub(crate) pid1_impaired: Micros,
     /// Whether PID 1 reloads, as it has signalled to the agent, and as the agent has asked it to; and whether that may

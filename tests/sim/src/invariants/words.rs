@@ -328,7 +328,8 @@ impl World {
     /// A heartbeat carries the age of PID 1's last answer. Older than `systemd_timeout`: the machine is lost. (A daemon-reload of
     /// a large machine takes 8 s and is no death.)
     ///
-    /// Here: nobody's PID 1 is said to be more silent than it is, or less; nor silent while nothing keeps it from answering.
+    /// Here: nobody's PID 1 is said to be more silent than it is, or less, but for the time in which the agent stood still
+    /// itself; nor silent while nothing keeps it from answering.
     pub(super) fn pid1_is_as_old_as_that(&mut self, number: usize, age: Duration) {
         let now = self.queue.now();
         let machine = &self.machines[number];
@@ -343,13 +344,14 @@ impl World {
         // Clocks drift, and what it said last may have waited for the agent.
         let age = micros(age);
         let heard = machine.pid1_heard.max(machine.agent_since);
-        let (most, least) = (now - heard + machine.jumped, now - book.pid1_heard.max(machine.agent_since));
+        let most = (now - heard + machine.jumped).saturating_sub(machine.stood_still);
+        let least = now - book.pid1_heard.max(machine.agent_since);
         // Jobs of its own, and a reload that it knows of, explain some of it.
         let least =
             if book.reload_explains { 0 } else { least.saturating_sub(ALL_UNITS as Micros * JOB_MAX) };
         let idle = now - book.pid1_impaired.max(machine.agent_since) > 6 * SECOND && machine.jumped == 0;
         let problem = if Duration::from_micros(age) > self.settings.systemd_timeout && most < age / 100 * 98 {
-            "it was heard since"
+            "it was heard since, or the agent stood still itself"
         } else if age < least / 100 * 98 {
             "it has been silent for longer"
         } else if idle && age > 3 * SECOND + 2 * beat {

@@ -65,6 +65,10 @@ pub(crate) struct Machine {
     pub(crate) pid1_heard: Micros,
     /// By how much the machine's clock has jumped since.
     pub(crate) jumped: Micros,
+    /// Since when the agent stands still, alone or with the machine; and for how long it has since that sign of life, from when
+    /// it had anything to do.
+    still: Option<Micros>,
+    pub(crate) stood_still: Micros,
     pub(crate) bus_flaky: u32,
     /// What next answers the agent is an old leader.
     pub(crate) old_leader_next: bool,
@@ -150,6 +154,8 @@ impl Machine {
             excepted_until: 0,
             pid1_heard: 0,
             jumped: 0,
+            still: None,
+            stood_still: 0,
             bus_flaky: 0,
             old_leader_next: false,
             signalled: 0,
@@ -232,7 +238,7 @@ impl World {
             return;
         }
         machine.agents += 1;
-        machine.agent_since = now;
+        (machine.agent_since, machine.still, machine.stood_still) = (now, None, 0);
         let boot = boot_id(number, boot);
         let key = AgentKey::new((u128::from(machine.random.bits()) << 64) | number as u128);
         let kept = machine.ledger.take().filter(|ledger| ledger.boot == boot);
@@ -372,7 +378,25 @@ impl World {
 
     fn pid1_is_heard(&mut self, number: usize) {
         let machine = &mut self.machines[number];
-        (machine.pid1_heard, machine.jumped) = (self.queue.now(), 0);
+        (machine.pid1_heard, machine.jumped, machine.stood_still) = (self.queue.now(), 0, 0);
+    }
+
+    /// What keeps the agent from running may have begun or ended.
+    pub(crate) fn look_at_standstill(&mut self, number: usize) {
+        let now = self.queue.now();
+        let machine = &mut self.machines[number];
+        let still = machine.frozen > 0 || machine.agent.as_ref().is_some_and(|agent| agent.frozen > 0);
+        if still {
+            machine.still.get_or_insert(now);
+        } else if let Some(since) = machine.still.take() {
+            let heard = machine.pid1_heard.max(machine.agent_since);
+            let due = machine.agent.as_ref().and_then(|agent| agent.agent.next_timer());
+            let due = due.map_or(now, |due| machine.clock.moment(due));
+            machine.stood_still += now.saturating_sub(since.max(heard).max(due));
+            let book = &mut self.book.machines[number];
+            book.pid1_heard =
+                book.pid1_heard.max(machine.agent_since) + (now - since.max(machine.agent_since));
+        }
     }
 
     pub(crate) fn tell_agent(&mut self, number: usize, input: Input) {
@@ -473,6 +497,7 @@ impl World {
         if self.machines[number].agent.as_ref().is_some_and(|agent| agent.frozen == 0) {
             self.queue.after(0, Event::AgentTurn(number, process));
         }
+        self.look_at_standstill(number);
         self.look_at_link(number);
     }
 
@@ -485,6 +510,7 @@ impl World {
         for event in std::mem::take(&mut self.machines[number].waiting) {
             self.queue.after(0, event);
         }
+        self.look_at_standstill(number);
         self.look_at_link(number);
     }
 
