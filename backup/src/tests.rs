@@ -148,8 +148,7 @@ fn units_have_files_and_files_have_units() {
 
 #[test]
 fn unit_files_that_would_be_refused_are_named() {
-    let durable =
-        state(&[file("a"), "no section\n".to_owned(), "[X-Fleet]\nReplaces=a.service\n".to_owned()]);
+    let durable = state(&[file("a"), "no section\n".to_owned(), "[X-Fleet]\nReplicas=2\n".to_owned()]);
     assert_eq!(read(&written(&durable).1, 4096).unwrap().durable, durable, "they are kept all the same");
     let refused = refused_files(&durable);
     let names: Vec<_> = refused.iter().map(|(name, _)| name.clone()).collect();

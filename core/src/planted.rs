@@ -33,6 +33,12 @@ faults! {
     NoMargin,
     /// a longer lease is granted before it is on record
     LongerLeaseBeforeCommit,
+    /// what makes room for another unit is stopped before it is active elsewhere
+    ReplacedStopsFirst,
+    /// a unit is placed beside what it replaces
+    ReplacerDoesNotWait,
+    /// what is replaced is moved although it fits nowhere
+    ReplacedGoesNowhere,
     /// a client is answered before the commit
     AnswerBeforeCommit,
     /// a question is answered from what is not committed

@@ -220,7 +220,7 @@ mod tests {
         let newer = String::from_utf8_lossy(&good).replacen("\"muster_backup\":1", "\"muster_backup\":2", 1);
         let cases: [(&str, &[u8]); 7] = [
             ("good", &good),
-            ("refused", &backup("[Service]\nExecStart=/bin/true\n[X-Fleet]\nReplaces=x.service\n")),
+            ("refused", &backup("[Service]\nExecStart=/bin/true\n[X-Fleet]\nReplicas=2\n")),
             ("cut", &good[..good.len() - 20]),
             ("changed", &changed),
             ("newer", newer.as_bytes()),

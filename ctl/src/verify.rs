@@ -166,7 +166,7 @@ mod tests {
             path.display().to_string()
         };
         let warns = file("warns.service", "[Service]\nExecStart=/bin/true\nRestrat=always\n");
-        let fails = file("fails.service", "[Service]\nExecStart=/bin/true\n[X-Fleet]\nReplaces=x.service\n");
+        let fails = file("fails.service", "[Service]\nExecStart=/bin/true\n[X-Fleet]\nReplicas=2\n");
         let mut out = Vec::new();
         assert!(run(std::slice::from_ref(&warns), &mut out).is_ok());
         assert!(!out.is_empty());

@@ -44,6 +44,7 @@ mod outbox;
 mod placing;
 mod reason;
 mod record;
+mod replacing;
 mod rivals;
 mod rto;
 mod session;
@@ -136,6 +137,8 @@ pub struct Leader {
     queue: Queue,
     /// Who names the unit in `MachineOf=`.
     followers: BTreeMap<UnitName, BTreeSet<UnitName>>,
+    /// Units with `Replaces=`.
+    replacers: BTreeSet<UnitName>,
     /// Who names the unit in `Requires=` or `After=`.
     dependents: BTreeMap<UnitName, BTreeSet<UnitName>>,
     /// Sockets, timers and paths that activate the unit.
@@ -279,6 +282,7 @@ impl Leader {
             placer: Placer::default(),
             queue: Queue::default(),
             followers: BTreeMap::new(),
+            replacers: BTreeSet::new(),
             dependents: BTreeMap::new(),
             activators: BTreeMap::new(),
             gates: Gates::default(),
@@ -479,6 +483,7 @@ impl Leader {
         self.placer = Placer::default();
         self.queue = Queue::default();
         self.followers.clear();
+        self.replacers.clear();
         self.dependents.clear();
         self.activators.clear();
         self.globals.clear();
@@ -608,6 +613,9 @@ impl Leader {
         for triggered in &unit.options.triggers {
             self.activators.entry(triggered.clone()).or_default().insert(name.clone());
         }
+        if !unit.options.replaces.is_empty() {
+            self.replacers.insert(name.clone());
+        }
         if unit.options.global {
             self.globals.insert(unit.order, name.clone());
         }
@@ -624,6 +632,7 @@ impl Leader {
         for triggered in &unit.options.triggers {
             unlink(&mut self.activators, triggered, name);
         }
+        self.replacers.remove(name);
         self.globals.remove(&unit.order);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Their units are placed elsewhere as those of a lost machine are, but what runs there runs on until it is seen to be
 //! active elsewhere: its old copy lingers. What runs to its end may do so first, while the drain lasts. What fits nowhere
-//! else stays. Global units go nowhere else: a drain stops them
+//! else stays. What makes room for a unit that replaces it moves in the same way. Global units go nowhere else: a drain stops them
 //! when nothing else is left.
 
 use std::collections::BTreeMap;
@@ -207,8 +207,9 @@ impl Leader {
         let launched = self.units.get(name).is_some_and(|unit| unit.desired == DesiredState::Launched);
         let Some(machine) = self.machines.get(&from) else { return };
         let runs = machine.observed.get(name).is_some_and(Copy::runs);
-        let runs_on =
-            self.units.get(name).is_some_and(Unit::may_run_twice) && !planted::is(Fault::DrainStopsFirst);
+        let stops_first = planted::is(Fault::DrainStopsFirst)
+            || planted::is(Fault::ReplacedStopsFirst) && self.makes_room(name);
+        let runs_on = self.units.get(name).is_some_and(Unit::may_run_twice) && !stops_first;
         if launched && runs && machine.state != MachineState::Unreachable {
             let ends = self.lingers_until(from);
             self.lingering.insert(from, name, Move { ends, runs_on, failed: false });
@@ -263,7 +264,7 @@ impl Leader {
             machine.state != MachineState::Unreachable
                 && (machine.record.leaving || self.drains.contains_key(&id))
         });
-        if !left {
+        if !left && self.replacers.is_empty() {
             return;
         }
         let ends = self.lingers_until(id);
@@ -273,7 +274,8 @@ impl Leader {
                 unit.desired == DesiredState::Launched && !unit.options.global && !unit.placements.is_empty()
             });
             let retired = self.retired.contains_key(&(id, name.clone()));
-            if let Some(unit) = moved.filter(|_| retired && !self.lingering.moves(id, &name)) {
+            let leaves = || left || self.makes_room(&name);
+            if let Some(unit) = moved.filter(|_| retired && !self.lingering.moves(id, &name) && leaves()) {
                 let runs_on = unit.may_run_twice();
                 self.lingering.insert(id, &name, Move { ends, runs_on, failed: false });
             }
@@ -450,7 +452,7 @@ impl Unit {
 
 impl Copy {
     /// Whether it was started, and has not ended, as far as its machine has said.
-    fn is_at_work(&self) -> bool {
+    pub(super) fn is_at_work(&self) -> bool {
         match &self.observation {
             Observation::Held { phase: Phase::Starting, .. } => true,
             Observation::Held { phase: Phase::Launched, .. } => self.runs(),

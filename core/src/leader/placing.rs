@@ -6,6 +6,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::groups::Group;
+use super::replacing::Choice;
 use super::{Change, Event, Leader, LingerEnd, Machine, PlaceReason, Retired, Unit, UnplaceReason, sorted};
 use crate::ids::{Epoch, MachineId};
 use crate::machine::MachineState;
@@ -90,7 +92,7 @@ fn key(unit: &Unit) -> Key {
     let tightness = Tightness {
         named: options.machine_id.is_some(),
         labels: options.metadata.len(),
-        company: options.machine_of.len() + options.conflicts.len(),
+        company: options.machine_of.len() + options.conflicts.len() + options.replaces.len(),
         memory: options.memory,
         cpu: options.cpu,
     };
@@ -142,6 +144,14 @@ impl Leader {
             if self.is_held(&group.units) {
                 continue;
             }
+            if self.replaces(&group.units) {
+                match self.choose_replacing(&group) {
+                    Choice::Now(machine) => self.place_together(group, machine, false),
+                    Choice::Later => {}
+                    Choice::Nowhere => waits.push(key),
+                }
+                continue;
+            }
             let is_fresh = fresh.binary_search(&key).is_ok();
             let alone = group.units.len() == 1;
             if alone && !fits_nowhere.is_empty() {
@@ -170,13 +180,7 @@ impl Leader {
                 waits.push(key);
             }
             match machine {
-                Some(machine) => {
-                    let with = group.tied_to();
-                    for name in group.units {
-                        let reason = self.why_placed(&name, !is_fresh);
-                        self.place_on(&name, machine, reason, with.as_ref());
-                    }
-                }
+                Some(machine) => self.place_together(group, machine, !is_fresh),
                 // What ties a unit to others is not part of its requirement, nor what is left of it somewhere.
                 None if alone
                     && self.units.get(name).is_some_and(|unit| {
@@ -196,6 +200,14 @@ impl Leader {
             let units = waits.iter().filter_map(|key| self.queue.waiting.get(key).cloned()).collect();
             self.queue.told.extend(waits);
             self.event(Event::FitNowhere { units });
+        }
+    }
+
+    fn place_together(&mut self, group: Group, machine: MachineId, waited: bool) {
+        let with = group.tied_to();
+        for name in group.units {
+            let reason = self.why_placed(&name, waited);
+            self.place_on(&name, machine, reason, with.as_ref());
         }
     }
 
@@ -309,6 +321,10 @@ impl Leader {
         }
         let epoch = self.mint();
         self.set_placement(name, machine, epoch);
+        if from.is_some_and(|from| from != machine) {
+            // Those that could not be with it where it was.
+            self.mark_followers(name);
+        }
         let with = with.filter(|with| *with != name).cloned();
         self.event(Event::Placed { unit: name.clone(), machine, from, epoch, reason, with });
     }
@@ -352,6 +368,7 @@ impl Leader {
         }
         self.forget_move(machine, name);
         self.placer.assign(name, machine);
+        self.mark_replacers_of(name);
         if self.retired.remove(&(machine, name.clone())).is_some() {
             self.turn.changes.push(Change::DeleteRetired(machine, name.clone()));
         }

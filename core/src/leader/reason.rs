@@ -47,6 +47,9 @@ pub enum PlaceReason {
     /// A client gave it another file.
     #[error("a client replaced its file")]
     Replaced,
+    /// A unit that replaces it is to be where it was.
+    #[error("it makes room for a unit that replaces it (Replaces=)")]
+    MakesRoom,
     /// A unit that it is tied to is not where it was.
     #[error("a unit that MachineOf= ties it to has moved")]
     TargetMoved,

@@ -366,6 +366,7 @@ impl Leader {
         if self.units.get(name).is_some_and(|unit| unit.options.ends) {
             // Its machine may be drained, and have waited for its end.
             self.mark_tied(name);
+            self.mark_replacers_of(name);
         }
         if let Some(unit) = self.units.get_mut(name)
             && observation.has_ended()
@@ -620,8 +621,10 @@ impl Leader {
                 && (machine.availability == Availability::Open || planted::is(Fault::DrainedIsOpen))
                 && (!machine.record.leaving || planted::is(Fault::LeavingIsOpen))
         });
-        if self.placer.set_open(id, open) && open {
-            self.queue.touch(id);
+        match self.placer.set_open(id, open) {
+            true if open => self.queue.touch(id),
+            true => self.mark_replacers(),
+            false => {}
         }
     }
 

@@ -177,6 +177,13 @@ impl Leader {
             Ok(group) => group,
             Err(why) => return reason(&why.to_string()),
         };
+        if let Some((leaving, from, to)) = self.room_being_made(&group.units) {
+            return reason(&format!(
+                "it waits for {leaving}, which it replaces and which is leaving {} for {}",
+                from.short(),
+                to.short()
+            ));
+        }
         let refusals = self.refusals(&group);
         let subject = match group.units.len() {
             1 => "the unit".to_owned(),

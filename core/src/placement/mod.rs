@@ -292,7 +292,7 @@ impl Placer {
         }
         self.drop_entry(name);
         let mut declares = BTreeSet::new();
-        for glob in &options.conflicts {
+        for glob in options.conflicts.iter().chain(&options.replaces) {
             let (id, new) = self.patterns.acquire(glob);
             declares.insert(id);
             if new {
@@ -418,6 +418,46 @@ impl Placer {
         takes(&members, machine, host).map_err(|misfit| self.refusal(misfit, host))
     }
 
+    /// The same, as if these units were not there.
+    pub fn check_without(
+        &mut self,
+        group: &[UnitName],
+        machine: MachineId,
+        without: &BTreeSet<UnitName>,
+    ) -> Result<(), Refusal> {
+        let there = |name: &&UnitName| self.copies(name).any(|on| on == machine);
+        let lifted: Vec<&UnitName> = without.iter().filter(there).collect();
+        for name in &lifted {
+            self.lift(name, machine);
+        }
+        let result = self.check(group, machine);
+        for name in lifted {
+            self.assign(name, machine);
+        }
+        result
+    }
+
+    /// The units on the machine that these replace; none where one of them replaces one of these in turn.
+    pub fn replaced(&self, group: &[UnitName], machine: MachineId) -> Option<BTreeSet<UnitName>> {
+        let host = self.hosts.get(&machine)?;
+        let replacing = |entry: &&Entry| !entry.options.replaces.is_empty();
+        let mut found = BTreeSet::new();
+        for entry in group.iter().filter_map(|name| self.units.get(name)).filter(replacing) {
+            let there = entry.declares.iter().any(|id| host.matched.contains_key(id));
+            for name in host.units.iter().filter(|name| there && !group.contains(*name)) {
+                let Some(other) = self.units.get(name) else { continue };
+                if entry.declares.is_disjoint(&other.matched_by) {
+                    continue;
+                }
+                if replacing(&other) && !other.declares.is_disjoint(&entry.matched_by) {
+                    return None;
+                }
+                found.insert(name.clone());
+            }
+        }
+        Some(found)
+    }
+
     /// Whether the unit may stay on the machine, also on one that takes nothing new.
     pub fn may_stay(&self, name: &UnitName, machine: MachineId) -> bool {
         let members = self.members(std::slice::from_ref(name));
@@ -473,11 +513,20 @@ impl Placer {
             *other != name && self.units.get(other).is_some_and(matches)
         };
         match (host.units.iter().find(counterpart), self.patterns.glob(id)) {
-            (Some(with), Some(pattern)) => {
-                Refusal::Conflict { unit: name.clone(), with: with.clone(), pattern: pattern.clone(), own }
-            }
+            (Some(with), Some(pattern)) => Refusal::Conflict {
+                unit: name.clone(),
+                with: with.clone(),
+                pattern: pattern.clone(),
+                own,
+                replaces: self.names_replaced(if own { name } else { with }),
+            },
             _ => Refusal::Closed,
         }
+    }
+
+    /// Whether what the unit names is what it replaces; else what it is in conflict with.
+    fn names_replaced(&self, name: &UnitName) -> bool {
+        self.units.get(name).is_some_and(|entry| !entry.options.replaces.is_empty())
     }
 
     /// Whether units of the group are in conflict with each other.

@@ -43,7 +43,11 @@ pub enum Refusal {
         free: Bytes,
     },
     /// A unit there is in conflict with this one.
-    #[error("{with} is there: Conflicts={pattern} of {}", if *.own { .unit } else { .with })]
+    #[error(
+        "{with} is there: {}={pattern} of {}",
+        if *.replaces { "Replaces" } else { "Conflicts" },
+        if *.own { .unit } else { .with }
+    )]
     Conflict {
         /// The unit to be placed.
         unit: UnitName,
@@ -53,6 +57,8 @@ pub enum Refusal {
         pattern: Glob,
         /// Whether the unit to be placed names the pattern, or the one that is there.
         own: bool,
+        /// Whether it names it as what it replaces.
+        replaces: bool,
     },
     /// The units of a group are in conflict with each other.
     #[error("{unit} is tied by MachineOf= to {with}, and in conflict with it: Conflicts={pattern}")]

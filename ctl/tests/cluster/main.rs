@@ -202,7 +202,7 @@ fn what_fails_on_the_machine_reaches_the_user() {
     let invalid = file(
         cluster.directory(),
         "invalid.service",
-        "[Service]\nExecStart=/bin/true\n[X-Fleet]\nReplaces=web.service\n",
+        "[Service]\nExecStart=/bin/true\n[X-Fleet]\nReplicas=2\n",
     );
     let run = cluster.ctl(&["start", &fails, &invalid]);
     assert_eq!(run.code, Some(1));

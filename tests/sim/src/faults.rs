@@ -9,7 +9,8 @@ use muster_core::machine::{Availability, Drain};
 
 use crate::election::Election;
 use crate::palette::{
-    ALL_UNITS, EXCLUSIVE, FAILING, FAILING_END, PLAIN, Palette, UNITS, WAITED_FOR, WAITING, WAITING_END,
+    ALL_UNITS, EXCLUSIVE, FAILING, FAILING_END, PLAIN, Palette, REPLACING, REPLACING_END, UNITS, WAITED_FOR,
+    WAITING, WAITING_END,
 };
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
@@ -293,6 +294,7 @@ impl Plan {
         guards_that_die(&mut Random::new(seed, "guards"), machines, &mut entries);
         schedulers_in_a_row(&mut Random::new(seed, "row"), machines, &mut entries);
         drains_again(&mut Random::new(seed, "drains"), machines, &mut entries);
+        replacements(&mut Random::new(seed, "replacing"), machines, &mut entries);
         entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
@@ -395,6 +397,41 @@ fn torn_commits(random: &mut Random, entries: &mut Vec<Entry>) {
     }
     let drawn = drawn.into_iter().enumerate();
     entries.extend(drawn.map(|(number, (at, what))| Entry { number: 5000 + number, at, what }));
+}
+
+/// In some histories units replace others, and something happens to the machines that these go to. These are numbered apart,
+/// too.
+fn replacements(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(300) {
+        return;
+    }
+    let verbs = [Verb::Start, Verb::Start, Verb::Start, Verb::Load, Verb::Stop, Verb::Unload, Verb::Destroy];
+    let mut drawn = Vec::new();
+    for _ in 0..=random.below(5) {
+        let unit = random.below(UNITS);
+        let mut at = random.between(8 * SECOND, 60 * SECOND);
+        for number in 0..=random.below(3) {
+            let content = Some(REPLACING + random.below(REPLACING_END - REPLACING)).filter(|_| number == 0);
+            let verb = if number == 0 { Verb::Start } else { *random.pick(&verbs) };
+            let ask = Ask::Command { verb, units: vec![unit], content, replace: true };
+            let lost_answers = u32::from(random.chance(150));
+            drawn.push((at, What::Client(Order { ask, lost_answers, tries: 20 })));
+            if random.chance(300) {
+                let at = at + random.between(0, 2 * SECOND);
+                let (machine, down) = (random.below(machines), random.spread(SECOND, 20 * SECOND));
+                let fault = match random.below(4) {
+                    0 => Fault::CrashScheduler { after: 0, down: down / 10 },
+                    1 => Fault::StoreFull { lasts: down / 5 },
+                    2 => Fault::PowerLoss { machine, down },
+                    _ => Fault::Partition { machine, up: true, down: true, lasts: down },
+                };
+                drawn.push((at, What::Fault(fault)));
+            }
+            at += random.between(0, 30 * SECOND);
+        }
+    }
+    let drawn = drawn.into_iter().enumerate();
+    entries.extend(drawn.map(|(number, (at, what))| Entry { number: 11_000 + number, at, what }));
 }
 
 /// In some histories what agents say arrives just when their lease ends. These are numbered apart, too.

@@ -83,7 +83,13 @@ fn group_misfit(
 /// Whether the first unit says that it does not go with the second.
 fn conflicts(palette: &Palette, decided: &Decided, name: &UnitName, other: &UnitName) -> bool {
     let patterns = options(palette, decided, name).map_or(&[][..], |options| options.conflicts);
-    patterns.iter().any(|pattern| matches(pattern, other.as_str()))
+    patterns.iter().any(|pattern| matches(pattern, other.as_str())) || replaces(palette, decided, name, other)
+}
+
+/// Whether the second unit makes room for the first one.
+pub(crate) fn replaces(palette: &Palette, decided: &Decided, name: &UnitName, other: &UnitName) -> bool {
+    let patterns = options(palette, decided, name).map_or(&[][..], |options| options.replaces);
+    name != other && patterns.iter().any(|pattern| matches(pattern, other.as_str()))
 }
 
 /// These units and all that are tied to them, directly or over others.

@@ -10,7 +10,7 @@ use muster_core::unit::UnitName;
 
 use crate::book::Done;
 use crate::faults::{Ask, Order};
-use crate::fits::{tied, together};
+use crate::fits::{replaces, tied, together};
 use crate::queue::{Micros, SECOND};
 use crate::systemd::State;
 use crate::world::{Event, World};
@@ -307,8 +307,42 @@ impl World {
                         found.push(format!("{name} waits and would fit on m{number}"));
                     }
                 }
+                if group.len() == 1
+                    && let Some((other, from, to)) = self.could_make_room(name)
+                {
+                    found.push(format!(
+                        "{name} waits, and {other} could make room on m{from}: m{to} would take it"
+                    ));
+                }
             }
         }
+    }
+
+    /// The only unit that this one replaces on a machine, that machine, and another one that would take it. Units that are
+    /// tied to others, or run to their end, are left out.
+    fn could_make_room(&self, name: &UnitName) -> Option<(UnitName, usize, usize)> {
+        let (palette, decided) = (&self.palette, &self.book.decided);
+        let free = |name: &UnitName| tied(palette, decided, BTreeSet::from([name.clone()])).len() == 1;
+        if !free(name) {
+            return None;
+        }
+        (0..self.machines.len()).find_map(|from| {
+            let on = decided.on(self.machines[from].id, true);
+            let mut replaced = on.into_iter().filter(|other| replaces(palette, decided, name, other));
+            let other = replaced.next().filter(|_| replaced.next().is_none())?.clone();
+            let options = &palette.contents[*decided.files.get(&other)?].options;
+            if options.global || options.oneshot || !free(&other) || replaces(palette, decided, &other, name)
+            {
+                return None;
+            }
+            let alone = BTreeSet::from([other.clone()]);
+            let to = (0..self.machines.len())
+                .find(|to| *to != from && together(palette, decided, &alone, *to).is_none())?;
+            let mut without = decided.clone();
+            without.units.get_mut(&other)?.placements.clear();
+            let makes_room = together(palette, &without, &BTreeSet::from([name.clone()]), from).is_none();
+            makes_room.then_some((other, from, to))
+        })
     }
 
     /// A unit is only where the units are that it is tied to. (What an old store finds, it takes up as it is.)

@@ -18,6 +18,8 @@ pub(crate) const MEMORY: u64 = 1 << 30;
 pub(crate) struct Options {
     /// Patterns of names: of the characters `?` and `*` besides ordinary ones.
     pub(crate) conflicts: &'static [&'static str],
+    /// Patterns of units that make room for it.
+    pub(crate) replaces: &'static [&'static str],
     pub(crate) machine_of: &'static [usize],
     pub(crate) global: bool,
     /// The number of the machine.
@@ -71,7 +73,7 @@ pub(crate) struct Palette {
 pub(crate) const EXCLUSIVE_STOPS: [u64; 2] = [2, 10];
 
 /// How many kinds of files there are: see [`options`].
-const KINDS: usize = 28;
+const KINDS: usize = 30;
 /// Files that differ in nothing that the leader cares about.
 const VARIANTS: usize = 3;
 /// The first of the files that are exclusive, and the first after them.
@@ -81,7 +83,10 @@ pub(crate) const WAITING: usize = 16 * VARIANTS;
 pub(crate) const WAITING_END: usize = 20 * VARIANTS;
 /// The first of the files of units that fail or run to their end. They are drawn apart, too.
 pub(crate) const FAILING: usize = WAITING_END;
-pub(crate) const FAILING_END: usize = KINDS * VARIANTS;
+pub(crate) const FAILING_END: usize = 28 * VARIANTS;
+/// The first of the files of units that replace others. They are drawn apart, too.
+pub(crate) const REPLACING: usize = FAILING_END;
+pub(crate) const REPLACING_END: usize = KINDS * VARIANTS;
 /// The units for which they wait. These wait for none themselves.
 pub(crate) const WAITED_FOR: [usize; 2] = [1, 2];
 /// How many of the files ask for nothing; they come first.
@@ -113,7 +118,9 @@ fn options(kind: usize) -> Options {
         24 => Options { oneshot: true, ..none },
         25 => Options { oneshot: true, reschedule: Some(reschedule(3, 1, 60)), ..none },
         26 => Options { exclusive: Some(2), reschedule: Some(reschedule(2, 2, 600)), ..none },
-        _ => Options { memory: 400 << 20, ..none },
+        27 => Options { memory: 400 << 20, ..none },
+        28 => Options { replaces: &["u0?.service"], cpu: 500, ..none },
+        _ => Options { replaces: &["u01.service", "u1*"], ..none },
     }
 }
 
@@ -129,6 +136,9 @@ fn text(kind: usize, variant: usize, options: &Options) -> String {
     // Writing to a String cannot fail.
     for pattern in options.conflicts {
         let _ = writeln!(text, "Conflicts={pattern}");
+    }
+    for pattern in options.replaces {
+        let _ = writeln!(text, "Replaces={pattern}");
     }
     for target in options.machine_of {
         let _ = writeln!(text, "MachineOf={}", unit_name(*target));

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::Event;
 use crate::command::Verb;
+use crate::leader::PlaceReason;
 use crate::machine::Availability;
 
 /// Of how many units or machines a sentence names all.
@@ -201,8 +202,10 @@ impl fmt::Display for Event {
                     None if from.is_some() => write!(f, "{unit} is placed anew on {}", machine.short())?,
                     None => write!(f, "{unit} is placed on {}", machine.short())?,
                 }
-                if let Some(with) = with {
-                    write!(f, ", together with {with}")?;
+                match with {
+                    Some(with) if *reason == PlaceReason::MakesRoom => write!(f, " to make room for {with}")?,
+                    Some(with) => write!(f, ", together with {with}")?,
+                    None => {}
                 }
                 write!(f, ": {reason}")
             }

@@ -9,6 +9,7 @@ mod moving;
 mod office;
 mod races;
 mod random;
+mod replacing;
 mod rivals;
 mod rto;
 mod welcome;

@@ -59,6 +59,9 @@ pub struct Options {
     pub metadata: BTreeMap<String, BTreeSet<String>>,
     /// `Conflicts=`: units that must not be on the same machine, whichever of the two says so.
     pub conflicts: BTreeSet<Glob>,
+    /// `Replaces=`: units that must not be on the same machine either, and that are placed elsewhere where they are in its way.
+    /// Not together with `conflicts`.
+    pub replaces: BTreeSet<Glob>,
     /// `Global=`: it runs on every machine that fits.
     pub global: bool,
     /// `Priority=`: from -1000 to 1000, the greater goes first.
@@ -211,6 +214,7 @@ enum Key {
     MachineOf,
     MachineMetadata,
     Conflicts,
+    Replaces,
     Global,
     Priority,
     Cpu,
@@ -226,11 +230,12 @@ enum Key {
 }
 
 /// Every option that works, and whether `[X-Fleet]` has it too.
-const KEYS: [(&str, Key, bool); 16] = [
+const KEYS: [(&str, Key, bool); 17] = [
     ("MachineID", Key::MachineId, true),
     ("MachineOf", Key::MachineOf, true),
     ("MachineMetadata", Key::MachineMetadata, true),
     ("Conflicts", Key::Conflicts, true),
+    ("Replaces", Key::Replaces, true),
     ("Global", Key::Global, true),
     ("Priority", Key::Priority, false),
     ("CPU", Key::Cpu, false),
@@ -255,8 +260,8 @@ const LEGACY_KEYS: [(&str, Key); 5] = [
 ];
 
 /// Options whose effect does not exist yet. Taking them and doing nothing would be a lie.
-const UNSUPPORTED: [&str; 8] =
-    ["Config", "Prefer", "Replaces", "Replicas", "Secret", "Spread", "UpdateMinActive", "UpdateParallelism"];
+const UNSUPPORTED: [&str; 7] =
+    ["Config", "Prefer", "Replicas", "Secret", "Spread", "UpdateMinActive", "UpdateParallelism"];
 
 /// One assignment to an option that works.
 struct Setting<'a> {
@@ -546,14 +551,14 @@ impl<'a> Reader<'a> {
             return Vec::new();
         };
         let parts: Vec<&str> = match setting.key {
-            Key::Conflicts | Key::Requires | Key::After => {
+            Key::Conflicts | Key::Replaces | Key::Requires | Key::After => {
                 quoted.iter().flat_map(|value| value.split_whitespace()).collect()
             }
             _ => quoted,
         };
         let mut values = Vec::new();
         for part in parts {
-            match expand(part, self.name, setting.key == Key::Conflicts) {
+            match expand(part, self.name, matches!(setting.key, Key::Conflicts | Key::Replaces)) {
                 Ok(Some(value)) => values.push(value),
                 Ok(None) => {}
                 Err(error) => self.errors.push(setting.error(error)),
@@ -587,14 +592,18 @@ impl<'a> Reader<'a> {
                 let (label, value) = parse_label(value)?;
                 options.metadata.entry(label.to_owned()).or_default().insert(value.to_owned());
             }
-            Key::Conflicts => {
+            Key::Conflicts | Key::Replaces => {
                 let glob = Glob::parse(value).map_err(|error| error.to_string())?;
                 if glob.is_literal()
                     && let Err(error) = UnitName::parse(value)
                 {
                     self.warnings.push(setting.warning(format_args!("{value:?} can match no unit: {error}")));
                 }
-                options.conflicts.insert(glob);
+                let patterns = match setting.key {
+                    Key::Replaces => &mut options.replaces,
+                    _ => &mut options.conflicts,
+                };
+                patterns.insert(glob);
             }
             Key::Global => {
                 let wanted = parse_bool(value)?;
@@ -674,6 +683,9 @@ impl<'a> Reader<'a> {
             if first(Key::Conflicts).is_some() {
                 refuse(machine_id, "MachineID cannot be used with Conflicts".to_owned());
             }
+            if first(Key::Replaces).is_some() {
+                refuse(machine_id, "MachineID cannot be used with Replaces".to_owned());
+            }
             if global.is_some() {
                 refuse(machine_id, "MachineID cannot be used with Global".to_owned());
             }
@@ -682,6 +694,14 @@ impl<'a> Reader<'a> {
             && first(Key::MachineOf).is_some()
         {
             refuse(global, "Global cannot be used with Peers (MachineOf=)".to_owned());
+        }
+        if let Some(replaces) = first(Key::Replaces) {
+            if global.is_some() {
+                refuse(replaces, "Global cannot be used with Replaces".to_owned());
+            }
+            if first(Key::Conflicts).is_some() {
+                refuse(replaces, "Conflicts cannot be used with Replaces".to_owned());
+            }
         }
         if let (Some(_), Some(exclusive)) = (options.exclusive, first(Key::Exclusive))
             && let Some(why) = why_not_exclusive(self.name.unit_type())
@@ -701,13 +721,17 @@ impl<'a> Reader<'a> {
                 refuse(reschedule, what);
             }
         }
-        for peer in &options.machine_of {
-            let conflict = options.conflicts.iter().find(|conflict| conflict.matches(peer.as_str()));
-            if let (Some(conflict), Some(setting)) = (conflict, first(Key::Conflicts)) {
-                refuse(
-                    setting,
-                    format!("unresolvable requirements: peer {peer:?} matches conflict {conflict:?}"),
-                );
+        let apart =
+            [(Key::Conflicts, "conflict", &options.conflicts), (Key::Replaces, "replace", &options.replaces)];
+        for (key, what, patterns) in apart {
+            for peer in &options.machine_of {
+                let pattern = patterns.iter().find(|pattern| pattern.matches(peer.as_str()));
+                if let (Some(pattern), Some(setting)) = (pattern, first(key)) {
+                    refuse(
+                        setting,
+                        format!("unresolvable requirements: peer {peer:?} matches {what} {pattern:?}"),
+                    );
+                }
             }
         }
     }

@@ -236,6 +236,19 @@ fn combinations() {
             "line 2: [X-Fleet] Global cannot be used with Peers (MachineOf=)",
         ),
         (
+            "MachineID=01234567\nReplaces=a.service",
+            "line 2: [X-Fleet] MachineID cannot be used with Replaces",
+        ),
+        ("Replaces=a.service\nGlobal=true", "line 2: [X-Fleet] Global cannot be used with Replaces"),
+        (
+            "Replaces=a.service\nConflicts=b.service",
+            "line 2: [X-Fleet] Conflicts cannot be used with Replaces",
+        ),
+        (
+            "Replaces=a*\nMachineOf=a.service",
+            "line 2: [X-Fleet] unresolvable requirements: peer \"a.service\" matches replace \"a*\"",
+        ),
+        (
             "Conflicts=a*\nMachineOf=a.service",
             "line 2: [X-Fleet] unresolvable requirements: peer \"a.service\" matches conflict \"a*\"",
         ),
@@ -248,6 +261,7 @@ fn combinations() {
         "MachineID=01234567\nMachineMetadata=a=b",
         "MachineID=01234567\nGlobal=false",
         "MachineOf=a.service\nMachineMetadata=a=b\nConflicts=b.service",
+        "MachineOf=a.service\nMachineMetadata=a=b\nReplaces=b.service",
     ] {
         options("web.service", &format!("[X-Fleet]\n{text}\n"));
     }
@@ -257,16 +271,7 @@ fn combinations() {
 
 #[test]
 fn unsupported_options_are_refused_by_name() {
-    for key in [
-        "Replicas",
-        "Prefer",
-        "Spread",
-        "UpdateParallelism",
-        "UpdateMinActive",
-        "Secret",
-        "Config",
-        "Replaces",
-    ] {
+    for key in ["Replicas", "Prefer", "Spread", "UpdateParallelism", "UpdateMinActive", "Secret", "Config"] {
         for section in ["X-Fleet", "X-Muster"] {
             let expected = format!("line 2: [{section}] {key}= is not supported by this version");
             assert_eq!(errors(&format!("[{section}]\n{key}=1\n")), [expected]);

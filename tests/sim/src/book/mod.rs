@@ -78,7 +78,7 @@ pub(crate) struct Book {
 }
 
 /// What the leader has decided.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Decided {
     pub(crate) units: BTreeMap<UnitName, StoredUnit>,
     /// The number of each unit's file; also of units that are known no more and of which copies may be left.

@@ -10,7 +10,7 @@ use muster_core::unit::UnitName;
 
 use super::Before;
 use crate::book::{Cause, Moved};
-use crate::fits::{misfit, tied};
+use crate::fits::{misfit, replaces, tied};
 use crate::queue::SECOND;
 use crate::world::World;
 
@@ -148,7 +148,8 @@ impl World {
                 let failed = book.failed.contains(&(name.clone(), *epoch));
                 let lease = self.settings.lease();
                 let alive = self.heard_ago(number).is_some_and(|ago| ago < lease);
-                let emptied = book.leaving || drained;
+                let makes_room = now.is_none() && self.makes_room(name, before);
+                let emptied = book.leaving || drained || makes_room;
                 let active = book.says_active.contains(&(name.clone(), *epoch));
                 // After the store has lost decisions, a machine that holds a later copy has the current one.
                 let overtaken = (self.book.restored || self.book.store_failed)
@@ -183,13 +184,13 @@ impl World {
                 }
                 // What an earlier boot had is placed anew, also where it was.
                 let rebooted = !self.lease_holds(number) || book.rebooted;
-                if launched && !(lost || refused || rebooted || overtaken) {
+                if launched && !(lost || makes_room || refused || rebooted || overtaken) {
                     restarted.push((name.clone(), *epoch));
                 }
                 if !(overtaken
                     || failed
                     || (now.is_some() && (refused || rebooted))
-                    || (now.is_none() && (lost || rebooted && !keeps)))
+                    || (now.is_none() && (lost || makes_room || rebooted && !keeps)))
                 {
                     let text = format!(
                         "{name}: its placement {epoch} on m{number} ends ({now:?} follows), for no reason ({cause:?})"
@@ -212,6 +213,30 @@ impl World {
         for (name, epoch) in restarted {
             self.a_failed_unit_is_started_anew(&name, epoch);
         }
+    }
+
+    /// Whether the unit has moved for another one that waits: one that replaces it, or what it is tied to.
+    fn makes_room(&self, name: &UnitName, before: &Before) -> bool {
+        let (palette, decided) = (&self.palette, &self.book.decided);
+        let moves = |name: &UnitName| {
+            before.contains_key(name)
+                && decided.units.get(name).is_some_and(|unit| !unit.placements.is_empty())
+        };
+        let left = |id: &MachineId| {
+            let Some(number) = self.machine_number(*id) else { return true };
+            let book = &self.book.machines[number];
+            let drained = matches!(decided.availability.get(id), Some(Availability::Draining(_)));
+            !self.lease_holds(number) || book.pid1_lost || book.leaving || book.rebooted || drained
+        };
+        let waits = decided
+            .units
+            .iter()
+            .filter(|(_, unit)| unit.placements.keys().all(left) && unit.desired != DesiredState::Inactive);
+        let replaced = tied(palette, decided, BTreeSet::from([name.clone()]));
+        moves(name)
+            && waits.into_iter().any(|(waiting, _)| {
+                replaced.iter().any(|name| moves(name) && replaces(palette, decided, waiting, name))
+            })
     }
 
     /// Drain: one-shot units that run may run to their end, as long as it has time.
@@ -342,6 +367,10 @@ impl World {
             let Some(number) = self.machine_number(*id) else { continue };
             // A later copy there has taken its place.
             if self.book.decided.units.get(name).is_some_and(|unit| unit.placements.contains_key(id)) {
+                continue;
+            }
+            // That one has made room again, in the same step.
+            if self.book.decided.retired.contains_key(&(*id, name.clone())) {
                 continue;
             }
             let machine = &self.machines[number];
