@@ -334,6 +334,8 @@ impl Leader {
             self.queue.remove(&unit);
             self.placer.forget_unit(name);
             self.turn.records.push(name.clone());
+            // What activates it is tied to nothing any more.
+            self.mark_followers(name);
         }
         Done::Destroyed
     }

@@ -203,7 +203,7 @@ impl Leader {
             return;
         }
         let failed_on = self.failed_on(name, unit);
-        // Units that MachineOf= ties together stay together.
+        // Units that are tied together stay together.
         let elsewhere = if self.is_bound(name, unit) { None } else { self.places_besides(name, &failed_on) };
         let reason = PlaceReason::Failed(trouble.failures.len());
         match elsewhere {
@@ -220,7 +220,7 @@ impl Leader {
     fn is_bound(&self, name: &UnitName, unit: &Unit) -> bool {
         let placed = |other: &UnitName| self.units.get(other).is_some_and(|unit| !unit.placements.is_empty());
         // Also where these are gone, and an old store has found it without them.
-        !unit.options.machine_of.is_empty()
+        self.targets(unit).next().is_some()
             || self.followers.get(name).is_some_and(|followers| followers.iter().any(placed))
     }
 

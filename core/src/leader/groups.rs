@@ -1,11 +1,12 @@
-//! Units tied by `MachineOf=`: placed together on one machine, or not at all.
+//! Units that are tied: placed together on one machine, or not at all. `MachineOf=` ties a unit to others, and a socket, a
+//! timer or a path is tied to the unit that it activates, where the cluster knows that: what it starts must be there.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{Leader, Unit};
 use crate::ids::MachineId;
-use crate::placement::Refusal;
+use crate::placement::{Refusal, Tie};
 use crate::planted::{self, Fault};
 use crate::state::DesiredState;
 use crate::unit::UnitName;
@@ -25,11 +26,11 @@ pub(super) struct Group {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ungrouped {
     /// No such unit as it is tied to is known.
-    TargetUnknown { unit: UnitName, target: UnitName },
+    TargetUnknown(Tie),
     /// A unit that it is tied to is inactive.
-    TargetInactive { unit: UnitName, target: UnitName },
+    TargetInactive(Tie),
     /// A unit that it is tied to cannot be placed itself.
-    TargetAway { unit: UnitName, target: UnitName },
+    TargetAway(Tie),
     /// Units that it is tied to are on different machines.
     TargetsApart { unit: UnitName },
 }
@@ -37,15 +38,9 @@ pub(super) enum Ungrouped {
 impl fmt::Display for Ungrouped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TargetUnknown { unit, target } => {
-                write!(f, "MachineOf={target} of {unit}: no such unit; submit it, or mend the name")
-            }
-            Self::TargetInactive { unit, target } => {
-                write!(f, "MachineOf={target} of {unit}: it is inactive; load or start it")
-            }
-            Self::TargetAway { unit, target } => {
-                write!(f, "MachineOf={target} of {unit}: it cannot be placed itself")
-            }
+            Self::TargetUnknown(tie) => write!(f, "{tie}: no such unit; submit it, or mend the name"),
+            Self::TargetInactive(tie) => write!(f, "{tie}: it is inactive; load or start it"),
+            Self::TargetAway(tie) => write!(f, "{tie}: it cannot be placed itself"),
             Self::TargetsApart { unit } => {
                 write!(f, "MachineOf= of {unit} names units on different machines")
             }
@@ -68,7 +63,8 @@ impl Leader {
     /// The units that must be placed together with this one, which waits.
     pub(super) fn group(&self, name: &UnitName) -> Result<Group, Ungrouped> {
         let Some(unit) = self.units.get(name) else {
-            return Err(Ungrouped::TargetUnknown { unit: name.clone(), target: name.clone() });
+            let (unit, target) = (name.clone(), name.clone());
+            return Err(Ungrouped::TargetUnknown(Tie { unit, target, activates: false }));
         };
         if !self.is_tied(name, unit) || planted::is(Fault::GroupSplit) {
             return Ok(Group { units: vec![name.clone()], pinned: None, globals: Vec::new() });
@@ -89,7 +85,19 @@ impl Leader {
 
     /// Whether the unit is tied to another one, known or not.
     pub(super) fn is_tied(&self, name: &UnitName, unit: &Unit) -> bool {
-        !unit.options.machine_of.is_empty() || self.followers.contains_key(name)
+        self.targets(unit).next().is_some() || self.followers.contains_key(name)
+    }
+
+    /// The units that the unit is tied to: it must be where they are.
+    pub(super) fn targets<'a>(&'a self, unit: &'a Unit) -> impl Iterator<Item = &'a UnitName> {
+        let known =
+            |target: &&UnitName| unit.options.machine_of.contains(*target) || self.units.contains_key(target);
+        unit.options.tied_to().filter(known)
+    }
+
+    fn tie(&self, unit: &UnitName, target: &UnitName) -> Tie {
+        let named = self.units.get(unit).is_some_and(|unit| unit.options.machine_of.contains(target));
+        Tie { unit: unit.clone(), target: target.clone(), activates: !named }
     }
 
     /// This unit, and all that wait and are tied to it, directly or over others that wait.
@@ -97,7 +105,7 @@ impl Leader {
         let mut members = BTreeSet::from([name.clone()]);
         let mut next = vec![name.clone()];
         while let Some(member) = next.pop() {
-            let targets = self.units.get(&member).into_iter().flat_map(|unit| &unit.options.machine_of);
+            let targets = self.units.get(&member).into_iter().flat_map(|unit| self.targets(unit));
             let followers = self.followers.get(&member).into_iter().flatten();
             for other in targets.chain(followers) {
                 let waits = self.units.get(other).is_some_and(|unit| self.waits(other, unit));
@@ -113,15 +121,13 @@ impl Leader {
     fn unfit(&self, name: &UnitName, members: &BTreeSet<UnitName>) -> Option<Ungrouped> {
         let unit = self.units.get(name)?;
         let mut machines = BTreeSet::new();
-        for target in &unit.options.machine_of {
-            let tie = || (name.clone(), target.clone());
+        for target in self.targets(unit) {
+            let tie = || self.tie(name, target);
             let Some(other) = self.units.get(target) else {
-                let (unit, target) = tie();
-                return Some(Ungrouped::TargetUnknown { unit, target });
+                return Some(Ungrouped::TargetUnknown(tie()));
             };
             if other.desired == DesiredState::Inactive {
-                let (unit, target) = tie();
-                return Some(Ungrouped::TargetInactive { unit, target });
+                return Some(Ungrouped::TargetInactive(tie()));
             }
             if other.options.global {
                 continue;
@@ -131,10 +137,7 @@ impl Leader {
                     machines.insert(machine);
                 }
                 None if members.contains(target) => {}
-                None => {
-                    let (unit, target) = tie();
-                    return Some(Ungrouped::TargetAway { unit, target });
-                }
+                None => return Some(Ungrouped::TargetAway(tie())),
             }
         }
         (machines.len() > 1).then(|| Ungrouped::TargetsApart { unit: name.clone() })
@@ -148,7 +151,7 @@ impl Leader {
         let mut globals = Vec::new();
         for member in &units {
             let Some(unit) = self.units.get(member) else { continue };
-            for target in &unit.options.machine_of {
+            for target in self.targets(unit) {
                 let Some(other) = self.units.get(target) else { continue };
                 if other.options.global {
                     globals.push((member.clone(), target.clone()));
@@ -167,12 +170,12 @@ impl Leader {
     pub(super) fn group_may_be_on(&self, group: &Group, machine: MachineId) -> Result<(), Refusal> {
         let elsewhere = group.pinned.as_ref().filter(|(pinned, ..)| *pinned != machine);
         if let Some((_, unit, target)) = elsewhere {
-            return Err(Refusal::MachineOf { unit: unit.clone(), target: target.clone() });
+            return Err(Refusal::MachineOf(self.tie(unit, target)));
         }
         for (unit, target) in &group.globals {
             let there = |unit: &Unit| unit.placements.contains_key(&machine);
             if !self.units.get(target).is_some_and(there) {
-                return Err(Refusal::MachineOf { unit: unit.clone(), target: target.clone() });
+                return Err(Refusal::MachineOf(self.tie(unit, target)));
             }
         }
         Ok(())

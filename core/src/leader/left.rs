@@ -59,7 +59,7 @@ impl Leader {
             refusals.retain(|(machine, _)| *machine != id);
             let tied = match group.units.len() {
                 1 => "it".to_owned(),
-                many => format!("the {many} units that MachineOf= ties together"),
+                many => format!("the {many} units that are tied together"),
             };
             return format!("no other machine takes {tied}: {}", summary(&refusals));
         }

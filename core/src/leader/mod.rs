@@ -20,7 +20,7 @@
 //! | `commands` | clients' changes |
 //! | `moving`, `left` | machines that are drained or shut down; what is left on them, and why |
 //! | `placing` | which unit goes where, and when that is asked again |
-//! | `groups` | units tied by `MachineOf=` |
+//! | `groups` | units tied by `MachineOf=`, or by what they activate |
 //! | `gates` | placements that wait: exclusive units, `Requires=`, `After=` |
 //! | `failing` | units that systemd gives up |
 //! | `together` | what is checked of several unit files at once |
@@ -135,7 +135,7 @@ pub struct Leader {
     deadlines: BTreeSet<(Time, MachineId)>,
     placer: Placer,
     queue: Queue,
-    /// Who names the unit in `MachineOf=`.
+    /// Who must be where the unit is: who names it in `MachineOf=`, or activates it.
     followers: BTreeMap<UnitName, BTreeSet<UnitName>>,
     /// Units with `Replaces=`.
     replacers: BTreeSet<UnitName>,
@@ -604,7 +604,7 @@ impl Leader {
             return;
         }
         self.placer.set_unit(name, Arc::clone(&unit.options));
-        for target in &unit.options.machine_of {
+        for target in unit.options.tied_to() {
             self.followers.entry(target.clone()).or_default().insert(name.clone());
         }
         for dependency in unit.options.dependencies() {
@@ -623,7 +623,7 @@ impl Leader {
 
     /// The opposite of [`Self::index`], but for the placer.
     fn unindex(&mut self, name: &UnitName, unit: &Unit) {
-        for target in &unit.options.machine_of {
+        for target in unit.options.tied_to() {
             unlink(&mut self.followers, target, name);
         }
         for dependency in unit.options.dependencies() {

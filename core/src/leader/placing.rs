@@ -185,7 +185,7 @@ impl Leader {
                 None if alone
                     && self.units.get(name).is_some_and(|unit| {
                         let no_copies = || self.placer.copies(name).next().is_none();
-                        unit.options.machine_of.is_empty()
+                        self.targets(unit).next().is_none()
                             && (unit.options.exclusive.is_none() || no_copies())
                     }) =>
                 {
@@ -297,7 +297,7 @@ impl Leader {
     }
 
     /// Units that are tied to this one may fit now.
-    fn mark_followers(&mut self, name: &UnitName) {
+    pub(super) fn mark_followers(&mut self, name: &UnitName) {
         for follower in self.followers.get(name).cloned().unwrap_or_default() {
             if self.units.get(&follower).is_some_and(|unit| self.waits(&follower, unit)) {
                 self.mark(&follower);
@@ -324,6 +324,9 @@ impl Leader {
         if from.is_some_and(|from| from != machine) {
             // Those that could not be with it where it was.
             self.mark_followers(name);
+        } else if from.is_none() && self.activators.contains_key(name) {
+            // What activates it may have been placed before it was known.
+            self.unplace_followers(name);
         }
         let with = with.filter(|with| *with != name).cloned();
         self.event(Event::Placed { unit: name.clone(), machine, from, epoch, reason, with });
@@ -428,7 +431,8 @@ impl Leader {
                 .unwrap_or_default();
             for follower in self.followers.get(&target).cloned().unwrap_or_default() {
                 let Some(unit) = self.units.get(&follower) else { continue };
-                let off = unit.placements.keys().any(|machine| !on.contains(machine));
+                let tied = self.targets(unit).any(|other| *other == target);
+                let off = tied && unit.placements.keys().any(|machine| !on.contains(machine));
                 if off {
                     for machine in unit.placements.keys().copied().collect::<Vec<_>>() {
                         let (unit, reason) = (follower.clone(), UnplaceReason::TargetLeft);
@@ -479,7 +483,7 @@ impl Leader {
         let there = |target: &UnitName| {
             self.units.get(target).is_some_and(|unit| unit.placements.contains_key(&machine))
         };
-        let with_targets = self.units.get(name).is_some_and(|unit| unit.options.machine_of.iter().all(there));
+        let with_targets = self.units.get(name).is_some_and(|unit| self.targets(unit).all(there));
         with_targets && self.placer.may_stay(name, machine)
     }
 }

@@ -51,7 +51,7 @@ pub enum PlaceReason {
     #[error("it makes room for a unit that replaces it (Replaces=)")]
     MakesRoom,
     /// A unit that it is tied to is not where it was.
-    #[error("a unit that MachineOf= ties it to has moved")]
+    #[error("a unit that it is tied to (MachineOf=, or what it activates) has moved")]
     TargetMoved,
     /// The machine holds a later copy than any that the store knows of.
     #[error("this machine runs a later copy than the store knows of, so the store is old")]
@@ -71,7 +71,7 @@ pub enum PlaceReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnplaceReason {
     /// A unit that it is tied to is not there any more.
-    #[error("a unit that MachineOf= ties it to is not there any more")]
+    #[error("a unit that it is tied to (MachineOf=, or what it activates) is not there any more")]
     TargetLeft,
     /// It does not fit there with its new file.
     #[error("it does not fit there with its new file")]

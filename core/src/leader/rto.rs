@@ -88,8 +88,11 @@ fn notes(settings: &Settings, options: &Options) -> Vec<String> {
             waits.as_secs_f64()
         ));
     }
-    if !options.machine_of.is_empty() {
-        notes.push("the units that MachineOf= ties it to must fit on the same machine".to_owned());
+    if options.tied_to().next().is_some() {
+        notes.push(
+            "the units that it is tied to (MachineOf=, or what it activates) must fit on the same machine"
+                .to_owned(),
+        );
     }
     if options.has_dependencies() {
         notes.push("the units in Requires= and After= of [X-Muster] must have started before it".to_owned());

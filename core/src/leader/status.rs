@@ -187,7 +187,7 @@ impl Leader {
         let refusals = self.refusals(&group);
         let subject = match group.units.len() {
             1 => "the unit".to_owned(),
-            n => format!("the {n} units that MachineOf= ties together"),
+            n => format!("the {n} units that are tied together"),
         };
         Some(Waiting {
             reason: match on {

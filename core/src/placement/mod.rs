@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use litemap::LiteMap;
-pub use refusal::Refusal;
+pub use refusal::{Refusal, Tie};
 
 use self::patterns::{PatternId, Patterns};
 use self::refusal::Misfit;

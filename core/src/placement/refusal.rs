@@ -1,6 +1,7 @@
 //! Why a machine does not take a unit.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use super::patterns::PatternId;
 use crate::unit::{Bytes, Glob, MilliCpu, UnitName};
@@ -70,14 +71,30 @@ pub enum Refusal {
         /// The pattern.
         pattern: Glob,
     },
-    /// A unit that `MachineOf=` names is on another machine.
-    #[error("MachineOf={target} of {unit}: it is not on this machine")]
-    MachineOf {
-        /// The unit to be placed.
-        unit: UnitName,
-        /// The unit that it must be with.
-        target: UnitName,
-    },
+    /// A unit that this one is tied to is on another machine.
+    #[error("{0}: it is not on this machine")]
+    MachineOf(Tie),
+}
+
+/// A unit that must be where another one is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tie {
+    /// The unit.
+    pub unit: UnitName,
+    /// The unit that it must be with.
+    pub target: UnitName,
+    /// Whether that is so since it activates that; else `MachineOf=` says so.
+    pub activates: bool,
+}
+
+impl fmt::Display for Tie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { unit, target, activates } = self;
+        match activates {
+            true => write!(f, "{unit} goes with {target}, which it activates"),
+            false => write!(f, "MachineOf={target} of {unit}"),
+        }
+    }
 }
 
 /// A [`Refusal`] as the check finds it: most are of no interest to anybody, so that they must cost nothing to make.

@@ -144,7 +144,7 @@ pub enum Event {
         epoch: Epoch,
         /// Why.
         reason: PlaceReason,
-        /// The unit that it had to be placed together with, where `MachineOf=` ties it to one.
+        /// The unit that it had to be placed together with, where it is tied to one.
         with: Option<UnitName>,
     },
     /// A placement that was decided is not carried out yet.

@@ -156,7 +156,7 @@ fn each_placement_has_its_reason() {
         "web.service moves from 00000001 to 00000002, together with tied.service: its machine is drained",
         "the old copy of tied.service on 00000001 is stopped: the new one is active",
         "the old copy of web.service on 00000001 is stopped: the new one is active",
-        "tied.service is taken off 00000002: a unit that MachineOf= ties it to is not there any more",
+        "tied.service is taken off 00000002: a unit that it is tied to (MachineOf=, or what it activates) is not there any more",
         "ssd.service is placed anew on 00000001: a client replaced its file",
         "ssd.service moves from 00000001 to 00000002: its machine shuts down",
         "the old copy of ssd.service on 00000001 is stopped: the new one is active",

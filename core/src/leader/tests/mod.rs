@@ -1,5 +1,6 @@
 //! The leader against machines that do what they are told.
 
+mod activating;
 mod backup;
 mod doubt;
 mod events;
@@ -136,9 +137,7 @@ fn a_group_goes_together_or_not_at_all() {
     world.start("side.service", "[X-Fleet]\nMachineOf=db.service\n[X-Muster]\nMemory=600M\n");
     world.join(machine(1), &[]);
     assert!(world.running("db.service").is_empty() && world.running("side.service").is_empty());
-    assert!(
-        world.reason("db.service").starts_with("no machine takes the 2 units that MachineOf= ties together")
-    );
+    assert!(world.reason("db.service").starts_with("no machine takes the 2 units that are tied together"));
     world.replace(Verb::Start, "side.service", &service("[X-Fleet]\nMachineOf=db.service\n")).unwrap();
     assert_eq!(world.running("db.service"), [machine(1)]);
     assert_eq!(world.running("side.service"), [machine(1)]);

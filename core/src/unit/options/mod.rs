@@ -132,6 +132,13 @@ const MAX_VALUES: usize = 1000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Options {
+    /// The units that it must be with, if the cluster knows them: those in `MachineOf=`, and what it activates, unless it is
+    /// global.
+    pub fn tied_to(&self) -> impl Iterator<Item = &UnitName> {
+        let activates = self.triggers.iter().filter(|name| !self.global && !self.machine_of.contains(*name));
+        self.machine_of.iter().chain(activates)
+    }
+
     /// Reads what the file asks for when it runs under this name.
     ///
     /// Of a template, values with specifiers that follow from the instance (`%i`, `%n`, `%N`) are left out; they are

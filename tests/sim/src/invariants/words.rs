@@ -244,7 +244,9 @@ impl World {
         let foreign = systemd.units.get(name).is_some_and(|unit| unit.foreign);
         let told = book.told_to_hold.get(name).and_then(|told| told.get(epoch));
         // What a stop that the store has lost is ending does not run as it should.
-        let told = told.is_some_and(|told| told.launched && !(self.book.restored && told.loaded));
+        let removed = book.told_to_remove.get(name).is_some_and(|(removed, _)| removed >= epoch);
+        let lost = |loaded| self.book.restored && (loaded || removed);
+        let told = told.is_some_and(|told| told.launched && !lost(told.loaded));
         wanted && runs && !foreign && agent.is_some() && told
     }
 
