@@ -451,7 +451,7 @@ fn what_a_later_version_has_written_ends_who_follows() {
             let wins = candidate.wins(|_| {});
             let ended = tokio::time::timeout(Duration::from_secs(60), wins).await.expect("it ends");
             candidate.end().await;
-            ended.err().expect("it is not elected")
+            ended.expect_err("it is not elected")
         });
         assert!(!error.may_pass());
         assert_eq!(state(), before);
