@@ -37,8 +37,7 @@ demo-ha: cargo host-packages build ## three schedulers on etcd: the leader dies,
 cluster: cargo host-packages build ## three machines that stay up; says how to talk to them
 	@$(CLUSTER) up --machines 3
 
-# The version before comes before `build`: both leave their programs in target/release.
-test: cargo host-packages lint unit-tests simulation previous-version build cluster-tests fault-matrix ## all that CI runs
+test: cargo host-packages lint unit-tests simulation build cluster-tests fault-matrix ## all that CI runs
 
 test-full: test vm-tests ## besides, all of the fault matrix (hours; goes on where it was interrupted)
 	$(FAULTS) matrix --all $(if $(VM_HOST),,--backend nspawn)
