@@ -9,8 +9,8 @@ FAULTS := target/release/muster-faults
 # Virtual machines are made of Debian's packages: elsewhere there are none.
 VM_HOST := $(shell command -v apt-get >/dev/null && [ "$$(uname -m)" = x86_64 ] && echo yes)
 
-.PHONY: help cargo build demo demo-vm demo-ha cluster vm-image vm-packages test test-full lint unit-tests simulation cluster-tests \
-    vm-tests fault-matrix chaos failure-times bench sim sim-worth host-packages fmt clean
+.PHONY: help cargo build demo demo-vm demo-ha cluster vm-image vm-packages test test-full lint unit-tests simulation \
+    previous-version cluster-tests vm-tests fault-matrix chaos failure-times bench sim sim-worth host-packages fmt clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,8 +59,11 @@ vm-tests: $(if $(VM_HOST),host-packages vm-packages build) ## tests on virtual m
 	$(if $(VM_HOST),,@echo 'No tests on virtual machines: they need Debian on x86_64.'; exit 0;) \
 	$(CARGO) test --locked -p muster-cluster --test vm --test muster -- --ignored --test-threads=1
 
-cluster-tests: host-packages build ## tests on machines with a real systemd (root)
+cluster-tests: host-packages previous-version build ## tests on machines with a real systemd (root)
 	$(CARGO) test --locked -p muster-cluster -- --test-threads=1
+
+previous-version: ## build the version before this one, for tests of upgrades: target/previous
+	@CARGO='$(CARGO)' tests/cluster/build-previous
 
 fault-matrix: host-packages $(if $(VM_HOST),vm-packages) build ## faults in the midst of things, on both kinds of machine (root): a part
 	$(FAULTS) matrix $(if $(VM_HOST),,--backend nspawn)

@@ -249,7 +249,8 @@ impl Reader {
         let text = error.to_string();
         // It takes each line for the first.
         let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
-        self.damaged(format!("column {}: {what}", error.column()))
+        let later = if error.is_data() { "; was it written by a later version?" } else { "" };
+        self.damaged(format!("column {}: {what}{later}", error.column()))
     }
 
     fn damaged(&self, problem: impl Into<String>) -> BackupError {

@@ -14,6 +14,7 @@ pub type Labels = BTreeMap<String, String>;
 
 /// What a machine has to give to units that reserve something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Capacity {
     /// Processor time, in thousandths of one CPU.
     pub cpu: MilliCpu,
@@ -23,6 +24,7 @@ pub struct Capacity {
 
 /// What a machine's agent says of its machine, and the leader keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MachineRecord {
     /// The address that other machines reach it by; where its agent was told none, the one that it dials from.
     pub address: String,
@@ -84,6 +86,7 @@ pub enum Availability {
 
 /// How a machine is drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Drain {
     /// After this time, counted for all of them from when the leader decided it, units are stopped here that are not yet
     /// seen to be active elsewhere, in ms.

@@ -182,8 +182,9 @@ impl Opened {
 
     /// Waits for the store.
     fn new(mut store: Box<dyn Store>) -> Result<Self> {
-        let term = store.take_term(Term::default())?;
+        // What cannot be read is left as it is.
         let durable = store.load()?;
+        let term = store.take_term(Term::default())?;
         Ok(Self { store, term, durable })
     }
 }

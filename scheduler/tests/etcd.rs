@@ -429,3 +429,48 @@ fn clusters_are_not_taken_for_one_another() {
     etcd.ctl(&["put", "/one/format", "2"]);
     assert_snapshot!(refused("/one/", None), @"etcd, prefix /one/: it has format version 2, this muster-scheduler reads version 1: use the version that wrote it");
 }
+
+/// Who follows does not pass over what it does not know, nor leads without it, and changes nothing.
+#[test]
+fn what_a_later_version_has_written_ends_who_follows() {
+    let (etcd, runtime) = (Etcd::start(1, &[]), runtime());
+    let mut leader = Scheduler::new(&runtime, etcd.config());
+    let (mut store, _reign) = leader.wins();
+    let term = store.take_term(Term(0)).expect("term");
+    store.commit(term, vec![file(1, 1, 10)]).expect("commit");
+    // All but which schedulers run.
+    let state = || {
+        ["leader", "log/", "snapshot", "term"]
+            .map(|key| etcd.ctl(&["get", "--prefix", &format!("/muster/{key}")]))
+    };
+    let ended = || {
+        let before = state();
+        let mut follower = Scheduler::new(&runtime, etcd.config());
+        let mut candidate = follower.candidate.take().expect("it is there");
+        let error = runtime.block_on(async {
+            let wins = candidate.wins(|_| {});
+            let ended = tokio::time::timeout(Duration::from_secs(60), wins).await.expect("it ends");
+            candidate.end().await;
+            ended.expect_err("it is not elected")
+        });
+        assert!(!error.may_pass());
+        assert_eq!(state(), before);
+        error.to_string()
+    };
+    let put = |header: &str, changes: &str| {
+        etcd.ctl(&["put", "/muster/log/0000000000000002", &format!("{header}\n{changes}")]);
+    };
+    let header = r#"{"term":1,"part":0,"more":false}"#;
+    let unit = r#"{"desired":"launched","order":1,"placements":{},"shiny":true}"#;
+    // While another leads.
+    put(header, r#"[{"PutShiny":["unit-1.service",1]}]"#);
+    assert_snapshot!(ended(), @"etcd, prefix /muster/: entry 2 of the log makes no sense: unknown variant `PutShiny`, expected one of `PutUnit`, `PutFile`, `DeleteUnit`, `PutMachine`, `PutAvailability`, `PutRetired`, `DeleteRetired`, `PutCommand`, `DeleteCommand` at line 1 column 12; was it written by a later version? Then upgrade this muster-scheduler");
+    drop(leader);
+    put(header, &format!(r#"[{{"PutUnit":["unit-1.service",{unit}]}}]"#));
+    assert_snapshot!(ended(), @"etcd, prefix /muster/: entry 2 of the log makes no sense: unknown field `shiny`, expected one of `desired`, `order`, `placements`, `done` at line 1 column 85; was it written by a later version? Then upgrade this muster-scheduler");
+    put(r#"{"term":1,"part":0,"more":false,"packed":true}"#, "[]");
+    assert_snapshot!(ended(), @"etcd, prefix /muster/: entry 2 of the log makes no sense: unknown field `packed`, expected one of `term`, `part`, `more` at line 1 column 40; was it written by a later version? Then upgrade this muster-scheduler");
+    // Written as this version does, all is well.
+    put(header, "[]");
+    assert_eq!(loaded(&runtime, &etcd).files.len(), 1);
+}

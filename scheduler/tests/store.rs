@@ -377,6 +377,23 @@ fn a_store_of_another_version_is_refused() {
 }
 
 #[test]
+fn a_record_of_a_later_version_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    drop(Embedded::open(directory.path()).expect("open"));
+    let path = directory.path().join(FILE_NAME);
+    let database = redb::Database::open(&path).expect("open");
+    let transaction = database.begin_write().expect("write");
+    let units = redb::TableDefinition::<&str, &str>::new("units");
+    let unit = r#"{"desired":"launched","order":1,"placements":{},"shiny":true}"#;
+    transaction.open_table(units).expect("table").insert("a.service", unit).expect("insert");
+    transaction.commit().expect("commit");
+    drop(database);
+    let error = open_again(directory.path()).load().expect_err("another version");
+    let text = error.to_string().replace(&path.display().to_string(), "STORE");
+    insta::assert_snapshot!(text, @r#"STORE is not a Muster store, or it is damaged: table units<&str, &str>, key "a.service": unknown field `shiny`, expected one of `desired`, `order`, `placements`, `done` at line 1 column 55; was it written by a later version? Then upgrade this muster-scheduler"#);
+}
+
+#[test]
 fn what_is_no_store_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join(FILE_NAME);

@@ -1,4 +1,8 @@
 //! What survives: intent and decisions, and the changes to them that a store commits.
+//!
+//! Who reads what a later version has written must not leave out of account what it does not know: a field that it does not
+//! know is an error, as a change is. So a new field is not written while it has its default (`skip_serializing_if`): the
+//! version before can go on with a state in which nothing new was used.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -149,6 +153,7 @@ fn rest<K: Ord, V>(
 
 /// A unit's record: what was asked for and what was decided. Its file stands beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StoredUnit {
     /// What was asked for.
     pub desired: DesiredState,
@@ -262,6 +267,7 @@ impl fmt::Debug for StoredFile {
 
 /// A copy of a unit that was ended by a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Retired {
     /// Of this epoch or an older one.
     pub epoch: Epoch,
@@ -272,6 +278,7 @@ pub struct Retired {
 
 /// A command's result, kept so that a repetition of the command finds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StoredCommand {
     /// The command.
     pub id: CommandId,

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::allocating::Allocating;
 use super::witness::Witness;
-use super::{CommitError, Store, StoreError, lock_directory};
+use super::{CommitError, Store, StoreError, lock_directory, unreadable};
 
 /// The name of the file in the state directory.
 pub const FILE_NAME: &str = "muster.redb";
@@ -354,7 +354,7 @@ fn unit_name(text: &str) -> Result<UnitName, String> {
 }
 
 fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
+    serde_json::from_str(text).map_err(|error| unreadable(&error))
 }
 
 fn to_json(value: &impl Serialize) -> Result<String, redb::Error> {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use muster_core::ids::Term;
 use muster_core::leader::{Change, Durable};
 use rustix::fs::{FlockOperation, flock};
+use serde_json::error::Category;
 
 pub use self::committer::{Committed, Committer};
 pub use self::embedded::{Embedded, FILE_NAME};
@@ -115,6 +116,16 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Why a record cannot be read. One that is whole, and says what is not known here, is no damage.
+fn unreadable(error: &serde_json::Error) -> String {
+    match error.classify() {
+        Category::Data => {
+            format!("{error}; was it written by a later version? Then upgrade this muster-scheduler")
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Makes sure that nobody else uses the state directory, for as long as the file is open.

@@ -10,9 +10,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{Cluster, take_down};
+use crate::daemons::Version;
 use crate::state::{self, Backend, MachineRecord, Role, State};
 use crate::supervisor::Supervisor;
-use crate::{daemons, preflight, say};
+use crate::{preflight, say};
 
 /// How many members the etcd of several schedulers has: one may be lost.
 const ETCD_MEMBERS: usize = 3;
@@ -25,6 +26,7 @@ pub struct Builder {
     schedulers: usize,
     schedulers_on_workers: bool,
     daemons: bool,
+    version: Option<Version>,
     labels: BTreeMap<String, BTreeMap<String, String>>,
     dir: Option<PathBuf>,
 }
@@ -38,6 +40,7 @@ impl Default for Builder {
             schedulers: 1,
             schedulers_on_workers: false,
             daemons: true,
+            version: None,
             labels: BTreeMap::new(),
             dir: None,
         }
@@ -82,6 +85,13 @@ impl Builder {
         self
     }
 
+    /// Which version of Muster's daemons the machines begin with: this one unless said otherwise.
+    #[must_use]
+    pub fn version(mut self, version: &Version) -> Self {
+        self.version = Some(version.clone());
+        self
+    }
+
     /// Gives a worker's agent a label.
     #[must_use]
     pub fn label(mut self, machine: &str, key: &str, value: &str) -> Self {
@@ -104,9 +114,7 @@ impl Builder {
         let began = Instant::now();
         let machines = self.machine_records()?;
         preflight::check(self.backend)?;
-        if self.daemons {
-            daemons::bin_dir()?;
-        }
+        let version = self.daemons.then(|| self.version.map_or_else(Version::current, Ok)).transpose()?;
         let dir = self.dir.unwrap_or_else(temporary_dir);
         fs::DirBuilder::new()
             .recursive(true)
@@ -134,7 +142,7 @@ impl Builder {
         let state = State { backend: self.backend, supervisor, machines, daemons: self.daemons };
         // From here on an error drops the cluster, which takes it down.
         let cluster = Cluster::new(dir, state, owner)?;
-        cluster.write_template()?;
+        cluster.write_template(version.as_ref())?;
         cluster.boot_all(began)?;
         if self.daemons {
             cluster.wait_registered()?;

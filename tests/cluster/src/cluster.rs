@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::builder::Builder;
+use crate::daemons::Version;
 use crate::machine::{EXEC_DEADLINE, Machine};
 use crate::process::{self, Output};
 use crate::state::{self, Backend, MachineRecord, State};
@@ -116,13 +117,14 @@ impl Cluster {
     /// # Errors
     /// It has not been built, or there is no scheduler.
     pub fn ctl_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Command> {
+        self.ctl_command_of(&Version::current()?, arguments)
+    }
+
+    fn ctl_command_of<S: AsRef<OsStr>>(&self, version: &Version, arguments: &[S]) -> Result<Command> {
         let endpoints = self.endpoints();
         ensure!(!endpoints.is_empty(), "this cluster has no scheduler");
         let mut command = self.network_command();
-        command
-            .arg(daemons::bin_dir()?.join("musterctl"))
-            .args(arguments)
-            .env(ENDPOINT_VARIABLE, endpoints.join(","));
+        command.arg(version.musterctl()).args(arguments).env(ENDPOINT_VARIABLE, endpoints.join(","));
         Ok(command)
     }
 
@@ -144,13 +146,15 @@ impl Cluster {
         arguments: &[S],
         input: &[u8],
     ) -> Result<Output> {
-        let words: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect();
-        process::run(
-            &mut self.ctl_command(arguments)?,
-            format!("musterctl {}", words.join(" ")),
-            input,
-            limit,
-        )
+        run_ctl(&mut self.ctl_command(arguments)?, arguments, input, limit)
+    }
+
+    /// Like [`Self::ctl`], of this version.
+    ///
+    /// # Errors
+    /// As for [`Self::ctl`].
+    pub fn ctl_of<S: AsRef<OsStr>>(&self, version: &Version, arguments: &[S]) -> Result<Output> {
+        run_ctl(&mut self.ctl_command_of(version, arguments)?, arguments, &[], EXEC_DEADLINE)
     }
 
     /// Looks again and again until `look` finds something. What it answers with an error counts as "not yet", and is in the
@@ -222,7 +226,8 @@ impl Cluster {
         if self.state.daemons { daemons::services(record, &self.state.machines) } else { Vec::new() }
     }
 
-    pub(crate) fn write_template(&self) -> Result<()> {
+    /// `version`: of Muster's daemons, where there are to be any.
+    pub(crate) fn write_template(&self, version: Option<&Version>) -> Result<()> {
         let root = self.supervisor().path("/run/template");
         let template = match self.backend() {
             Backend::Nspawn => Template::for_host(root)?,
@@ -234,8 +239,8 @@ impl Cluster {
         }
         template.write("/etc/hosts", hosts.as_bytes())?;
         template.write_program("/usr/lib/muster-cluster/beat", include_str!("scripts/beat"))?;
-        if self.state.daemons {
-            daemons::install(&template, &self.state.machines)?;
+        if let Some(version) = version {
+            daemons::install(version, &template, &self.state.machines)?;
         }
         match self.backend() {
             Backend::Nspawn => Ok(()),
@@ -314,6 +319,16 @@ impl Cluster {
         }
         Ok(dir)
     }
+}
+
+fn run_ctl<S: AsRef<OsStr>>(
+    command: &mut Command,
+    arguments: &[S],
+    input: &[u8],
+    limit: Duration,
+) -> Result<Output> {
+    let words: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect();
+    process::run(command, format!("musterctl {}", words.join(" ")), input, limit)
 }
 
 impl Drop for Cluster {

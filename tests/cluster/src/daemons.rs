@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,6 +13,10 @@ use crate::template::Template;
 /// The port on which schedulers listen.
 const PORT: u16 = 7400;
 const BINARIES: [&str; 3] = ["muster-scheduler", "muster-agent", "musterctl"];
+const SERVICES: [&str; 3] = ["muster-scheduler.service", "muster-agent.service", "muster-goodbye.service"];
+
+/// Where the services are in a source tree.
+const SERVICE_DIR: &str = "packaging/systemd";
 
 /// The environment variable that names the directory with the daemons to install.
 pub const BIN_DIR_VARIABLE: &str = "MUSTER_BIN_DIR";
@@ -23,7 +27,7 @@ pub fn project_root() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let built = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut candidates = program.ancestors().chain(built.ancestors());
-    candidates.find(|dir| dir.join("packaging/systemd").is_dir()).unwrap_or(built).to_path_buf()
+    candidates.find(|dir| dir.join(SERVICE_DIR).is_dir()).unwrap_or(built).to_path_buf()
 }
 
 /// Cargo's target directory for the source tree.
@@ -41,7 +45,7 @@ pub fn bin_dir() -> Result<PathBuf> {
         None => vec![target_dir().join("release"), target_dir().join("debug")],
     };
     for directory in &candidates {
-        if BINARIES.iter().all(|binary| directory.join(binary).is_file()) {
+        if has_all(directory) {
             return Ok(directory.clone());
         }
     }
@@ -51,6 +55,54 @@ pub fn bin_dir() -> Result<PathBuf> {
         BINARIES.join(", "),
         searched.join(", ")
     )
+}
+
+fn has_all(directory: &Path) -> bool {
+    BINARIES.iter().all(|binary| directory.join(binary).is_file())
+}
+
+/// One version of Muster on the host: its programs, and the services that go with them.
+#[derive(Debug, Clone)]
+pub struct Version {
+    programs: PathBuf,
+    services: PathBuf,
+}
+
+impl Version {
+    /// This one: the programs of [`bin_dir`].
+    ///
+    /// # Errors
+    /// As for [`bin_dir`].
+    pub fn current() -> Result<Self> {
+        Ok(Self { programs: bin_dir()?, services: project_root().join(SERVICE_DIR) })
+    }
+
+    /// The one before, of the commit that `tests/cluster/previous-version` names.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub fn previous() -> Result<Self> {
+        let directory = target_dir().join("previous");
+        let programs = directory.join("bin");
+        ensure!(
+            has_all(&programs),
+            "the version before this one is not in {}: run `make previous-version`",
+            programs.display()
+        );
+        Ok(Self { programs, services: directory.join("src").join(SERVICE_DIR) })
+    }
+
+    pub(crate) fn musterctl(&self) -> PathBuf {
+        self.programs.join("musterctl")
+    }
+
+    /// What a machine has of it: each file on the host, and where it is there.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (PathBuf, String)> {
+        let programs = BINARIES.iter().map(|name| (self.programs.join(name), format!("/usr/bin/{name}")));
+        let services =
+            SERVICES.iter().map(|name| (self.services.join(name), format!("/usr/lib/systemd/system/{name}")));
+        programs.chain(services)
+    }
 }
 
 /// The addresses of all schedulers, as `HOST:PORT`.
@@ -69,14 +121,9 @@ fn etcd_endpoints(machines: &[MachineRecord]) -> Vec<String> {
 }
 
 /// Puts programs and services where every machine has them; `services` says what runs where.
-pub(crate) fn install(template: &Template, machines: &[MachineRecord]) -> Result<()> {
-    let directory = bin_dir()?;
-    for binary in BINARIES {
-        template.copy(&directory.join(binary), &format!("/usr/bin/{binary}"))?;
-    }
-    for service in ["muster-scheduler.service", "muster-agent.service", "muster-goodbye.service"] {
-        let from = project_root().join("packaging/systemd").join(service);
-        template.copy(&from, &format!("/usr/lib/systemd/system/{service}"))?;
+pub(crate) fn install(version: &Version, template: &Template, machines: &[MachineRecord]) -> Result<()> {
+    for (from, to) in version.files() {
+        template.copy(&from, &to)?;
     }
     if machines.iter().any(|machine| machine.role == Role::Etcd) {
         // Virtual machines have no such package: the host's programs will do.

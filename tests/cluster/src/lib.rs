@@ -32,7 +32,7 @@ mod witness;
 
 pub use builder::Builder;
 pub use cluster::{Cluster, Down};
-pub use daemons::{BIN_DIR_VARIABLE, bin_dir, project_root, target_dir};
+pub use daemons::{BIN_DIR_VARIABLE, Version, bin_dir, project_root, target_dir};
 pub use machine::{BOOT_DEADLINE, EXEC_DEADLINE, Impairment, Machine, Power};
 pub use process::Output;
 pub use state::{Backend, Role};

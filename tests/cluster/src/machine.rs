@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 
 use crate::Cluster;
+use crate::daemons::Version;
 use crate::process::{self, Output, PATH};
 use crate::state::{self, Backend, MachineRecord, Role};
 use crate::wait::{self, Poll};
@@ -218,6 +219,26 @@ impl Machine<'_> {
             Backend::Nspawn => self.nspawn_write_off(SCRIPT, path, bytes),
             Backend::Vm => self.vm_write_off(path, bytes),
         }
+    }
+
+    /// Exchanges its Muster for this version, as a package does: programs and services take the place of what is there, and
+    /// the daemons that run here are restarted.
+    ///
+    /// # Errors
+    /// The machine is off or frozen, or a daemon does not come up.
+    pub fn install(&self, version: &Version) -> Result<()> {
+        // Who runs keeps the file that he was started from.
+        const SCRIPT: &str = r#"cat >"$1.new" && chmod --reference="$1" "$1.new" && mv "$1.new" "$1""#;
+        for (from, to) in version.files() {
+            let bytes = fs::read(&from).with_context(|| from.display().to_string())?;
+            self.exec_within(EXEC_DEADLINE, &["sh", "-c", SCRIPT, "install", &to], &bytes)?.ok()?;
+        }
+        self.exec(&["systemctl", "daemon-reload"])?.ok()?;
+        let services = self.cluster.services_of(self.record).into_iter().map(|(service, _, _)| service);
+        for service in services.filter(|service| service.starts_with("muster-")) {
+            self.exec(&["systemctl", "restart", service])?.ok()?;
+        }
+        Ok(())
     }
 
     /// Switches the machine on and waits until its systemd has started everything.

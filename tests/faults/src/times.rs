@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use muster_cluster::{Backend, Beat, Machine, project_root};
@@ -48,6 +48,7 @@ const FAILS: &str = "[Service]\nExecStart=/usr/lib/muster-cluster/beat %n\nResta
 /// Something that is measured.
 struct Figure {
     name: &'static str,
+    layout: Layout,
     /// In seconds, as `docs/failure.md` has it.
     promised: Promise,
     measure: fn(&World) -> Result<f64>,
@@ -59,65 +60,101 @@ enum Promise {
     Nothing,
 }
 
-const FIGURES: [Figure; 12] = [
+const FIGURES: [Figure; 15] = [
     Figure {
         name: "power cut: until a unit runs elsewhere",
+        layout: Layout::Apart,
         promised: Promise::AtMost(6.5),
         measure: |world| Ok(lose_power(world, PLAIN)?.total),
     },
     Figure {
         name: "of that, what is not the lease",
+        layout: Layout::Apart,
         promised: Promise::AtMost(0.5),
         measure: |world| Ok(lose_power(world, PLAIN)?.beyond_lease),
     },
     Figure {
         name: "power cut: until an exclusive unit runs elsewhere",
+        layout: Layout::Apart,
         // `musterctl rto` of it, and its start.
         promised: Promise::AtMost(5.95 + STOP * 1.02 + 1.0 + 0.5),
         measure: |world| Ok(lose_power(world, ONLY)?.total),
     },
     Figure {
         name: "cut off: until an exclusive unit has ended there",
+        layout: Layout::Apart,
         promised: Promise::AtMost(LEASE + STOP),
         measure: cut_off,
     },
     Figure {
         name: "agent stopped: until its unit runs elsewhere",
+        layout: Layout::Apart,
         promised: Promise::AtMost(6.5),
         measure: stop_agent,
     },
     Figure {
         name: "PID 1 hangs: until a unit runs elsewhere",
+        layout: Layout::Apart,
         // `systemd_timeout`, and the same to decide and start; what its agent says of it, it says once a second.
         promised: Promise::AtMost(30.0 + 1.0 + 0.5 + GAP),
         measure: hang,
     },
     Figure {
         name: "agent killed: how long its unit does not run",
+        layout: Layout::Apart,
         promised: Promise::AtMost(GAP),
         measure: kill_agent,
     },
     Figure {
         name: "orderly reboot: how long a unit runs nowhere",
+        layout: Layout::Apart,
         promised: Promise::AtMost(GAP),
         measure: reboot,
     },
     Figure {
         name: "drain: how long a unit runs nowhere",
+        layout: Layout::Apart,
         promised: Promise::AtMost(GAP),
         measure: |world| drain(world, PLAIN),
     },
     Figure {
         name: "drain: how long an exclusive unit runs nowhere",
+        layout: Layout::Apart,
         promised: Promise::Nothing,
         measure: |world| drain(world, ONLY),
     },
-    Figure { name: "unit fails: until it runs elsewhere", promised: Promise::AtMost(6.0), measure: fail },
+    Figure {
+        name: "unit fails: until it runs elsewhere",
+        layout: Layout::Apart,
+        promised: Promise::AtMost(6.0),
+        measure: fail,
+    },
     Figure {
         name: "two of three machines cut off: until their units run elsewhere",
+        layout: Layout::Apart,
         // The lease, `brake_hold`, and the same to decide and start.
         promised: Promise::AtMost(66.5),
         measure: cut_off_most,
+    },
+    Figure {
+        name: "the leader of several loses power: until another leads",
+        layout: Layout::Several,
+        // Its lease in etcd, until etcd has found that it is over, and the same to decide.
+        promised: Promise::AtMost(2.0 + 0.5 + 0.5),
+        measure: |world| Ok(lose_leader(world)?.leads),
+    },
+    Figure {
+        name: "the leader of several loses power: until a command is acknowledged",
+        layout: Layout::Several,
+        // Besides, who asks waits for up to 2 s for an answer of the one that is gone, and asks the others in turn.
+        promised: Promise::AtMost(6.0),
+        measure: |world| Ok(lose_leader(world)?.acknowledges),
+    },
+    Figure {
+        name: "a worker with the leader of several loses power: until its unit runs elsewhere",
+        layout: Layout::Several,
+        promised: Promise::AtMost(15.0),
+        measure: lose_leader_and_worker,
     },
 ];
 
@@ -125,21 +162,29 @@ const FIGURES: [Figure; 12] = [
 const GAP: f64 = 0.5;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let kind = Kind { backend: options.backend, layout: Layout::Apart, workers: 3 };
-    let world = World::up(kind)?;
     let chosen = |name: &str| {
         options.filters.is_empty() || options.filters.iter().any(|filter| name.contains(filter.as_str()))
     };
+    let up = |layout| World::up(Kind { backend: options.backend, layout, workers: 3 });
     let mut rows = Vec::new();
-    for figure in FIGURES.iter().filter(|figure| chosen(figure.name)) {
-        let mut seconds = Vec::new();
-        for round in 1..=options.rounds {
-            let measured =
-                measure(&world, figure).with_context(|| format!("{}, round {round}", figure.name))?;
-            println!("{}: {measured:.2} s", figure.name);
-            seconds.push(measured);
+    for layout in [Layout::Apart, Layout::Several] {
+        let figures: Vec<_> =
+            FIGURES.iter().filter(|figure| figure.layout == layout && chosen(figure.name)).collect();
+        if figures.is_empty() {
+            continue;
         }
-        rows.push(Row::new(figure, seconds));
+        let world = up(layout)?;
+        for figure in figures {
+            let mut seconds = Vec::new();
+            for round in 1..=options.rounds {
+                let measured =
+                    measure(&world, figure).with_context(|| format!("{}, round {round}", figure.name))?;
+                println!("{}: {measured:.2} s", figure.name);
+                seconds.push(measured);
+            }
+            rows.push(Row::new(figure, seconds));
+        }
+        world.cluster.down()?;
     }
     let origin = Origin::now()?;
     let table = format!("{origin}\n\n{}", table(&rows, options.backend));
@@ -148,6 +193,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let mut loaded = None;
     if options.load > 0 && chosen("load") {
+        let world = up(Layout::Apart)?;
         let lost = under_load(&world, Duration::from_secs(options.load * 60))?;
         let line = format!(
             "{UNDER_LOAD} on every machine, for {} min: {lost} healthy machines were taken for lost. {origin}",
@@ -156,8 +202,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{line}\n");
         ensure!(lost == 0 || options.backend == Backend::Vm, "{lost} healthy machines were taken for lost");
         loaded = (options.load >= LOADED).then_some(line);
+        world.cluster.down()?;
     }
-    world.cluster.down()?;
     if options.filters.is_empty() && options.rounds >= ROUNDS {
         write_down(options.backend, &table, loaded.as_deref())?;
     } else {
@@ -397,6 +443,55 @@ fn cut_off_most(world: &World) -> Result<f64> {
     let runs = first_elsewhere(world, PLAIN, home.name(), cut)?;
     home.heal()?;
     other.heal()?;
+    Ok(runs - cut)
+}
+
+/// The one that leads, once the others follow it.
+fn leader(world: &World) -> Result<Machine<'_>> {
+    world.until("one leads and the others follow", LIMIT, || {
+        let (leader, rows) = world.leader()?;
+        let following = rows.iter().filter(|row| row.role == "following").count();
+        ensure!(following + 1 == rows.len(), "{rows:?}");
+        Ok(leader)
+    })
+}
+
+struct Succession {
+    leads: f64,
+    acknowledges: f64,
+}
+
+fn lose_leader(world: &World) -> Result<Succession> {
+    let old = leader(world)?;
+    let file = world.file(PLAIN, BEATS)?;
+    let (cut, cut_by_wall_clock) = (now()?, SystemTime::now());
+    old.kill()?;
+    world.ctl(&["submit"], &[file])?;
+    let acknowledged = now()?;
+    let (_, rows) = world.leader()?;
+    let since = rows.iter().filter(|row| row.role == "leading").find_map(|row| row.since_ms);
+    let since = UNIX_EPOCH + Duration::from_millis(since.context("since when it leads")?);
+    old.boot()?;
+    leader(world)?;
+    Ok(Succession {
+        leads: since.duration_since(cut_by_wall_clock).context("the wall clock")?.as_secs_f64(),
+        acknowledges: acknowledged - cut,
+    })
+}
+
+fn lose_leader_and_worker(world: &World) -> Result<f64> {
+    let home = leader(world)?;
+    let others = world.workers().filter(|machine| machine.name() != home.name());
+    let others: Vec<String> = others.map(|machine| machine.machine_id().to_owned()).collect();
+    world.ctl(&["cordon"], &others)?;
+    let runs_on = start_any(world, PLAIN)?;
+    ensure!(runs_on.name() == home.name(), "{PLAIN} runs on {}", runs_on.name());
+    world.ctl(&["uncordon"], &others)?;
+    let cut = now()?;
+    home.kill()?;
+    let runs = first_elsewhere(world, PLAIN, home.name(), cut)?;
+    home.boot()?;
+    leader(world)?;
     Ok(runs - cut)
 }
 

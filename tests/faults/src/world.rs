@@ -24,6 +24,8 @@ pub(crate) enum Layout {
     Apart,
     /// On the first worker, m1.
     Together,
+    /// One on each of the first three workers, with their state in etcd.
+    Several,
 }
 
 /// What a cluster is made of.
@@ -43,6 +45,7 @@ impl fmt::Display for Kind {
         let scheduler = match self.layout {
             Layout::Apart => "and one for the scheduler",
             Layout::Together => "one of them with the scheduler",
+            Layout::Several => "three of them with a scheduler, and three for etcd",
         };
         write!(f, "{} {machines}, {scheduler}", self.workers)
     }
@@ -81,11 +84,22 @@ pub(crate) struct MachineRow {
     state: String,
 }
 
+/// A row of `schedulers -o json`.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct SchedulerRow {
+    pub(crate) address: String,
+    pub(crate) role: String,
+    /// Since when it leads, in ms since 1970.
+    pub(crate) since_ms: Option<u64>,
+}
+
 impl World {
     pub(crate) fn up(kind: Kind) -> Result<Self> {
         let mut builder = Cluster::builder().backend(kind.backend).machines(kind.workers);
-        if kind.layout == Layout::Together {
-            builder = builder.schedulers_on_workers();
+        match kind.layout {
+            Layout::Apart => {}
+            Layout::Together => builder = builder.schedulers_on_workers(),
+            Layout::Several => builder = builder.schedulers(3).schedulers_on_workers(),
         }
         let cluster = builder.up()?;
         Ok(Self { files: cluster.files()?, cluster, kind })
@@ -97,6 +111,19 @@ impl World {
 
     pub(crate) fn scheduler(&self) -> Result<Machine<'_>> {
         self.cluster.machines().find(|machine| machine.role().schedules()).context("there is a scheduler")
+    }
+
+    /// What `musterctl schedulers` says of them, with the one that leads.
+    pub(crate) fn leader(&self) -> Result<(Machine<'_>, Vec<SchedulerRow>)> {
+        // It says so with its exit status when one cannot be reached.
+        let said = self.try_ctl(LIMIT, &["schedulers", "-o", "json"], &[])?;
+        let rows: Vec<SchedulerRow> = serde_json::from_str(&said.stdout).with_context(|| said.to_string())?;
+        let leads = |machine: &Machine<'_>| {
+            rows.iter()
+                .any(|row| row.role == "leading" && row.address == format!("{}:7400", machine.address()))
+        };
+        let leader = self.cluster.machines().find(leads);
+        Ok((leader.with_context(|| format!("nobody leads: {rows:?}"))?, rows))
     }
 
     /// Where a unit file is on the host.

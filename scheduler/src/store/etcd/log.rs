@@ -7,6 +7,8 @@ use muster_core::ids::Term;
 use muster_core::leader::{Change, Durable, Place};
 use serde::{Deserialize, Serialize};
 
+use crate::store::unreadable;
+
 /// How much of a batch goes into one value, in bytes: what etcd takes by default is 1.5 MiB a request.
 pub(crate) const PART_BYTES: usize = 1024 * 1024;
 
@@ -15,6 +17,7 @@ const CHUNK_BYTES: usize = 512 * 1024;
 
 /// What stands in the first line of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Header {
     /// The leader's that wrote it.
     term: Term,
@@ -59,7 +62,7 @@ impl Parts {
     pub(crate) fn push(&mut self, value: &[u8]) -> Result<Option<Vec<Change>>, String> {
         let end = value.iter().position(|byte| *byte == b'\n').ok_or("it has no first line")?;
         let (header, text) = (&value[..end], &value[end + 1..]);
-        let header: Header = serde_json::from_slice(header).map_err(|error| error.to_string())?;
+        let header: Header = serde_json::from_slice(header).map_err(|error| unreadable(&error))?;
         let begun = self.begun.take();
         let mut bytes = if header.part == 0 {
             Vec::new()
@@ -81,7 +84,7 @@ impl Parts {
             }
             &bytes
         };
-        serde_json::from_slice(whole).map(Some).map_err(|error| error.to_string())
+        serde_json::from_slice(whole).map(Some).map_err(|error| unreadable(&error))
     }
 }
 

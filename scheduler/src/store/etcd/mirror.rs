@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::keys::{Keys, op};
 use super::log::Parts;
+use crate::store::unreadable;
 
 /// The version of how the state lies in etcd.
 const FORMAT: &str = "1";
@@ -46,6 +47,7 @@ pub struct SchedulerRecord {
 
 /// Where the snapshot is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct SnapshotRecord {
     /// What it holds is as of this entry or a later one; the log goes on after it.
     pub(super) from: u64,
@@ -126,12 +128,10 @@ impl Mirror {
         if number != self.number + 1 {
             return Err(format!("entry {} of the log is missing", self.number + 1));
         }
-        let changes = self.parts.push(value).map_err(|problem| {
-            format!(
-                "entry {number} of the log makes no sense ({problem}); was it written by a later version? Then upgrade \
-                 this muster-scheduler"
-            )
-        })?;
+        let changes = self
+            .parts
+            .push(value)
+            .map_err(|problem| format!("entry {number} of the log makes no sense: {problem}"))?;
         self.number = number;
         self.log_bytes += value.len() as u64;
         changes.into_iter().flatten().for_each(|change| take(&mut self.durable, change));
@@ -352,7 +352,7 @@ async fn load(client: &Client, keys: &Keys, head: &Head) -> Result<Mirror, ReadE
     pages(client, &mut snapshot, head.revision, &mut |kv| {
         bytes += kv.value.len() as u64;
         let changes =
-            parts.push(&kv.value).map_err(|problem| format!("its snapshot is damaged: {problem}"))?;
+            parts.push(&kv.value).map_err(|problem| format!("its snapshot makes no sense: {problem}"))?;
         changes.into_iter().flatten().for_each(|change| take(&mut durable, change));
         Ok(())
     })
@@ -408,5 +408,5 @@ fn text(kv: &pb::KeyValue) -> String {
 }
 
 pub(super) fn json<T: DeserializeOwned>(kv: &pb::KeyValue) -> Result<T, String> {
-    serde_json::from_slice(&kv.value).map_err(|error| error.to_string())
+    serde_json::from_slice(&kv.value).map_err(|error| unreadable(&error))
 }

@@ -1,8 +1,10 @@
 //! A cluster that is put back from a backup, into an empty store, while its machines run on.
 
 use anyhow::{Context, Result, ensure};
+use muster_cluster::{Cluster, Machine};
 
 use super::exclusive::{BEATS, runs_elsewhere_alone};
+use super::several::etcdctl;
 use super::store::{STATE, with_scheduler_stopped};
 use super::support::{LIMIT, SLEEP, World, configure, main_pid};
 
@@ -117,4 +119,112 @@ fn after_a_restore_an_exclusive_unit_does_not_run_twice_and_no_epoch_repeats() -
     })?;
     assert_eq!(main_pid(&new, "beats.service")?, pid, "the later copy is the one that stays");
     Ok(())
+}
+
+const LONG_LEASES: [&str; 4] = [
+    "lease_ttl = \"5min\"",
+    "restart_grace = \"5min\"",
+    "brake_hold = \"5min\"",
+    "systemd_timeout = \"6min\"",
+];
+
+fn schedulers(world: &World) -> Vec<Machine<'_>> {
+    world.cluster.machines().filter(|machine| machine.role().schedules()).collect()
+}
+
+/// Runs a script on each of these.
+fn on(machines: &[Machine<'_>], script: &str) -> Result<()> {
+    machines.iter().try_for_each(|machine| machine.exec(&["sh", "-ec", script])?.ok().map(drop))
+}
+
+/// Names these in every `agent.toml`.
+fn name_in_agents(world: &World, schedulers: &[Machine<'_>], then: &str) -> Result<()> {
+    let named: Vec<_> = schedulers.iter().map(|machine| format!("\"{}:7400\"", machine.address())).collect();
+    let named = named.join(", ");
+    let script =
+        format!("sed -i 's/^schedulers = .*/schedulers = [{named}]/' /etc/muster/agent.toml; {then}");
+    let workers: Vec<_> = world.cluster.machines().filter(|machine| machine.role().works()).collect();
+    on(&workers, &script)
+}
+
+/// For a move: a cluster of which one scheduler is known, with a file of its own; etcd is there, and has nothing.
+fn begin() -> Result<(World, String)> {
+    let world = World::up(Cluster::builder().machines(2).schedulers(3))?;
+    let schedulers = schedulers(&world);
+    let table = schedulers[0].exec(&["sed", "-n", "/^\\[etcd\\]/,$p", "/etc/muster/scheduler.toml"])?.ok()?;
+    ensure!(table.contains("endpoints"), "{table}");
+    let forget = format!(
+        "systemctl disable --now muster-scheduler; rm -r {STATE}/*; sed -i '/^\\[etcd\\]/,$d' /etc/muster/scheduler.toml"
+    );
+    on(&schedulers, &forget)?;
+    etcdctl(&world.etcd()[0], &["del", "--prefix", "/muster/"])?;
+    on(&schedulers[..1], "systemctl enable --now muster-scheduler")?;
+    let rejoin = "systemctl stop muster-agent; rm /var/lib/muster/agent.json; systemctl start muster-agent";
+    name_in_agents(&world, &schedulers[..1], rejoin)?;
+    world.wait_machines_up(2)?;
+    drop(schedulers);
+    Ok((world, table))
+}
+
+/// Steps 1 to 3 of a move in `docs/backup.md`.
+fn leave(world: &World, from: &[Machine<'_>]) -> Result<String> {
+    let insert = LONG_LEASES.map(|line| format!("sed -i '1i {line}' /etc/muster/scheduler.toml")).join("; ");
+    on(from, &format!("{insert}; systemctl restart muster-scheduler"))?;
+    world.wait_machines_up(2)?;
+    let backup = back_up(world)?;
+    on(from, "systemctl stop muster-scheduler")?;
+    Ok(backup)
+}
+
+/// Steps 5 to 7.
+fn arrive(world: &World, at: &[Machine<'_>], backup: &str) -> Result<()> {
+    on(at, "systemctl enable --now muster-scheduler")?;
+    let said = world.ctl(&["restore", backup])?;
+    ensure!(said.starts_with("Restored "), "{said}");
+    name_in_agents(world, at, "systemctl restart muster-agent")?;
+    world.wait_machines_up(2)?;
+    let remove = LONG_LEASES.map(|line| format!("sed -i '/^{line}/d' /etc/muster/scheduler.toml")).join("; ");
+    on(at, &format!("{remove}; systemctl restart muster-scheduler"))?;
+    world.wait_followers(at.len() - 1)?;
+    world.wait_machines_up(2)
+}
+
+/// As `docs/backup.md` says it, step by step.
+#[test]
+fn a_cluster_is_moved_to_etcd_and_back_under_units_that_run_on() -> Result<()> {
+    let (world, table) = begin()?;
+    let all = schedulers(&world);
+    for unit in ["a.service", "b.service"] {
+        world.start(unit, SLEEP)?;
+    }
+    world.start("everywhere.service", &format!("{SLEEP}[X-Fleet]\nGlobal=true\n"))?;
+    world.start("beats.service", BEATS)?;
+    let before = world.cluster.wait_for("all units to run", LIMIT, || {
+        let running = world.invocations()?;
+        ensure!(running.len() == 5, "{running:#?}");
+        Ok(Some(running))
+    })?;
+
+    let backup = leave(&world, &all[..1])?;
+    for machine in &all {
+        machine
+            .exec_within(LIMIT, &["sh", "-c", "cat >>/etc/muster/scheduler.toml"], table.as_bytes())?
+            .ok()?;
+    }
+    arrive(&world, &all, &backup)?;
+    world.wait_invocations(&before)?;
+    // Any of them leads this cluster.
+    let led = world.leader_other_than(&[])?;
+    world.ctl(&["step-down"])?;
+    world.leader_other_than(&[led.name()])?;
+    world.start("later.service", SLEEP)?;
+    world.ctl(&["destroy", "later.service"])?;
+    world.wait_invocations(&before)?;
+
+    let backup = leave(&world, &all)?;
+    on(&all[1..], "systemctl disable muster-scheduler")?;
+    let back = format!("sed -i '/^\\[etcd\\]/,$d' /etc/muster/scheduler.toml; mv {STATE}/muster.redb /root");
+    on(&all[..1], &back)?;
+    arrive(&world, &all[..1], &backup)?;
+    world.wait_invocations(&before)
 }

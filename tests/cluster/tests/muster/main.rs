@@ -17,4 +17,5 @@ mod store;
 mod storm;
 mod support;
 mod systemd;
+mod upgrade;
 mod vm;

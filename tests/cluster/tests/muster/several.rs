@@ -23,13 +23,13 @@ fn described<'a>(all: &'a Value, machine: &Machine<'_>) -> Option<&'a Value> {
 }
 
 impl World {
-    fn schedulers(&self) -> Result<Value> {
+    pub fn schedulers(&self) -> Result<Value> {
         // It says so with its exit status when one cannot be reached.
         Ok(serde_json::from_str(&self.try_ctl(&["schedulers", "-o", "json"])?.stdout)?)
     }
 
     /// Waits until one of the schedulers leads that is none of these.
-    fn leader_other_than(&self, not: &[&str]) -> Result<Machine<'_>> {
+    pub fn leader_other_than(&self, not: &[&str]) -> Result<Machine<'_>> {
         self.cluster.wait_for(&format!("a leader other than {not:?}"), LIMIT, || {
             let all = self.schedulers()?;
             let leads = |machine: &Machine<'_>| {
@@ -48,7 +48,7 @@ impl World {
     }
 
     /// Waits until this many schedulers follow.
-    fn wait_followers(&self, count: usize) -> Result<()> {
+    pub fn wait_followers(&self, count: usize) -> Result<()> {
         self.cluster.wait_for(&format!("{count} schedulers that follow"), LIMIT, || {
             let all = self.schedulers()?;
             let roles = all.as_array().context("a list")?.iter().map(|scheduler| &scheduler["role"]);
@@ -57,7 +57,7 @@ impl World {
         })
     }
 
-    fn etcd(&self) -> Vec<Machine<'_>> {
+    pub fn etcd(&self) -> Vec<Machine<'_>> {
         self.cluster.machines().filter(|machine| machine.role() == Role::Etcd).collect()
     }
 
@@ -100,7 +100,7 @@ impl World {
         })
     }
 
-    fn has_all(&self, names: &[String]) -> Result<()> {
+    pub fn has_all(&self, names: &[String]) -> Result<()> {
         let listed = self.ctl(&["list-unit-files", "-o", "json"])?;
         let listed: Value = serde_json::from_str(&listed)?;
         let known: BTreeSet<_> =
@@ -111,7 +111,7 @@ impl World {
     }
 }
 
-fn etcdctl(member: &Machine<'_>, arguments: &[&str]) -> Result<String> {
+pub fn etcdctl(member: &Machine<'_>, arguments: &[&str]) -> Result<String> {
     member.exec(&[&["env", "ETCDCTL_API=3", "etcdctl"], arguments].concat())?.ok()
 }
 
