@@ -288,11 +288,8 @@ fn a_global_unit_fails_where_it_fails() {
 #[test]
 fn what_has_no_effect_is_told() {
     let cluster = Cluster::start();
-    let web =
-        file(cluster.directory(), "web.service", &format!("{WEB}\n[Install]\nWantedBy=multi-user.target\n"));
-    let warning = format!(
-        "WARNING: {web}: line 7: [Install]: has no effect: Muster enables no units, it starts those that are asked for\n"
-    );
+    let web = file(cluster.directory(), "web.service", &format!("{WEB}\n[Install]\nAlias=www.service\n"));
+    let warning = format!("WARNING: {web}: line 8: [Install] Alias=: has no effect in a cluster\n");
     ended(&cluster.ctl(&["submit", &web]), 0, "Unit web.service inactive\n", &warning);
 }
 
