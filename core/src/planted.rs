@@ -59,6 +59,8 @@ faults! {
     NewLeaderPlacesAtOnce,
     /// a leader that may have been overtaken answers heartbeats
     DeposedAnswers,
+    /// whether a leader was overtaken is judged by when a message came
+    LeadsByWhatCame,
     /// a leader works on under a term that an agent knows to be overtaken
     HigherTermIgnored,
     /// a restored backup goes on in the term after its own

@@ -268,7 +268,8 @@ impl Lead {
     pub(crate) async fn run(mut self, elected_until: Option<Time>) -> Ended {
         let mut notifier = Notifier::new();
         if let Some(until) = elected_until {
-            self.step(clock::now(), Input::Leads(until));
+            let now = clock::now();
+            self.step(now, now, Input::Leads(until));
         }
         loop {
             let now = clock::now();
@@ -276,8 +277,7 @@ impl Lead {
             let sleep = timer.min(LONGEST_SLEEP).min(notifier.next());
             // It is closed by nobody but this loop.
             let (came, message) = timeout(sleep, self.inbox.next()).await.ok().flatten().unzip();
-            // The leader's own time never goes back, also where a heartbeat has overtaken this.
-            let now = came.unwrap_or_else(clock::now);
+            let now = clock::now();
             let input = match message {
                 None => Input::Tick,
                 Some(message) => match message {
@@ -311,7 +311,8 @@ impl Lead {
                     }
                 },
             };
-            self.step(now, input);
+            // The leader's own time never goes back, also where a heartbeat has overtaken this.
+            self.step(came.unwrap_or(now), now, input);
             notifier.turned(|| self.leader.size());
         }
     }
@@ -324,9 +325,9 @@ impl Lead {
         self.committer.finish()
     }
 
-    fn step(&mut self, now: Time, input: Input) {
+    fn step(&mut self, came: Time, now: Time, input: Input) {
         let mut events = Vec::new();
-        for effect in self.leader.step(now, input) {
+        for effect in self.leader.step(came, now, input) {
             match effect {
                 Effect::Persist(commit, changes) => self.committer.commit(commit, changes),
                 Effect::TakeTerm { above } => self.committer.take_term(above),

@@ -289,13 +289,18 @@ impl World {
 
     /// Takes in an input and all that follows from it.
     pub(super) fn step(&mut self, input: Input) {
+        self.step_late(self.now, input);
+    }
+
+    /// The same of an input that came at that moment.
+    pub(super) fn step_late(&mut self, came: Time, input: Input) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
-            for effect in self.leader.step(self.now, input) {
+            for effect in self.leader.step(came, self.now, input) {
                 self.carry_out(effect, &mut inputs);
             }
             assert_eq!(self.leader.differences(), Vec::<String>::new());
-            assert!(self.leader.next_timer() > self.now, "it would spin");
+            assert!(self.leader.next_timer() > came, "it would spin");
         }
     }
 
