@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use muster_core::agent::{self, Held, Write};
 use muster_core::unit::{ContentHash, UnitName};
+use muster_daemon::files::replace;
 
 use crate::guard::Guard;
 
@@ -186,15 +187,6 @@ impl UnitFiles {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Writes a file so that nobody ever sees half of it.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    // No suffix that systemd looks at.
-    new.push("~");
-    fs::write(&new, content)?;
-    fs::rename(&new, path)
 }
 
 /// It is well when there was nothing to remove.

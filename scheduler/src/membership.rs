@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use muster_core::ids::ClusterId;
+use muster_daemon::files::replace;
 use muster_etcd::Client;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -55,7 +56,10 @@ impl Membership {
         };
         let path = config.state_dir.join(CLUSTER_FILE);
         let cluster = read(&path)?.map(|text| {
-            text.trim().parse::<ClusterId>().with_context(|| format!("{} names no cluster", path.display()))
+            text.trim().parse::<ClusterId>().with_context(|| {
+                let path = path.display();
+                format!("{path} names no cluster; remove it if `prefix` and `endpoints` are those of this scheduler's cluster")
+            })
         });
         let home = Home::new(path, cluster.transpose()?, lock);
         let client = Client::new(etcd.client()?).context("the configuration of etcd")?;
@@ -105,6 +109,6 @@ fn own_id(path: &PathBuf) -> Result<Uuid> {
         return Ok(id);
     }
     let id = Uuid::new_v4();
-    fs::write(path, id.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+    replace(path, id.to_string().as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(id)
 }

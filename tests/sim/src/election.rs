@@ -313,7 +313,8 @@ impl World {
         }
         let deposed = self.election.as_mut().and_then(|election| election.deposed.as_mut());
         if let Some(deposed) = deposed.filter(|deposed| deposed.incarnation == incarnation) {
-            deposed.process.inbox.push_back((self.scheduler.clock.time(self.queue.now()), input));
+            let came = (deposed.frozen == 0).then(|| self.scheduler.clock.time(self.queue.now()));
+            deposed.process.inbox.push_back((came, input));
             self.queue.after(MILLI / 2, Event::DeposedTurn(incarnation));
         }
     }
@@ -328,10 +329,10 @@ impl World {
             return;
         };
         let mut inputs = std::mem::take(&mut deposed.process.inbox);
-        inputs.push_back((time, Input::Tick));
+        inputs.push_back((None, Input::Tick));
         let mut effects = Vec::new();
         for (came, input) in inputs {
-            effects.append(&mut deposed.process.leader.step(came, time, input));
+            effects.append(&mut deposed.process.leader.step(came.unwrap_or(time), time, input));
         }
         let now = self.queue.now();
         if deposed.timer.is_none_or(|timer| timer <= now) {

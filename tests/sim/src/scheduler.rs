@@ -36,8 +36,8 @@ pub(crate) struct Process {
     pub(crate) term: Term,
     /// All that it has taken.
     pub(crate) terms: Vec<Term>,
-    /// With the moment when each came, by its own clock.
-    pub(crate) inbox: VecDeque<(Time, Input)>,
+    /// With the moment when each came, by its own clock; to a process that is stopped it comes when that goes on.
+    pub(crate) inbox: VecDeque<(Option<Time>, Input)>,
     turning: bool,
     timer: Option<Micros>,
     /// It is killed after so many effects, and stays down for so long.
@@ -169,7 +169,8 @@ impl World {
 
     pub(crate) fn tell_leader(&mut self, input: Input) {
         let Some(process) = &mut self.scheduler.process else { return };
-        process.inbox.push_back((self.scheduler.clock.time(self.queue.now()), input));
+        let came = (self.scheduler.frozen == 0).then(|| self.scheduler.clock.time(self.queue.now()));
+        process.inbox.push_back((came, input));
         if !std::mem::replace(&mut process.turning, true) {
             // A loop that has other things to do is a little late.
             let most = if self.random.chance(30) { 90 * MILLI } else { MILLI / 2 };
@@ -195,7 +196,7 @@ impl World {
             if matches!(input, Input::CommitFailed { .. }) {
                 self.store_resumes();
             }
-            self.leader_step(came, input);
+            self.leader_step(came.unwrap_or(now), input);
             if self.scheduler.incarnation != incarnation || self.violation.is_some() {
                 return;
             }
