@@ -1,5 +1,6 @@
 //! The running scheduler.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +36,7 @@ use crate::membership::Membership;
 use crate::notify;
 use crate::sessions::{AgentsService, Sessions};
 use crate::store::etcd::{Abandon, Elected, Reign, election_lasts};
-use crate::store::{Committed, Committer, Embedded, Store};
+use crate::store::{Committed, Committer, Embedded, Store, lock_directory};
 use crate::watchers::Watchers;
 
 /// After this long without a word a peer is asked whether it is there.
@@ -66,6 +67,8 @@ pub struct Daemon {
     /// Leads, or follows and leads again; ends when it is told to, or can lead no more.
     governing: JoinHandle<Result<()>>,
     stop: watch::Sender<bool>,
+    /// Keeps other processes from what this one has in `/run`.
+    _runtime_dir: Option<File>,
 }
 
 impl Daemon {
@@ -79,6 +82,7 @@ impl Daemon {
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
+        let runtime_dir = config.runtime_dir.as_deref().map(lock_directory).transpose()?;
         let front = Arc::new(Front::default());
         let overlap = config.etcd.as_ref().map_or(Duration::ZERO, |_| election_lasts(config.lease_ttl));
         let settings = Settings { own_machine: own_machine(), overlap, ..config.settings() };
@@ -114,7 +118,7 @@ impl Daemon {
                 serving_stopped.await.ok();
             });
         let server = tokio::spawn(server);
-        Ok(Self { address, front, server, stop_serving, governing, stop })
+        Ok(Self { address, front, server, stop_serving, governing, stop, _runtime_dir: runtime_dir })
     }
 
     /// Where it listens.

@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use insta::assert_snapshot;
 use muster_core::command::{Command, CommandResult, UnitArgument, Verb};
 use muster_core::ids::CommandId;
 use muster_proto::v1::muster_client::MusterClient;
@@ -18,14 +19,17 @@ use tonic::{Code, Status};
 use self::common::etcd::Etcd;
 
 async fn start(etcd: &Etcd, directory: &Path, name: &str) -> Daemon {
+    Daemon::start(&config(etcd.endpoints(), directory, name)).await.expect("start")
+}
+
+fn config(endpoints: Vec<String>, directory: &Path, name: &str) -> Config {
     let [state_dir, runtime_dir] = ["state", "run"].map(|kind| directory.join(format!("{name}-{kind}")));
-    std::fs::create_dir_all(&runtime_dir).expect("a directory");
-    let config = Config {
+    Config {
         listen: "127.0.0.1:0".parse().expect("an address"),
         state_dir,
         runtime_dir: Some(runtime_dir),
         etcd: Some(EtcdConfig {
-            endpoints: etcd.endpoints(),
+            endpoints,
             prefix: "/muster/".to_owned(),
             ca: None,
             cert: None,
@@ -34,8 +38,7 @@ async fn start(etcd: &Etcd, directory: &Path, name: &str) -> Daemon {
             password_file: None,
         }),
         ..Config::default()
-    };
-    Daemon::start(&config).await.expect("start")
+    }
 }
 
 fn channel(daemon: &Daemon) -> Channel {
@@ -136,4 +139,27 @@ async fn a_leader_steps_down_where_another_can_lead() {
     submit(&second, 2, "a.service").await.expect("it leads").expect("it is done");
     first.shutdown().await.expect("shutdown");
     second.shutdown().await.expect("shutdown");
+}
+
+#[tokio::test]
+async fn files_that_are_not_what_they_should_be_or_are_others_are_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // None of this needs etcd.
+    let one = config(vec!["http://127.0.0.1:1".to_owned()], directory.path(), "one");
+    let other = config(vec!["http://127.0.0.1:1".to_owned()], directory.path(), "other");
+    let refused = async |config: &Config| {
+        let error = Daemon::start(config).await.err().expect("it is refused");
+        error.to_string().replace(&directory.path().display().to_string(), "DIR")
+    };
+    let running = Daemon::start(&one).await.expect("start");
+    let same_state = Config { state_dir: one.state_dir.clone(), ..other.clone() };
+    assert_snapshot!(refused(&same_state).await, @"DIR/one-state is in use by another process: is another muster-scheduler running on this directory?");
+    let same_run = Config { runtime_dir: one.runtime_dir.clone(), ..other.clone() };
+    assert_snapshot!(refused(&same_run).await, @"DIR/one-run is in use by another process: is another muster-scheduler running on this directory?");
+    let own_store = Config { etcd: None, ..same_run };
+    assert_snapshot!(refused(&own_store).await, @"DIR/one-run is in use by another process: is another muster-scheduler running on this directory?");
+    running.shutdown().await.expect("shutdown");
+    std::fs::create_dir_all(&other.state_dir).expect("a directory");
+    std::fs::write(other.state_dir.join("cluster"), "0123").expect("written");
+    assert_snapshot!(refused(&other).await, @"DIR/other-state/cluster names no cluster; remove it if `prefix` and `endpoints` are those of this scheduler's cluster");
 }

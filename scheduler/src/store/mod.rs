@@ -70,9 +70,9 @@ pub enum CommitError {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it.
-    #[error("{} is in use by another process: is another muster-scheduler running on this state directory?", path.display())]
+    #[error("{} is in use by another process: is another muster-scheduler running on this directory?", path.display())]
     Locked {
-        /// The state directory.
+        /// The directory of its state, or the one in `/run`.
         path: PathBuf,
     },
     /// It is written by a later (or much earlier) version.
@@ -117,7 +117,7 @@ pub enum StoreError {
     },
 }
 
-/// Makes sure that nobody else uses the state directory, for as long as the file is open.
+/// Makes sure that nobody else uses the directory, for as long as the file is open.
 pub(crate) fn lock_directory(path: &Path) -> Result<File, StoreError> {
     let io = |doing, source| StoreError::Io { doing, path: path.to_owned(), source };
     // Unit files may hold secrets.

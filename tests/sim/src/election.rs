@@ -313,8 +313,7 @@ impl World {
         }
         let deposed = self.election.as_mut().and_then(|election| election.deposed.as_mut());
         if let Some(deposed) = deposed.filter(|deposed| deposed.incarnation == incarnation) {
-            let came = (deposed.frozen == 0).then(|| self.scheduler.clock.time(self.queue.now()));
-            deposed.process.inbox.push_back((came, input));
+            deposed.process.inbox.push_back((None, input));
             self.queue.after(MILLI / 2, Event::DeposedTurn(incarnation));
         }
     }

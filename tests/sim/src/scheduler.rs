@@ -36,7 +36,7 @@ pub(crate) struct Process {
     pub(crate) term: Term,
     /// All that it has taken.
     pub(crate) terms: Vec<Term>,
-    /// With the moment when each came, by its own clock; to a process that is stopped it comes when that goes on.
+    /// With the moment when each came, by its own clock, where it was stopped since; else that is when it is taken.
     pub(crate) inbox: VecDeque<(Option<Time>, Input)>,
     turning: bool,
     timer: Option<Micros>,
@@ -94,6 +94,10 @@ impl World {
     pub(crate) fn scheduler_freezes(&mut self) {
         self.scheduler.count_stall(self.queue.now());
         self.scheduler.frozen += 1;
+        let now = self.scheduler.clock.time(self.queue.now());
+        if let Some(process) = self.scheduler.process.as_mut().filter(|_| self.scheduler.frozen == 1) {
+            process.inbox.iter_mut().for_each(|(came, _)| *came = came.or(Some(now)));
+        }
         self.look_at_links();
     }
 
@@ -169,8 +173,7 @@ impl World {
 
     pub(crate) fn tell_leader(&mut self, input: Input) {
         let Some(process) = &mut self.scheduler.process else { return };
-        let came = (self.scheduler.frozen == 0).then(|| self.scheduler.clock.time(self.queue.now()));
-        process.inbox.push_back((came, input));
+        process.inbox.push_back((None, input));
         if !std::mem::replace(&mut process.turning, true) {
             // A loop that has other things to do is a little late.
             let most = if self.random.chance(30) { 90 * MILLI } else { MILLI / 2 };
