@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use muster_backup::Backup;
@@ -14,6 +14,7 @@ use muster_core::leader::{ConnectionId, Durable, Effect, Input, Leader, RequestI
 use muster_core::message::FromAgent;
 use muster_core::time::Time;
 use muster_daemon::clock;
+use muster_proto::not_leading;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -130,6 +131,8 @@ pub(crate) struct LeaderHandle {
     requests: mpsc::Sender<ToLeader>,
     questions: Arc<Semaphore>,
     changes: Arc<Semaphore>,
+    /// What is said to those whose streams end with it, where another leads or may.
+    last_word: Arc<OnceLock<Status>>,
 }
 
 /// What waits for the leader. A heartbeat waits for other heartbeats only, and the end of a commit not for clients,
@@ -153,6 +156,7 @@ pub(crate) fn inbox() -> (LeaderHandle, Inbox) {
             requests,
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             changes: Arc::new(Semaphore::new(CHANGES)),
+            last_word: Arc::default(),
         },
         Inbox { heartbeats: heartbeats_received, urgent: urgent_received, requests: requests_received },
     )
@@ -178,10 +182,10 @@ impl LeaderHandle {
         // A backup takes as much room as the answer to a question may.
         let large = matches!(ask, Ask::Query(_) | Ask::Restore(_));
         let room = if large { &self.questions } else { &self.changes };
-        let room = Arc::clone(room).acquire_owned().await.map_err(|_| stopped())?;
+        let room = Arc::clone(room).acquire_owned().await.map_err(|_| self.why_ended())?;
         let (answer, answered) = oneshot::channel();
         self.send(ToLeader::Asked(Asked { ask, waiting: Waiting { answer, _room: room } })).await;
-        answered.await.map_err(|_| stopped())
+        answered.await.map_err(|_| self.why_ended())
     }
 
     /// Says something that nobody waits for. After the leader has stopped it is lost, as it would be in a crash.
@@ -193,6 +197,21 @@ impl LeaderHandle {
         } else {
             self.requests.send(message).await.ok();
         }
+    }
+
+    /// It leads no more, and another one does, there if that is known, or will.
+    pub(crate) fn is_deposed(&self, leader: Option<&str>) {
+        self.last_word.set(not_leading(leader)).ok();
+    }
+
+    /// What is said to those whose streams end with it; nothing where it stops.
+    pub(crate) fn last_word(&self) -> Option<Status> {
+        self.last_word.get().cloned()
+    }
+
+    /// Why nothing is answered any more.
+    pub(crate) fn why_ended(&self) -> Status {
+        self.last_word().unwrap_or_else(stopped)
     }
 
     /// Whether the leader has stopped.

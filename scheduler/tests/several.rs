@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use insta::assert_snapshot;
 use muster_core::command::{Command, CommandResult, UnitArgument, Verb};
 use muster_core::ids::CommandId;
+use muster_proto::v1::agents_client::AgentsClient;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::v1::schedulers_client::SchedulersClient;
 use muster_proto::{SchedulerRole, SchedulerStatus, StoreStatus, is_not_leading, leader_of, v1};
@@ -139,6 +140,47 @@ async fn a_leader_steps_down_where_another_can_lead() {
     submit(&second, 2, "a.service").await.expect("it leads").expect("it is done");
     first.shutdown().await.expect("shutdown");
     second.shutdown().await.expect("shutdown");
+}
+
+/// Whose streams end with a leader that was overtaken is told who leads now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_deposed_leader_end_with_who_leads() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
+    let first = start(&etcd, directory.path(), "first").await;
+    describes(&first, "it leads", leads).await;
+    let second = start(&etcd, directory.path(), "second").await;
+    describes(&second, "it follows", |status| status.role == SchedulerRole::Following).await;
+    let mut client = MusterClient::new(channel(&first));
+    let watch = client.watch_units(v1::WatchRequest { names: vec!["a.service".to_owned()] }).await;
+    let mut watch = watch.expect("it leads").into_inner();
+    watch.message().await.expect("it leads").expect("the unit as it is");
+    let events = v1::EventsRequest { follow: true, ..Default::default() };
+    let mut events = client.events(events).await.expect("it leads").into_inner();
+    let mut agent = AgentsClient::new(channel(&first));
+    let mut session = agent.session(tokio_stream::pending()).await.expect("it leads").into_inner();
+
+    tokio::task::block_in_place(|| etcd.ctl(&["del", "/muster/leader"]));
+    let address = Some(second.address().to_string());
+    let ended = watch.message().await.expect_err("it leads no more");
+    assert_eq!(leader_of(&ended), address, "{ended}");
+    let ended = loop {
+        if let Err(ended) = events.message().await {
+            break ended;
+        }
+    };
+    assert_eq!(leader_of(&ended), address, "{ended}");
+    let ended = session.message().await.expect_err("it leads no more");
+    assert_eq!(leader_of(&ended), address, "{ended}");
+    let refused = submit(&first, 1, "a.service").await.expect_err("it does not lead");
+    assert!(is_not_leading(&refused), "{refused}");
+    first.shutdown().await.expect("shutdown");
+    // One that stops says nothing of others.
+    let mut session = AgentsClient::new(channel(&second));
+    describes(&second, "it leads", leads).await;
+    let mut session = session.session(tokio_stream::pending()).await.expect("it leads").into_inner();
+    second.shutdown().await.expect("shutdown");
+    assert!(session.message().await.expect("no error").is_none());
 }
 
 #[tokio::test]

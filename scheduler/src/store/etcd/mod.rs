@@ -46,6 +46,9 @@ use super::{CommitError, Store, StoreError};
 /// How long one try of a commit may take before another member is asked.
 const ANSWER: Duration = Duration::from_secs(2);
 
+/// How long an answer may take that somebody waits for who could look for the leader himself.
+const WHO_LEADS: Duration = Duration::from_millis(200);
+
 /// How long it is until the next try, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -415,6 +418,14 @@ impl Reign {
                 Err(error) => debug!(%error, "whether this scheduler still leads is not known"),
             }
         }
+    }
+
+    /// Who leads in its place, where etcd knows that by now: the address.
+    pub async fn leader(&self) -> Option<String> {
+        let range = pb::RangeRequest { key: self.keys.leader().into(), ..Default::default() };
+        let answer = self.client.range(range, WHO_LEADS).await.ok()?;
+        let other = answer.kvs.first().filter(|kv| kv.create_revision != self.office)?;
+        mirror::json::<LeaderRecord>(other).ok().map(|leader| leader.address)
     }
 
     /// Gives the leadership up, so that another is elected at once.
