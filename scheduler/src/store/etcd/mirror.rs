@@ -72,7 +72,12 @@ pub enum ReadError {
 impl ReadError {
     /// Whether it may be better later, without anybody doing anything here.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Etcd(Error::Unanswered { .. } | Error::Compacted | Error::NoLease))
+        matches!(
+            self,
+            Self::Etcd(
+                Error::Unauthenticated { .. } | Error::Unanswered { .. } | Error::Compacted | Error::NoLease
+            )
+        )
     }
 }
 

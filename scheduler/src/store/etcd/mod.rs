@@ -182,6 +182,9 @@ impl EtcdStore {
                     }
                     unanswered = true;
                 }
+                Err(error @ Error::Unauthenticated { .. }) => {
+                    debug!(%error, "etcd is asked again, with a new token");
+                }
                 Err(error) if unanswered => {
                     debug!(%error, "etcd refuses what it was asked before");
                     refused = Some(error.to_string());
