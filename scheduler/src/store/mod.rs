@@ -50,8 +50,8 @@ impl std::fmt::Debug for dyn Store {
 /// What became of a commit that did not succeed. The difference decides what the leader may do next.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// A later term was taken: this leader leads no more.
-    #[error("term {later} was taken, which ends term {ours}")]
+    /// A later term was taken, or may be by another one: this leader leads no more.
+    #[error("the election of term {ours} is over; the store is in term {later}")]
     Refused {
         /// The leader's term.
         ours: Term,

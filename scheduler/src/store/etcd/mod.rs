@@ -55,6 +55,10 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// How long it is asked again for what it did not answer at first and refuses since.
 const REFUSED: Duration = Duration::from_secs(10);
 
+/// What is wrong where a comparison does not hold that does for as long as this leader has its key.
+const PUT_BACK: &str = "it does not hold what this leader has written: it was put back to an older copy of itself, or somebody \
+                        else writes there";
+
 /// The log is not begun anew before it is so large, in bytes.
 const MIN_LOG_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -170,11 +174,10 @@ impl EtcdStore {
                 }
                 Ok(answer) => match self.judge(answer, &write.value)? {
                     Some(revision) => return Ok(revision),
+                    None if refused.is_none() => return Err(self.unknown(PUT_BACK)),
+                    // It may come there still.
                     None if unanswered => {}
-                    None if refused.is_some() => {
-                        return Err(CommitError::Failed(refused.unwrap_or_default()));
-                    }
-                    None => return Err(self.unknown("another wrote in this leader's place")),
+                    None => return Err(CommitError::Failed(refused.unwrap_or_default())),
                 },
                 Err(error @ Error::Unanswered { .. }) => {
                     if !unanswered {
