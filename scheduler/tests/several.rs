@@ -18,6 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use self::common::etcd::Etcd;
+use self::common::proxy::{Fate, Proxy, writes};
+use self::common::wait_for;
 
 async fn start(etcd: &Etcd, directory: &Path, name: &str) -> Daemon {
     Daemon::start(&config(etcd.endpoints(), directory, name)).await.expect("start")
@@ -181,6 +183,35 @@ async fn streams_of_a_deposed_leader_end_with_who_leads() {
     let mut session = session.session(tokio_stream::pending()).await.expect("it leads").into_inner();
     second.shutdown().await.expect("shutdown");
     assert!(session.message().await.expect("no error").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_stopped_while_it_takes_its_term_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
+    let proxy = tokio::task::block_in_place(|| Proxy::new(&etcd));
+    // Not the one that makes the cluster.
+    proxy.rules(|transaction| {
+        let begins = writes(transaction, "/muster/term") && !writes(transaction, "/muster/cluster");
+        if begins { Fate::Waits } else { Fate::Answered }
+    });
+    let first = Daemon::start(&config(proxy.endpoints(), directory.path(), "first")).await.expect("start");
+    let leader = || tokio::task::block_in_place(|| etcd.ctl(&["get", "/muster/leader"]));
+    tokio::task::block_in_place(|| {
+        wait_for("its term to be asked for", || (proxy.waiting() > 0).then_some(()), leader);
+    });
+    assert_ne!(leader(), "", "it is elected");
+    let stopped = tokio::time::timeout(Duration::from_secs(30), first.shutdown()).await;
+    stopped.expect("it ends").expect("and well");
+    assert_eq!(leader(), "");
+    // Neither its election nor what was on its way is in the way of the next one.
+    proxy.rules(|_| Fate::Answered);
+    let second = start(&etcd, directory.path(), "second").await;
+    let status = describes(&second, "it leads", leads).await;
+    assert_eq!(status.term.0, 1);
+    second.shutdown().await.expect("shutdown");
+    // The runtime of its own ends where nothing waits for it.
+    tokio::task::block_in_place(|| drop(proxy));
 }
 
 #[tokio::test]

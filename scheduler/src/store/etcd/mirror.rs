@@ -326,7 +326,8 @@ pub(super) async fn refresh(
     };
     let mut kept = mirror.take().filter(goes_on);
     // Nor is it of use where etcd was put back to what it was before the last entry, and has another one by now, perhaps.
-    if let Some(number) = kept.as_ref().map(|mirror| mirror.number).filter(|last| *last > head.snapshot.from) {
+    if let Some(number) = kept.as_ref().map(|mirror| mirror.number).filter(|last| *last > head.snapshot.from)
+    {
         let key = keys.entry(number).into();
         let entry = pb::RangeRequest { key, revision: head.revision, ..Default::default() };
         let there = client.range(entry, READ).await?.kvs.first().map(|kv| ContentHash::of(&kv.value));
