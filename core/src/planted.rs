@@ -47,6 +47,8 @@ faults! {
     FailedCommitIsKept,
     /// the ids of commands are not read from the store
     CommandsForgotten,
+    /// a change of machines that comes again is made again
+    MachinesChangedAgain,
     /// a heartbeat that was on its way when the lease ended revives it
     LateHeartbeatRevives,
     /// a machine that only ever says Hello stays up

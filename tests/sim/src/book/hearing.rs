@@ -52,12 +52,15 @@ impl World {
                 for number in machines.iter().filter_map(|id| self.machine_number(*id)).collect::<Vec<_>>() {
                     self.touches_machine(number);
                 }
-                if let Availability::Draining(drain) = command.availability {
+                let (id, new) = (command.id, !self.book.commands.contains(&command.id));
+                if let Availability::Draining(drain) = command.availability
+                    && new
+                {
                     self.drain_begins(&machines, drain);
                 }
                 let expected = Expected::Machines { machines, availability: command.availability };
                 self.book.expected.insert(*request, expected);
-                Cause::Other
+                Cause::Machines { id, new }
             }
             Input::ReleaseBrake(_) => {
                 // That the brake is on is told with the commits that are under way; and a lease that is over may put it on first.
@@ -256,6 +259,10 @@ impl World {
             } else if let Some(Expected::Command { outcome: Ok(()), .. }) = self.book.expected.get(request) {
                 let text = format!("command {} is refused or not recorded: {ask:?}", id.bits());
                 self.violate("nothing_acknowledged_is_lost", text);
+            }
+        } else if let Cause::Machines { id, new: true } = cause {
+            if results().any(|result| result == *id) {
+                self.book.commands.insert(*id);
             }
         } else if let Some(id) = results().next() {
             self.violate(
