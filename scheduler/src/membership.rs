@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ fn read(path: &Path) -> Result<Option<String>> {
 }
 
 /// The id in this file, or a new one that is written there.
-fn own_id(path: &PathBuf) -> Result<Uuid> {
+fn own_id(path: &Path) -> Result<Uuid> {
     if let Some(id) = read(path)?.and_then(|text| text.trim().parse().ok()) {
         return Ok(id);
     }
