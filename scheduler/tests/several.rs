@@ -221,7 +221,7 @@ async fn files_that_are_not_what_they_should_be_or_are_others_are_refused() {
     let one = config(vec!["http://127.0.0.1:1".to_owned()], directory.path(), "one");
     let other = config(vec!["http://127.0.0.1:1".to_owned()], directory.path(), "other");
     let refused = async |config: &Config| {
-        let error = Daemon::start(config).await.err().expect("it is refused");
+        let error = Daemon::start(config).await.expect_err("it is refused");
         error.to_string().replace(&directory.path().display().to_string(), "DIR")
     };
     let running = Daemon::start(&one).await.expect("start");
