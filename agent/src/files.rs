@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use muster_core::agent::{self, Held, Write};
 use muster_core::unit::install::{self, Wanted};
 use muster_core::unit::{ContentHash, UnitFile, UnitName};
+use muster_daemon::files::replace;
 
 use crate::guard::Guard;
 
@@ -231,15 +232,6 @@ fn remove_empty(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
         outcome => outcome,
     }
-}
-
-/// Writes a file so that nobody ever sees half of it.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    // No suffix that systemd looks at.
-    new.push("~");
-    fs::write(&new, content)?;
-    fs::rename(&new, path)
 }
 
 /// It is well when there was nothing to remove.

@@ -275,9 +275,11 @@ pub struct ClusterStatus {
     pub brake: Option<BrakeStatus>,
 }
 
-/// A change of machines that a client asks for. It may be repeated.
+/// A change of machines that a client asks for. It may be repeated under its id, and is carried out once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineCommand {
+    /// Chosen by the client.
+    pub id: CommandId,
     /// Which machines.
     pub machines: Vec<MachineId>,
     /// What is decided of them.

@@ -53,6 +53,8 @@ faults! {
     FailedCommitIsKept,
     /// the ids of commands are not read from the store
     CommandsForgotten,
+    /// a change of machines that comes again is made again
+    MachinesChangedAgain,
     /// a heartbeat that was on its way when the lease ended revives it
     LateHeartbeatRevives,
     /// a machine that only ever says Hello stays up
@@ -65,6 +67,8 @@ faults! {
     NewLeaderPlacesAtOnce,
     /// a leader that may have been overtaken answers heartbeats
     DeposedAnswers,
+    /// whether a leader was overtaken is judged by when a message came
+    LeadsByWhatCame,
     /// a leader works on under a term that an agent knows to be overtaken
     HigherTermIgnored,
     /// a restored backup goes on in the term after its own

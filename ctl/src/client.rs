@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{ClusterStatus, Command, CommandResult, MachineCommand, Rto, UnitStatus};
-use muster_core::ids::MachineId;
+use muster_core::ids::{CommandId, MachineId};
 use muster_core::leader::EventRecord;
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
@@ -381,6 +381,11 @@ impl Client {
             env!("CARGO_PKG_VERSION"),
         ))
     }
+}
+
+/// The id of a command that is given now: it is the same when that is repeated.
+pub fn new_id() -> CommandId {
+    CommandId::new(uuid::Uuid::now_v7().as_u128())
 }
 
 /// Which units are asked for, and what of them.

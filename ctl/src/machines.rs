@@ -10,7 +10,7 @@ use muster_core::machine::{Availability, Drain, MachineState};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::cli::DrainArgs;
-use crate::client::Client;
+use crate::client::{Client, new_id};
 use crate::failure::{Exit, Failure};
 use crate::output::{Machines, listed, machine_name};
 use crate::style::harmless;
@@ -40,7 +40,7 @@ pub async fn set(
 ) -> Result<(), Failure> {
     let cluster = client.cluster().await?;
     let machines = resolve(&cluster, machines)?;
-    client.change_machines(MachineCommand { machines: machines.clone(), availability }).await?;
+    client.change_machines(MachineCommand { id: new_id(), machines: machines.clone(), availability }).await?;
     let done = if availability == Availability::Open { "uncordoned" } else { "cordoned" };
     let known = Machines::of(&cluster);
     for machine in machines {
@@ -63,7 +63,7 @@ pub async fn drain(client: &mut Client, args: &DrainArgs, out: &mut impl Write) 
         max_parallel: args.max_parallel.unwrap_or(0),
     };
     let availability = Availability::Draining(drain);
-    client.change_machines(MachineCommand { machines: machines.clone(), availability }).await?;
+    client.change_machines(MachineCommand { id: new_id(), machines: machines.clone(), availability }).await?;
     if args.no_block {
         return begun(&client.cluster().await?, &machines, out);
     }

@@ -416,7 +416,11 @@ impl TryFrom<v1::Availability> for Availability {
 
 impl From<MachineCommand> for v1::MachinesChange {
     fn from(command: MachineCommand) -> Self {
-        Self { machines: ids(&command.machines), availability: Some(command.availability.into()) }
+        Self {
+            id: id(command.id.bits()),
+            machines: ids(&command.machines),
+            availability: Some(command.availability.into()),
+        }
     }
 }
 
@@ -425,6 +429,7 @@ impl TryFrom<v1::MachinesChange> for MachineCommand {
 
     fn try_from(change: v1::MachinesChange) -> Result<Self, ConvertError> {
         Ok(Self {
+            id: CommandId::new(bits("id", &change.id)?),
             machines: machines("machines", &change.machines)?,
             availability: message("availability", change.availability)?,
         })

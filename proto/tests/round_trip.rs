@@ -427,9 +427,13 @@ proptest! {
     }
 
     #[test]
-    fn a_change_of_machines(machines in vec(any::<u128>(), 0..4), availability in availability()) {
+    fn a_change_of_machines(
+        id in any::<u128>(),
+        machines in vec(any::<u128>(), 0..4),
+        availability in availability(),
+    ) {
         let machines = machines.into_iter().map(MachineId::new).collect();
-        let command = MachineCommand { machines, availability };
+        let command = MachineCommand { id: CommandId::new(id), machines, availability };
         prop_assert_eq!(MachineCommand::try_from(wire(&v1::MachinesChange::from(command.clone()))), Ok(command));
     }
 

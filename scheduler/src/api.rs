@@ -25,7 +25,7 @@ use tracing::debug;
 
 use crate::events::{Events, Follower};
 use crate::front::{Front, Leading};
-use crate::lead::{Answer, Ask, LeaderHandle, stopped};
+use crate::lead::{Answer, Ask, LeaderHandle};
 use crate::watchers::Watcher;
 
 type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -84,7 +84,12 @@ impl Muster for MusterService {
         &self,
         request: Request<v1::MachinesChange>,
     ) -> Result<Response<v1::MachinesChanged>, Status> {
-        let command = MachineCommand::try_from(request.into_inner())
+        let mut change = request.into_inner();
+        if change.id.is_empty() {
+            // The version before gave it none: each time that it asks is another one.
+            change.id = uuid::Uuid::new_v4().as_bytes().to_vec();
+        }
+        let command = MachineCommand::try_from(change)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let Answer::Machines(result) = self.0.leading()?.leader.ask(Ask::Machines(command)).await? else {
             return Err(other_answer());
@@ -129,7 +134,7 @@ impl Muster for MusterService {
     ) -> Result<Response<Self::EventsStream>, Status> {
         let wanted = EventsWanted::try_from(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let Leading { events, .. } = self.0.leading()?;
+        let Leading { leader, events, .. } = self.0.leading()?;
         let (remembered, follower) = events.recall(wanted.after);
         let most = wanted.last.map_or(usize::MAX, |last| usize::try_from(last).unwrap_or(usize::MAX));
         let records = remembered.records(&events, &wanted.filter, most);
@@ -140,7 +145,7 @@ impl Muster for MusterService {
         // Room for one part: a client that reads slowly falls behind in the ring, and holds up nobody.
         let (parts, stream) = mpsc::channel(1);
         let first: Vec<v1::EventsPart> = first.collect();
-        tokio::spawn(follow(events, wanted, follower, first, parts));
+        tokio::spawn(follow(leader, events, wanted, follower, first, parts));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -259,7 +264,7 @@ async fn watch(leader: LeaderHandle, watcher: Watcher, parts: mpsc::Sender<Resul
             () = parts.closed() => return,
         };
         let Some(names) = names else {
-            parts.send(Err(stopped())).await.ok();
+            parts.send(Err(leader.why_ended())).await.ok();
             return;
         };
         let told = tell(&leader, names, std::mem::take(&mut present), &parts).await;
@@ -298,6 +303,7 @@ async fn tell(
 
 /// Tells a client what has happened and what happens, until it goes, or the scheduler stops.
 async fn follow(
+    leader: LeaderHandle,
     events: Arc<Events>,
     wanted: EventsWanted,
     mut follower: Follower,
@@ -316,7 +322,7 @@ async fn follow(
             () = parts.closed() => return,
         };
         let Some(batch) = batch else {
-            parts.send(Err(stopped())).await.ok();
+            parts.send(Err(leader.why_ended())).await.ok();
             return;
         };
         let records = batch.records(&events, &wanted.filter, usize::MAX);

@@ -1,5 +1,7 @@
 //! The running scheduler.
 
+use std::fs::File;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +37,7 @@ use crate::membership::Membership;
 use crate::notify;
 use crate::sessions::{AgentsService, Sessions};
 use crate::store::etcd::{Abandon, Elected, Reign, election_lasts};
-use crate::store::{Committed, Committer, Embedded, Store};
+use crate::store::{Committed, Committer, Embedded, Store, lock_directory};
 use crate::watchers::Watchers;
 
 /// After this long without a word a peer is asked whether it is there.
@@ -66,6 +68,8 @@ pub struct Daemon {
     /// Leads, or follows and leads again; ends when it is told to, or can lead no more.
     governing: JoinHandle<Result<()>>,
     stop: watch::Sender<bool>,
+    /// Keeps other processes from what this one has in `/run`.
+    _runtime_dir: Option<File>,
 }
 
 impl Daemon {
@@ -79,6 +83,7 @@ impl Daemon {
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
+        let runtime_dir = config.runtime_dir.as_deref().map(lock_directory).transpose()?;
         let front = Arc::new(Front::default());
         let overlap = config.etcd.as_ref().map_or(Duration::ZERO, |_| election_lasts(config.lease_ttl));
         let settings = Settings { own_machine: own_machine(), overlap, ..config.settings() };
@@ -114,7 +119,7 @@ impl Daemon {
                 serving_stopped.await.ok();
             });
         let server = tokio::spawn(server);
-        Ok(Self { address, front, server, stop_serving, governing, stop })
+        Ok(Self { address, front, server, stop_serving, governing, stop, _runtime_dir: runtime_dir })
     }
 
     /// Where it listens.
@@ -192,6 +197,7 @@ impl Opened {
 /// A leader at work.
 #[derive(Debug)]
 struct Government {
+    front: Arc<Front>,
     leading: Leading,
     journal: thread::JoinHandle<()>,
     /// How the leader's loop ended.
@@ -245,11 +251,17 @@ impl Office {
         let until = Arc::new(Mutex::new(until));
         let leading = Leading { cluster, term: current, since_ms, until, leader, sessions, watchers, events };
         self.front.leads(leading.clone());
-        Ok(Government { leading, journal, ended })
+        Ok(Government { front: Arc::clone(&self.front), leading, journal, ended })
     }
 }
 
 impl Government {
+    /// Another leads, there if that is known, or will.
+    fn is_deposed(&self, leader: Option<String>) {
+        self.leading.leader.is_deposed(leader.as_deref());
+        self.front.follows(leader);
+    }
+
     /// It is over: all streams end, and what happened is in the journal.
     async fn conclude(self) {
         self.leading.close();
@@ -376,7 +388,7 @@ async fn govern(
             // It goes on in that loop.
             Reigned::Restored(_) => {}
             Reigned::Stopped => break Ok(()),
-            Reigned::SteppedDown(done) => {
+            Reigned::SteppedDown(StepDown { done, .. }) => {
                 candidate.steps_back();
                 reign.end().await;
                 done.send(()).ok();
@@ -394,6 +406,18 @@ async fn govern(
 /// Waits until this scheduler is to stop.
 async fn told(stop: &mut watch::Receiver<bool>) {
     stop.wait_for(|stop| *stop).await.map(drop).ok();
+}
+
+/// Waits until somebody wishes that who leads in this term steps down. What was wished of an earlier reign is forgotten, and
+/// who wished it is told so.
+async fn wished(wishes: &mut mpsc::Receiver<StepDown>, term: &AtomicU64) -> StepDown {
+    loop {
+        match wishes.recv().await {
+            Some(wish) if wish.term.0 == term.load(Ordering::Relaxed) => return wish,
+            Some(_) => {}
+            None => pending().await,
+        }
+    }
 }
 
 /// How a reign has ended.
@@ -417,8 +441,6 @@ async fn reigns(
 ) -> Reigned {
     let mut reign = reign.clone();
     let mut wish = None;
-    // Those were meant for an earlier one.
-    while wishes.try_recv().is_ok() {}
     let ended = loop {
         tokio::select! {
             ended = &mut government.ended => break ended.unwrap_or(Ended::Panicked),
@@ -434,13 +456,18 @@ async fn reigns(
                 }
             },
             () = told(stop) => break government.ends_soon(abandon).await,
-            Some(done) = wishes.recv() => {
+            wanted = wished(wishes, &government.leading.term) => {
                 info!("stepping down, as somebody wishes");
-                wish = Some(done);
+                wish = Some(wanted);
                 break government.ends_soon(abandon).await;
             }
         }
     };
+    match ended {
+        Ended::Lost(_) | Ended::Deposed(_) => government.is_deposed(reign.leader().await),
+        Ended::Stopped if wish.is_some() => government.is_deposed(None),
+        Ended::Stopped | Ended::Restored(_) | Ended::Panicked => {}
+    }
     government.conclude().await;
     match ended {
         Ended::Stopped => wish.map_or(Reigned::Stopped, Reigned::SteppedDown),
@@ -457,5 +484,25 @@ async fn reigns(
             Reigned::Restored(store)
         }
         Ended::Panicked => Reigned::Panicked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_wished_of_an_earlier_reign_does_not_end_this_one() {
+        let (wish, mut wishes) = mpsc::channel(2);
+        let asked = [3, 4].map(|term| {
+            let (done, stepped_down) = oneshot::channel();
+            wish.try_send(StepDown { term: Term(term), done }).expect("there is room");
+            stepped_down
+        });
+        let [earlier, present] = asked;
+        let wanted = wished(&mut wishes, &AtomicU64::new(4)).await;
+        earlier.await.expect_err("it is forgotten");
+        wanted.done.send(()).expect("somebody waits");
+        present.await.expect("it steps down");
     }
 }

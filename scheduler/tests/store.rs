@@ -246,9 +246,11 @@ fn one_process_at_a_time() {
     let first = Embedded::open(directory.path()).expect("open");
     let error = Embedded::open(directory.path()).expect_err("locked");
     assert!(matches!(error, StoreError::Locked { .. }), "{error:?}");
-    assert!(error.to_string().ends_with(
-        "is in use by another process: is another muster-scheduler running on this state directory?"
-    ));
+    assert!(
+        error.to_string().ends_with(
+            "is in use by another process: is another muster-scheduler running on this directory?"
+        )
+    );
     drop(first);
     open_again(directory.path());
 }

@@ -109,9 +109,19 @@ impl Leader {
             self.event(Event::Command { verb: command.verb, units });
         }
         let result = Ok(outcomes);
-        let kept = self.commands.keep(StoredCommand { id: command.id, result: result.clone() });
-        self.turn.changes.extend(kept);
+        self.keep_result(command.id, result.clone());
         result
+    }
+
+    /// Whether the command of this id was carried out.
+    pub(super) fn knows_result_of(&self, id: CommandId) -> bool {
+        self.commands.result(id).is_some()
+    }
+
+    /// The command of this id is carried out.
+    pub(super) fn keep_result(&mut self, id: CommandId, result: CommandResult) {
+        let kept = self.commands.keep(StoredCommand { id, result });
+        self.turn.changes.extend(kept);
     }
 
     /// Checks all units of a command. Nothing is changed.

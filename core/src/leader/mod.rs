@@ -326,9 +326,12 @@ impl Leader {
         self.exclusive_from = None;
     }
 
-    /// Takes in what happened at `now`, and says what to do, in this order.
-    pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
-        self.now = self.now.max(now);
+    /// Takes in what came at that moment, and says what to do, in this order. Leases count from when it came, so that none
+    /// ends while a heartbeat waits. `now` was read after it was taken: whether this leader still leads is judged by that,
+    /// since it may have stood still while the message waited.
+    pub fn step(&mut self, came: Time, now: Time, input: Input) -> Vec<Effect> {
+        self.now = self.now.max(came);
+        self.office.clock = self.office.clock.max(now).max(self.now);
         self.look_at_clock();
         // First, so that what was on its way when a lease ended does not revive it.
         if !planted::is(Fault::LateHeartbeatRevives) {

@@ -150,6 +150,24 @@ impl Etcd {
         }
     }
 
+    /// Copies what a member that does not run has on its disk.
+    pub fn copy_data(&self, n: usize) {
+        self.copy(&format!("m{n}"), &format!("copy-{n}"));
+    }
+
+    /// Puts that in the place of what it has by now.
+    pub fn put_data_back(&self, n: usize) {
+        self.copy(&format!("copy-{n}"), &format!("m{n}"));
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let [from, to] = [from, to].map(|name| self.directory.path().join(name));
+        if to.exists() {
+            std::fs::remove_dir_all(&to).expect("removed");
+        }
+        super::run(Command::new("cp").arg("-a").args([from, to]));
+    }
+
     /// Sends a signal to a member.
     pub fn signal(&self, n: usize, signal: Signal) {
         let child = self.members[n].child.as_ref().expect("it runs");

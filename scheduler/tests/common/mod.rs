@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "no test uses all of it")]
 
 pub mod etcd;
+pub mod proxy;
 
 use std::path::Path;
 use std::process::Command;

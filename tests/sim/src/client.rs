@@ -71,7 +71,8 @@ impl World {
             (Some(command), _) => Input::Command(request, command),
             (None, Ask::Machine { machine, availability }) => {
                 let machines = vec![self.machines[*machine].id];
-                Input::Machines(request, MachineCommand { machines, availability: *availability })
+                let (id, availability) = (command_id(number), *availability);
+                Input::Machines(request, MachineCommand { id, machines, availability })
             }
             (None, Ask::ReleaseBrake) => Input::ReleaseBrake(request),
             (None, _) => Input::Query(request, Query::Units { names: None, content: true, reasons: true }),

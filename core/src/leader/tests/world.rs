@@ -109,6 +109,11 @@ pub(super) fn held(world: &World, id: MachineId) -> usize {
     world.agents[&id].held.len()
 }
 
+/// What is decided of a machine, under an id of its own.
+pub(super) fn machines_command(availability: Availability, id: MachineId) -> MachineCommand {
+    MachineCommand { id: CommandId::new(7000), machines: vec![id], availability }
+}
+
 pub(super) fn service(options: &str) -> String {
     format!("[Service]\nExecStart=/bin/sleep infinity\n{options}")
 }
@@ -289,13 +294,18 @@ impl World {
 
     /// Takes in an input and all that follows from it.
     pub(super) fn step(&mut self, input: Input) {
+        self.step_late(self.now, input);
+    }
+
+    /// The same of an input that came at that moment.
+    pub(super) fn step_late(&mut self, came: Time, input: Input) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
-            for effect in self.leader.step(self.now, input) {
+            for effect in self.leader.step(came, self.now, input) {
                 self.carry_out(effect, &mut inputs);
             }
             assert_eq!(self.leader.differences(), Vec::<String>::new());
-            assert!(self.leader.next_timer() > self.now, "it would spin");
+            assert!(self.leader.next_timer() > came, "it would spin");
         }
     }
 
@@ -426,8 +436,20 @@ impl World {
         availability: Availability,
         id: MachineId,
     ) -> Result<(), MachineCommandError> {
+        let command = CommandId::new(self.id().into());
+        self.machine_command_as(command, availability, id)
+    }
+
+    /// The same under this id.
+    pub(super) fn machine_command_as(
+        &mut self,
+        command: CommandId,
+        availability: Availability,
+        id: MachineId,
+    ) -> Result<(), MachineCommandError> {
         let request = RequestId(self.id());
-        self.step(Input::Machines(request, MachineCommand { machines: vec![id], availability }));
+        let command = MachineCommand { id: command, machines: vec![id], availability };
+        self.step(Input::Machines(request, command));
         self.machine_results.remove(&request).expect("an answer")
     }
 

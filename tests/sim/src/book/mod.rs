@@ -246,6 +246,11 @@ pub(crate) enum Cause {
         ask: Ask,
         new: bool,
     },
+    /// What a client decides of machines: new, or a repetition.
+    Machines {
+        id: CommandId,
+        new: bool,
+    },
     Agent,
     Other,
 }
