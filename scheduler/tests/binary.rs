@@ -1,7 +1,5 @@
 //! The program itself: exit codes, signals, the service manager.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixDatagram;
@@ -18,6 +16,7 @@ use muster_core::ids::CommandId;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::{MAX_MESSAGE_BYTES, v1};
 use muster_scheduler::config::DEFAULT_PATH;
+use muster_test_etcd::wait_for;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
@@ -56,7 +55,7 @@ impl Scheduler {
             Some(line.split_once("address=")?.1.split(' ').next()?.to_owned())
         };
         let shown = || format!("{:?}", log.lock().expect("lock"));
-        let address = common::wait_for("the scheduler to lead", find, shown);
+        let address = wait_for("the scheduler to lead", find, shown);
         Self { child, log, address }
     }
 
@@ -72,7 +71,7 @@ impl Scheduler {
     fn wait(&mut self) -> ExitStatus {
         let log = Arc::clone(&self.log);
         let child = &mut self.child;
-        common::wait_for(
+        wait_for(
             "the scheduler to end",
             || child.try_wait().expect("wait"),
             || format!("{:?}", log.lock().expect("lock")),
