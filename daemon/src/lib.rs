@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod files;
 pub mod journal;
 mod lines;

@@ -87,10 +87,10 @@ impl Muster for MusterService {
         let mut change = request.into_inner();
         if change.id.is_empty() {
             // The version before gave it none: each time that it asks is another one.
-            change.id = uuid::Uuid::new_v4().as_bytes().to_vec();
+            change.id = uuid::Uuid::new_v4().as_bytes().to_vec().into();
         }
-        let command = MachineCommand::try_from(change)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let command =
+            MachineCommand::try_from(change).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let Answer::Machines(result) = self.0.leading()?.leader.ask(Ask::Machines(command)).await? else {
             return Err(other_answer());
         };

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use std::{fs, thread};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 use anyhow::{Context, Result};
+use futures_util::{Stream, StreamExt};
 use muster_core::ids::{MachineId, Term};
 use muster_core::leader::{Durable, Leader, Settings};
 use muster_core::time::Time;
@@ -18,11 +19,11 @@ use muster_proto::MAX_MESSAGE_BYTES;
 use muster_proto::v1::agents_server::AgentsServer;
 use muster_proto::v1::muster_server::MusterServer;
 use muster_proto::v1::schedulers_server::SchedulersServer;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
@@ -51,6 +52,12 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 
 /// How much all requests of one connection may.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// How long it is until a connection is taken again after one could not be.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// How often that is said at most.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long requests that were begun may take to end when the scheduler stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -115,7 +122,7 @@ impl Daemon {
             .add_service(MusterServer::new(clients).max_decoding_message_size(MAX_MESSAGE_BYTES))
             .add_service(AgentsServer::new(AgentsService(Arc::clone(&front))))
             .add_service(SchedulersServer::new(SchedulersService(description)))
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
+            .serve_with_incoming_shutdown(connections(listener), async {
                 serving_stopped.await.ok();
             });
         let server = tokio::spawn(server);
@@ -156,6 +163,27 @@ impl Daemon {
         self.stop.send(true).ok();
         self.governing.await.context("the leader's loop panicked")?
     }
+}
+
+/// The connections that are made to it. While it can take none, since it has no descriptors left, it tries again from time
+/// to time: at once would be without a pause.
+fn connections(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    let mut complained: Option<Instant> = None;
+    TcpIncoming::from(listener).with_nodelay(Some(true)).then(move |taken| {
+        let fails = taken.is_err();
+        if let Err(error) = &taken
+            && complained.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL)
+        {
+            warn!(%error, "cannot take a connection; it is tried again");
+            complained = Some(Instant::now());
+        }
+        async move {
+            if fails {
+                sleep(ACCEPT_AGAIN).await;
+            }
+            taken
+        }
+    })
 }
 
 /// The machine that the scheduler runs on. It need not have an id, nor an agent.

@@ -10,9 +10,10 @@ use muster_core::ids::Term;
 use muster_core::leader::Change;
 use muster_core::unit::UnitName;
 use muster_scheduler::store::{CommitError, Store};
+use muster_test_etcd::{Etcd, runtime};
 use tonic::Status;
 
-use self::common::etcd::{Etcd, Scheduler, runtime};
+use self::common::etcd::Scheduler;
 use self::common::proxy::{Fate, Proxy, no_space, of_writes};
 
 /// A change that names the number.

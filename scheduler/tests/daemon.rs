@@ -23,14 +23,13 @@ use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::{MAX_MESSAGE_BYTES, PART_BYTES, SESSION_KEY, ToAgentParts, split_from_agent, v1};
 use muster_scheduler::config::Config;
 use muster_scheduler::daemon::Daemon;
+use muster_test_etcd::Etcd;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
-
-use self::common::etcd::Etcd;
 
 /// How long anything may take before a test has failed.
 const PATIENCE: Duration = Duration::from_secs(30);

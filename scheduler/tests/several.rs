@@ -1,7 +1,5 @@
 //! Several schedulers in this process, with a real etcd, over gRPC.
 
-mod common;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,12 +12,11 @@ use muster_proto::v1::schedulers_client::SchedulersClient;
 use muster_proto::{SchedulerRole, SchedulerStatus, StoreStatus, is_not_leading, leader_of, v1};
 use muster_scheduler::config::{Config, Etcd as EtcdConfig};
 use muster_scheduler::daemon::Daemon;
+use muster_test_etcd::{Etcd, wait_for};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use self::common::etcd::Etcd;
 use self::common::proxy::{Fate, Proxy, writes};
-use self::common::wait_for;
 
 async fn start(etcd: &Etcd, directory: &Path, name: &str) -> Daemon {
     Daemon::start(&config(etcd.endpoints(), directory, name)).await.expect("start")

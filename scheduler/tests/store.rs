@@ -17,10 +17,11 @@ use muster_core::machine::{Capacity, Labels, MachineRecord};
 use muster_core::state::DesiredState;
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
 use muster_scheduler::store::{CommitError, Embedded, FILE_NAME, Store, StoreError};
+use muster_test_etcd::{Etcd, runtime, wait_for};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use self::common::etcd::{self, Etcd};
+use self::common::etcd::Opened;
 
 fn name(number: usize) -> UnitName {
     format!("unit-{number}.service").parse().expect("a name")
@@ -210,7 +211,7 @@ fn open_again(directory: &Path) -> Embedded {
         Err(StoreError::Locked { .. }) => None,
         opened => Some(opened.expect("open")),
     };
-    common::wait_for("the lock", open, || directory.display().to_string())
+    wait_for("the lock", open, || directory.display().to_string())
 }
 
 contract!(
@@ -225,8 +226,8 @@ contract!(
 );
 
 fn in_etcd(test: fn(contract::Open<'_>)) {
-    let (server, runtime) = (Etcd::start(1, &[]), etcd::runtime());
-    test(&|| Box::new(etcd::Opened::new(&runtime, server.config())));
+    let (server, runtime) = (Etcd::start(1, &[]), runtime());
+    test(&|| Box::new(Opened::new(&runtime, server.config())));
 }
 
 contract!(

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use muster_etcd::pb;
 use muster_etcd::pb::kv_client::KvClient;
 use muster_etcd::pb::request_op::Request as Operation;
+use muster_test_etcd::{Etcd, runtime};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -19,8 +20,6 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
-
-use super::etcd::{Etcd, runtime};
 
 /// What becomes of a transaction.
 #[derive(Clone)]
