@@ -1,5 +1,7 @@
 //! Several schedulers in this process, with a real etcd, over gRPC.
 
+mod common;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -154,6 +154,8 @@ pub struct Leader {
     settled: bool,
     /// When that is so at the latest, in the leader's own time.
     settles: Time,
+    /// Until when an earlier leader may have granted leases, in the leader's own time.
+    elected: Time,
     /// Assignments that a machine did not take, since it holds or has stopped a later epoch.
     stale: BTreeSet<(MachineId, UnitName, Epoch)>,
     /// Set while a higher term is being recorded.
@@ -291,6 +293,7 @@ impl Leader {
             globals: BTreeMap::new(),
             settled: durable.machines.is_empty() || planted::is(Fault::NewLeaderPlacesAtOnce),
             settles: now,
+            elected: now,
             stale: BTreeSet::new(),
             taking_term: false,
             paused_until: None,
@@ -312,6 +315,7 @@ impl Leader {
             machine.lease_until = longest;
             leader.deadlines.insert((deadline, *id));
         }
+        leader.elected = elected;
         leader.settles = lease;
         // Before the first term there was no leader.
         if term > Term(1) && !planted::is(Fault::ExclusiveFromStart) {
