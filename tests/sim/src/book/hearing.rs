@@ -70,6 +70,7 @@ impl World {
                 Cause::Other
             }
             Input::Disconnected(_)
+            | Input::EditLabels(..)
             | Input::TermTaken(_)
             | Input::TermNotTaken
             | Input::Knocked(..)
@@ -141,7 +142,7 @@ impl World {
             let file = self.book.decided.files.get(name);
             placed && file.is_some_and(|file| exclusive(file) != exclusive(content))
         };
-        let brings = matches!(verb, Verb::Submit | Verb::Load | Verb::Start);
+        let brings = !matches!(verb, Verb::Destroy | Verb::Restart);
         match units.iter().find(changes).filter(|_| brings) {
             Some(unit) => Err(format!("u{unit:02} is guarded otherwise where it is")),
             None => Ok(()),

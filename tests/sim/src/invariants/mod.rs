@@ -67,7 +67,7 @@ impl World {
                 Change::PutAvailability(machine, availability) => {
                     self.book.decided.availability.insert(*machine, *availability);
                 }
-                Change::PutCommand(..) | Change::DeleteCommand(_) => {}
+                Change::PutLabels(..) | Change::PutCommand(..) | Change::DeleteCommand(_) => {}
             }
         }
         self.note_what_is_required();
