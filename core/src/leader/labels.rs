@@ -8,6 +8,7 @@ use crate::command::LabelEdit;
 use crate::ids::MachineId;
 use crate::leader::io::RequestId;
 use crate::machine::{LabelEdits, Labels, edited};
+use crate::planted::{self, Fault};
 use crate::unit::UnitName;
 
 impl Leader {
@@ -36,6 +37,9 @@ impl Leader {
                 self.relabelled(machine);
             }
         }
+        if planted::is(Fault::LabelsBeforeCommit) {
+            return self.outbox.now(Effect::AnswerMachines(request, result));
+        }
         self.hold(Effect::AnswerMachines(request, result));
     }
 
@@ -48,7 +52,7 @@ impl Leader {
         self.queue.touch(id);
         let misplaced = |name: &&UnitName| {
             let placed = self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&id));
-            placed && !self.placer.labels_suit(name, id)
+            placed && (!self.placer.labels_suit(name, id) || planted::is(Fault::RelabelledAllMove))
         };
         for name in self.placer.units_on(id).filter(misplaced).cloned().collect::<Vec<_>>() {
             let reason = UnplaceReason::Relabelled;

@@ -509,7 +509,7 @@ impl Leader {
         for id in self.machines.keys().copied().collect::<Vec<_>>() {
             self.take_availability(id, availability.get(&id).copied().unwrap_or_default());
         }
-        self.labels = labels;
+        self.labels = if planted::is(Fault::LabelsForgotten) { BTreeMap::new() } else { labels };
         for (id, machine) in &self.machines {
             self.placer.set_machine(*id, self.labels_of(*id), machine.record.capacity);
         }

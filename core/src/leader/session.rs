@@ -191,6 +191,9 @@ impl Leader {
         machine.observed.clear();
         let was = std::mem::replace(&mut machine.state, state);
         let capacity = machine.record.capacity;
+        if planted::is(Fault::HelloTakesLabelsBack) {
+            self.labels.remove(&id);
+        }
         self.placer.set_machine(id, self.labels_of(id), capacity);
         let arrival = match was {
             _ if !known => Some(Arrival::Joined),

@@ -69,8 +69,15 @@ impl World {
                 }
                 Cause::Other
             }
+            Input::EditLabels(request, edits) => {
+                let machine = edits.first().map(|edit| edit.machine);
+                if let Some(number) = machine.and_then(|id| self.machine_number(id)) {
+                    self.touches_machine(number);
+                }
+                self.book.expected.insert(*request, Expected::Labels(edits.clone()));
+                machine.map_or(Cause::Other, Cause::Relabel)
+            }
             Input::Disconnected(_)
-            | Input::EditLabels(..)
             | Input::TermTaken(_)
             | Input::TermNotTaken
             | Input::Knocked(..)

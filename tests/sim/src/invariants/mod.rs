@@ -67,7 +67,10 @@ impl World {
                 Change::PutAvailability(machine, availability) => {
                     self.book.decided.availability.insert(*machine, *availability);
                 }
-                Change::PutLabels(..) | Change::PutCommand(..) | Change::DeleteCommand(_) => {}
+                Change::PutLabels(machine, edits) => {
+                    self.book.decided.labels.insert(*machine, edits.clone());
+                }
+                Change::PutCommand(..) | Change::DeleteCommand(_) => {}
             }
         }
         self.note_what_is_required();
