@@ -45,6 +45,14 @@ faults! {
     QueryBeforeCommit,
     /// a drain is acknowledged before the commit
     AvailabilityBeforeCommit,
+    /// a change of labels is acknowledged before the commit
+    LabelsBeforeCommit,
+    /// a new leader knows nothing of the labels that were changed
+    LabelsForgotten,
+    /// a machine that says Hello has the labels that its agent names
+    HelloTakesLabelsBack,
+    /// all that is on a machine whose labels are changed is placed anew
+    RelabelledAllMove,
     /// an assignment is sent before its commit
     AssignmentBeforeCommit,
     /// what was to be sent with a commit is sent although it failed

@@ -4,7 +4,9 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_core::command::{ClusterStatus, Command, CommandResult, MachineCommand, Rto, UnitStatus};
+use muster_core::command::{
+    ClusterStatus, Command, CommandResult, LabelEdit, MachineCommand, Rto, UnitStatus,
+};
 use muster_core::ids::{CommandId, MachineId};
 use muster_core::leader::EventRecord;
 use muster_core::unit::UnitName;
@@ -190,6 +192,22 @@ impl Client {
         let ask = async |client: &mut Self| match client.muster.change_machines(change.clone()).await {
             Ok(_) => Ok(()),
             Err(status) if matches!(status.code(), Code::NotFound | Code::Aborted) => {
+                Err(Trouble::Final(Failure::failed(status.message())))
+            }
+            Err(status) => Err(client.trouble(&status)),
+        };
+        self.ask(&mut Search::new(), ask).await
+    }
+
+    /// Changes labels of machines.
+    ///
+    /// # Errors
+    /// When no unit could ask for one of them, or the scheduler does not answer.
+    pub async fn edit_labels(&mut self, edits: Vec<LabelEdit>) -> Result<(), Failure> {
+        let edits = v1::LabelEdits::from(edits);
+        let ask = async |client: &mut Self| match client.muster.edit_labels(edits.clone()).await {
+            Ok(_) => Ok(()),
+            Err(status) if matches!(status.code(), Code::InvalidArgument | Code::Aborted) => {
                 Err(Trouble::Final(Failure::failed(status.message())))
             }
             Err(status) => Err(client.trouble(&status)),

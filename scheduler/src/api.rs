@@ -8,7 +8,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use muster_backup::{Backup, BackupError, Header, Reader};
 use muster_core::command::{
-    Command, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError, UnitStatus,
+    Command, LabelEdit, MachineCommand, MachineCommandError, Page, Query, QueryAnswer, RestoreError,
+    UnitStatus,
 };
 use muster_core::unit::UnitName;
 use muster_daemon::clock;
@@ -37,6 +38,7 @@ pub(crate) struct MusterService(pub(crate) Arc<Front>);
 #[tonic::async_trait]
 impl Muster for MusterService {
     type ListUnitsStream = Parts<v1::UnitsPart>;
+    type PageUnitsStream = Parts<v1::UnitsPart>;
     type WatchUnitsStream = Parts<v1::WatchPart>;
     type EventsStream = Parts<v1::EventsPart>;
     type BackupStream = Parts<v1::BackupPart>;
@@ -68,6 +70,16 @@ impl Muster for MusterService {
         Ok(Response::new(Box::pin(tokio_stream::iter(unit_parts(units).map(Ok)))))
     }
 
+    async fn page_units(
+        &self,
+        request: Request<v1::PageRequest>,
+    ) -> Result<Response<Self::PageUnitsStream>, Status> {
+        let page = Page::try_from(request.into_inner())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let units = units(&self.0.leading()?.leader, Query::Page(page)).await?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(unit_parts(units).map(Ok)))))
+    }
+
     async fn list_machines(
         &self,
         request: Request<v1::MachinesRequest>,
@@ -91,14 +103,16 @@ impl Muster for MusterService {
         }
         let command =
             MachineCommand::try_from(change).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let Answer::Machines(result) = self.0.leading()?.leader.ask(Ask::Machines(command)).await? else {
-            return Err(other_answer());
-        };
-        match result {
-            Ok(()) => Ok(Response::new(v1::MachinesChanged {})),
-            Err(error @ MachineCommandError::NoSuchMachine(_)) => Err(Status::not_found(error.to_string())),
-            Err(error @ MachineCommandError::Store(_)) => Err(Status::aborted(error.to_string())),
-        }
+        self.change(Ask::Machines(command)).await
+    }
+
+    async fn edit_labels(
+        &self,
+        request: Request<v1::LabelEdits>,
+    ) -> Result<Response<v1::MachinesChanged>, Status> {
+        let edits = Vec::<LabelEdit>::try_from(request.into_inner())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.change(Ask::EditLabels(edits)).await
     }
 
     async fn release_brake(
@@ -201,6 +215,28 @@ impl Muster for MusterService {
     }
 }
 
+impl MusterService {
+    async fn change(&self, machines: Ask) -> Result<Response<v1::MachinesChanged>, Status> {
+        let Answer::Machines(result) = self.0.leading()?.leader.ask(machines).await? else {
+            return Err(other_answer());
+        };
+        match result {
+            Ok(()) => Ok(Response::new(v1::MachinesChanged {})),
+            Err(error) => Err(machine_status(&error)),
+        }
+    }
+}
+
+/// Why a command on machines has changed nothing, as it is answered.
+pub(crate) fn machine_status(error: &MachineCommandError) -> Status {
+    let text = error.to_string();
+    match error {
+        MachineCommandError::NoSuchMachine(_) => Status::not_found(text),
+        MachineCommandError::Label(_) => Status::invalid_argument(text),
+        MachineCommandError::Store(_) => Status::aborted(text),
+    }
+}
+
 /// Sends what is written to it to a client, in parts.
 struct ToClient(mpsc::Sender<Result<v1::BackupPart, Status>>);
 
@@ -251,7 +287,7 @@ async fn units(leader: &LeaderHandle, about: Query) -> Result<Vec<UnitStatus>, S
     }
 }
 
-fn other_answer() -> Status {
+pub(crate) fn other_answer() -> Status {
     Status::internal("the leader answered another question")
 }
 

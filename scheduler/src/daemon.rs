@@ -32,6 +32,7 @@ use crate::api::MusterService;
 use crate::config::Config;
 use crate::describe::{Description, SchedulersService, StepDown};
 use crate::events::{self, Events};
+use crate::fleet;
 use crate::front::{Front, Leading};
 use crate::lead::{Ended, Lead, Requests, ToLeader, inbox};
 use crate::membership::Membership;
@@ -72,6 +73,7 @@ pub struct Daemon {
     front: Arc<Front>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     stop_serving: oneshot::Sender<()>,
+    fleet: Option<fleet::Server>,
     /// Leads, or follows and leads again; ends when it is told to, or can lead no more.
     governing: JoinHandle<Result<()>>,
     stop: watch::Sender<bool>,
@@ -111,6 +113,10 @@ impl Daemon {
             (tokio::spawn(lead_alone(office, government, stopped)), None)
         };
 
+        let fleet = match &config.fleet_api {
+            Some(config) => Some(fleet::Server::start(config, Arc::clone(&front)).await?),
+            None => None,
+        };
         let (stop_serving, serving_stopped) = oneshot::channel::<()>();
         let clients = MusterService(Arc::clone(&front));
         let description = Description { address: advertised, front: Arc::clone(&front), others };
@@ -126,12 +132,17 @@ impl Daemon {
                 serving_stopped.await.ok();
             });
         let server = tokio::spawn(server);
-        Ok(Self { address, front, server, stop_serving, governing, stop, _runtime_dir: runtime_dir })
+        Ok(Self { address, front, server, stop_serving, fleet, governing, stop, _runtime_dir: runtime_dir })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it serves fleet's API on TCP, if it does.
+    pub fn fleet_address(&self) -> Option<SocketAddr> {
+        self.fleet.as_ref()?.address()
     }
 
     /// Waits until it can do its work no more; gives why.
@@ -157,7 +168,13 @@ impl Daemon {
     pub async fn shutdown(self) -> Result<()> {
         self.stop_serving.send(()).ok();
         self.front.close();
-        if timeout(DRAIN_TIMEOUT, self.server).await.is_err() {
+        let fleet = async {
+            if let Some(fleet) = self.fleet {
+                fleet.stop(DRAIN_TIMEOUT).await;
+            }
+        };
+        let (served, ()) = tokio::join!(timeout(DRAIN_TIMEOUT, self.server), fleet);
+        if served.is_err() {
             warn!("some requests did not end in time");
         }
         self.stop.send(true).ok();

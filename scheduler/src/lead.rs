@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use muster_backup::Backup;
 use muster_core::command::{
-    Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
+    Command, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
 };
 use muster_core::ids::MachineId;
 use muster_core::leader::{ConnectionId, Durable, Effect, Input, Leader, RequestId};
@@ -73,11 +73,13 @@ pub(crate) enum Ended {
 }
 
 /// What a client asks for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Ask {
     Command(Command),
     Query(Query),
     Machines(MachineCommand),
+    /// Answered with [`Answer::Machines`].
+    EditLabels(Vec<LabelEdit>),
     ReleaseBrake,
     Restore(Box<Backup>),
 }
@@ -267,6 +269,7 @@ impl Requests {
             Ask::Command(command) => Input::Command(request, command),
             Ask::Query(query) => Input::Query(request, query),
             Ask::Machines(command) => Input::Machines(request, command),
+            Ask::EditLabels(edits) => Input::EditLabels(request, edits),
             Ask::ReleaseBrake => Input::ReleaseBrake(request),
             Ask::Restore(backup) => {
                 let Backup { header, durable } = *backup;

@@ -60,7 +60,7 @@ fn command(number: u64) -> StoredCommand {
 
 /// Any change, of few units and machines, so that they meet.
 fn change() -> impl Strategy<Value = Change> {
-    (0_u8..8, 0_usize..4, 0_u64..3, any::<u16>()).prop_map(|(kind, which, machine_number, value)| {
+    (0_u8..9, 0_usize..4, 0_u64..3, any::<u16>()).prop_map(|(kind, which, machine_number, value)| {
         let (unit_name, value) = (name(which), u64::from(value));
         let id = MachineId::new(machine_number.into());
         match kind {
@@ -77,6 +77,10 @@ fn change() -> impl Strategy<Value = Change> {
                 )
             }
             5 => Change::DeleteRetired(id, unit_name),
+            7 => Change::PutLabels(
+                id,
+                [("a".to_owned(), Some(format!("\"{value}\""))), ("b".to_owned(), None)].into(),
+            ),
             6 => Change::PutCommand(value % 5, command(value)),
             _ => Change::DeleteCommand(value % 5),
         }

@@ -191,8 +191,12 @@ impl Leader {
             Some(Session { connection, number: hello.session, revision: Revision(0), lease: Duration::ZERO });
         machine.pressure = Pressure::default();
         machine.observed.clear();
-        self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
         let was = std::mem::replace(&mut machine.state, state);
+        let capacity = machine.record.capacity;
+        if planted::is(Fault::HelloTakesLabelsBack) {
+            self.labels.remove(&id);
+        }
+        self.placer.set_machine(id, self.labels_of(id), capacity);
         let arrival = match was {
             _ if !known => Some(Arrival::Joined),
             _ if rebooted => Some(Arrival::Rebooted),

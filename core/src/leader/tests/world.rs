@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::command::{
-    ClusterStatus, Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer,
-    RestoreError, UnitArgument, UnitStatus, Verb,
+    ClusterStatus, Command, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query,
+    QueryAnswer, RestoreError, UnitArgument, UnitStatus, Verb,
 };
 use crate::ids::{AgentKey, BootId, ClusterId, CommandId, CommitId, Epoch, MachineId, SessionNumber, Term};
 use crate::leader::{Change, ConnectionId, Durable, Effect, Event, Input, Leader, RequestId, Settings};
@@ -450,6 +450,21 @@ impl World {
         let request = RequestId(self.id());
         let command = MachineCommand { id: command, machines: vec![id], availability };
         self.step(Input::Machines(request, command));
+        self.machine_results.remove(&request).expect("an answer")
+    }
+
+    pub(super) fn edit_labels(
+        &mut self,
+        id: MachineId,
+        edits: &[(&str, Option<&str>)],
+    ) -> Result<(), MachineCommandError> {
+        let request = RequestId(self.id());
+        let edit = |(key, value): &(&str, Option<&str>)| LabelEdit {
+            machine: id,
+            key: (*key).to_owned(),
+            value: value.map(str::to_owned),
+        };
+        self.step(Input::EditLabels(request, edits.iter().map(edit).collect()));
         self.machine_results.remove(&request).expect("an answer")
     }
 

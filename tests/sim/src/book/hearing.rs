@@ -80,6 +80,14 @@ impl World {
                 }
                 Cause::Other
             }
+            Input::EditLabels(request, edits) => {
+                let machine = edits.first().map(|edit| edit.machine);
+                if let Some(number) = machine.and_then(|id| self.machine_number(id)) {
+                    self.touches_machine(number);
+                }
+                self.book.expected.insert(*request, Expected::Labels(edits.clone()));
+                machine.map_or(Cause::Other, Cause::Relabel)
+            }
             Input::Disconnected(_)
             | Input::TermTaken(_)
             | Input::TermNotTaken
@@ -152,7 +160,7 @@ impl World {
             let file = self.book.decided.files.get(name);
             placed && file.is_some_and(|file| exclusive(file) != exclusive(content))
         };
-        let brings = matches!(verb, Verb::Submit | Verb::Load | Verb::Start);
+        let brings = !matches!(verb, Verb::Destroy | Verb::Restart);
         match units.iter().find(changes).filter(|_| brings) {
             Some(unit) => Err(format!("u{unit:02} is guarded otherwise where it is")),
             None => Ok(()),
