@@ -12,6 +12,7 @@
 //! | `lead` | the loop that owns the leader |
 //! | [`store`] | what survives |
 //! | `sessions` | agents' streams |
+//! | `streams` | clients' streams to machines |
 //! | `api`, `watchers` | clients' requests |
 //! | `describe` | what this scheduler says of itself |
 //! | `events` | what happened, for clients and the journal |
@@ -28,4 +29,5 @@ mod membership;
 mod notify;
 mod sessions;
 pub mod store;
+mod streams;
 mod watchers;

@@ -63,6 +63,7 @@ impl Leader {
                 | Effect::AnswerMachines(..)
                 | Effect::AnswerQuery(..)
                 | Effect::AnswerRelease(..)
+                | Effect::AnswerStream(..)
                 | Effect::RefuseRestore(..) => self.office.answers.push(effect),
                 Effect::Persist(..)
                 | Effect::TakeTerm { .. }

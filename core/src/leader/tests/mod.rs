@@ -11,6 +11,7 @@ mod races;
 mod random;
 mod rivals;
 mod rto;
+mod streams;
 mod welcome;
 mod world;
 
