@@ -15,6 +15,7 @@ mod several;
 mod stalls;
 mod store;
 mod storm;
+mod streams;
 mod support;
 mod systemd;
 mod vm;
