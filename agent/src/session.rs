@@ -316,7 +316,7 @@ mod tests {
         let serves = tokio::spawn(serves);
         let (inputs, mut queue) = mpsc::channel(8);
         let mut sessions =
-            Sessions::new(false, inputs, Streams::start(StreamKinds::default()).expect("a thread"));
+            Sessions::new(false, inputs, Some(Streams::start(StreamKinds::default()).expect("a thread")));
         sessions.connect(7, address);
         let mut heard = Vec::new();
         while !matches!(heard.last(), Some(Input::Disconnected(_) | Input::Redirected(..))) {
