@@ -464,7 +464,7 @@ fn what_a_later_version_has_written_ends_who_follows() {
     let unit = r#"{"desired":"launched","order":1,"placements":{},"shiny":true}"#;
     // While another leads.
     put(header, r#"[{"PutShiny":["unit-1.service",1]}]"#);
-    assert_snapshot!(ended(), @"etcd, prefix /muster/: entry 2 of the log makes no sense: unknown variant `PutShiny`, expected one of `PutUnit`, `PutFile`, `DeleteUnit`, `PutMachine`, `PutAvailability`, `PutRetired`, `DeleteRetired`, `PutCommand`, `DeleteCommand` at line 1 column 12; was it written by a later version? Then upgrade this muster-scheduler");
+    assert_snapshot!(ended(), @"etcd, prefix /muster/: entry 2 of the log makes no sense: unknown variant `PutShiny`, expected one of `PutUnit`, `PutFile`, `DeleteUnit`, `PutMachine`, `PutAvailability`, `PutLabels`, `PutRetired`, `DeleteRetired`, `PutCommand`, `DeleteCommand` at line 1 column 12; was it written by a later version? Then upgrade this muster-scheduler");
     drop(leader);
     put(header, &format!(r#"[{{"PutUnit":["unit-1.service",{unit}]}}]"#));
     assert_snapshot!(ended(), @"etcd, prefix /muster/: entry 2 of the log makes no sense: unknown field `shiny`, expected one of `desired`, `order`, `placements`, `done` at line 1 column 85; was it written by a later version? Then upgrade this muster-scheduler");

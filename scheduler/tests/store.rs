@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use muster_core::command::{Done, UnitOutcome};
@@ -17,6 +17,7 @@ use muster_core::machine::{Capacity, Labels, MachineRecord};
 use muster_core::state::DesiredState;
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
 use muster_scheduler::store::{CommitError, Embedded, FILE_NAME, Store, StoreError};
+use muster_sim::disk::Disk;
 use muster_test_etcd::{Etcd, runtime, wait_for};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -220,6 +221,54 @@ fn open_again(directory: &Path) -> Embedded {
 
 contract!(
     embedded,
+    [
+        a_new_store_is_an_empty_cluster,
+        terms_rise,
+        it_holds_what_was_committed,
+        an_overtaken_term_changes_nothing,
+        a_backup_takes_the_place_of_everything,
+    ]
+);
+
+/// The store that the simulation of whole clusters has.
+struct Simulated(Arc<Mutex<Disk>>);
+
+impl Simulated {
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.0.lock().expect("nobody panics with it")
+    }
+}
+
+impl Store for Simulated {
+    fn take_term(&mut self, above: Term) -> Result<Term, CommitError> {
+        Ok(self.disk().take_term(above))
+    }
+
+    fn load(&mut self) -> Result<Durable, StoreError> {
+        Ok(self.disk().durable.clone())
+    }
+
+    fn is_latest(&self) -> bool {
+        self.disk().doubted.is_none()
+    }
+
+    fn commit(&mut self, term: Term, changes: Vec<Change>) -> Result<(), CommitError> {
+        self.disk().commit(term, changes).map_err(|later| CommitError::Refused { ours: term, later })
+    }
+
+    fn replace(&mut self, durable: Durable, above: Term) -> Result<(), CommitError> {
+        self.disk().replace(durable, above);
+        Ok(())
+    }
+}
+
+fn simulated(test: fn(contract::Open<'_>)) {
+    let disk = Arc::new(Mutex::new(Disk::new(ClusterId::new(7))));
+    test(&|| Box::new(Simulated(Arc::clone(&disk))));
+}
+
+contract!(
+    simulated,
     [
         a_new_store_is_an_empty_cluster,
         terms_rise,

@@ -2,6 +2,7 @@
 //! in time is deposed, and another one leads, while its process lives on and learns of it late. While the store is away nobody's
 //! time runs out; it has no room for a leader's key where it has none for batches; and one that is told to leaves its office.
 
+use muster_core::ids::Term;
 use muster_core::leader::{Effect, Input};
 use muster_core::planted::{self, Fault};
 
@@ -329,6 +330,7 @@ impl World {
         };
         let mut inputs = std::mem::take(&mut deposed.process.inbox);
         inputs.push_back((None, Input::Tick));
+        let term = deposed.process.term;
         let mut effects = Vec::new();
         for (came, input) in inputs {
             effects.append(&mut deposed.process.leader.step(came.unwrap_or(time), time, input));
@@ -340,15 +342,15 @@ impl World {
             self.queue.at(next, Event::DeposedTurn(incarnation));
         }
         for effect in effects {
-            self.deposed_does(incarnation, effect);
+            self.deposed_does(incarnation, term, effect);
         }
     }
 
-    fn deposed_does(&mut self, incarnation: u64, effect: Effect) {
+    fn deposed_does(&mut self, incarnation: u64, term: Term, effect: Effect) {
         match effect {
             Effect::Persist(commit, changes) => {
                 let wait = self.store.wait();
-                self.queue.after(wait, Event::Arrives(incarnation, vec![Job::Commit(commit, changes)]));
+                self.queue.after(wait, Event::Arrives(incarnation, term, vec![Job::Commit(commit, changes)]));
             }
             Effect::TakeTerm { .. } => {
                 // The store refuses it, and the process ends.

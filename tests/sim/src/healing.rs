@@ -140,7 +140,7 @@ impl World {
 
     /// Whether a launched unit may be only loaded, since one that it requires is not to run.
     fn may_wait(&self, name: &UnitName) -> bool {
-        let durable = &self.store.durable;
+        let durable = &self.store.disk.durable;
         let file = durable.files.get(name).and_then(|text| self.palette.number(text));
         let requires = file.map_or(&[][..], |file| self.palette.contents[file].options.requires);
         requires.iter().any(|required| {
@@ -176,7 +176,7 @@ impl World {
             return;
         };
         self.what_is_waited_for_is_being_started(&statuses);
-        let durable = &self.store.durable;
+        let durable = &self.store.disk.durable;
         for status in statuses.iter().filter(|status| status.known) {
             let stored = durable.units.get(&status.name);
             let current = status.copies.iter().filter(|copy| copy.role == CopyRole::Current);
@@ -223,7 +223,7 @@ impl World {
                 machine.files.keys().chain(machine.systemd.units.keys()).collect();
             for name in names {
                 let placed =
-                    self.store.durable.units.get(name).and_then(|unit| unit.placements.get(&machine.id));
+                    self.store.disk.durable.units.get(name).and_then(|unit| unit.placements.get(&machine.id));
                 let file = machine.files.get(name).map(|file| file.version);
                 if placed.copied() != file.map(|version| version.epoch) {
                     found.push(format!(
@@ -237,8 +237,9 @@ impl World {
             }
         }
         let options = |text| self.palette.number(text).map(|file| &self.palette.contents[file].options);
-        let file_of = |name: &UnitName| self.store.durable.files.get(name).and_then(|text| options(text));
-        for (name, unit) in &self.store.durable.units {
+        let file_of =
+            |name: &UnitName| self.store.disk.durable.files.get(name).and_then(|text| options(text));
+        for (name, unit) in &self.store.disk.durable.units {
             for (id, epoch) in &unit.placements {
                 let Some(number) = self.machine_number(*id) else { continue };
                 let machine = &self.machines[number];
@@ -246,7 +247,7 @@ impl World {
                 let there = machine.files.get(name).is_some_and(|file| {
                     file.version.epoch == *epoch
                         && self.palette.content(file.version.hash).map(|content| &content.text)
-                            == self.store.durable.files.get(name).map(StoredFile::text)
+                            == self.store.disk.durable.files.get(name).map(StoredFile::text)
                 });
                 if !there {
                     found.push(format!("m{number} does not have {name} as {epoch}"));
@@ -378,7 +379,7 @@ impl World {
                 Some(Order { ask, lost_answers: 0, tries: 20 })
             })
             .collect();
-        let closed = self.store.durable.availability.keys().filter_map(|id| self.machine_number(*id));
+        let closed = self.store.disk.durable.availability.keys().filter_map(|id| self.machine_number(*id));
         let opens = closed.map(|machine| Ask::Machine { machine, availability: Availability::Open });
         let opens = opens.map(|ask| Order { ask, lost_answers: 0, tries: 20 });
         let orders: Vec<Order> = opens.chain(orders).collect();

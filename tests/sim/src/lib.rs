@@ -17,6 +17,7 @@
 
 mod book;
 mod client;
+pub mod disk;
 mod election;
 mod faults;
 pub mod fidelity;

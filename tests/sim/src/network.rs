@@ -554,7 +554,7 @@ impl World {
         };
         match message {
             FromAgent::Hello(hello) => {
-                let cluster = self.store.durable.cluster;
+                let cluster = self.store.disk.durable.cluster;
                 let heartbeat_interval = self.settings.heartbeat_interval;
                 let lease_ttl = self.settings.lease_ttl;
                 say(self, LeaderMessage::Welcome(Welcome { cluster, heartbeat_interval, lease_ttl }));

@@ -118,21 +118,21 @@ impl World {
         self.scheduler.incarnation += 1;
         let term = self.store.take_term(Term(0));
         let now = self.scheduler.clock.time(self.queue.now());
-        let durable = self.store.durable.clone();
+        let durable = self.store.disk.durable.clone();
         self.note(|| format!("scheduler: starts in term {term} with {} units", durable.units.len()));
         self.leader_takes_over(now);
         // What a store that was put in place does not know of was granted under the settings that an operator keeps meanwhile.
-        let doubted = self.store.doubted.is_some_and(|until| self.queue.now() < until);
+        let doubted = self.store.disk.doubted.is_some_and(|until| self.queue.now() < until);
         if self.scheduler.incarnation > 1 && !doubted {
             self.settings = self.configured.next(&self.settings);
         }
         let mut leader = Leader::new(self.settings.clone(), term, durable, now);
         let doubt = self.doubt_of_store();
-        match &mut self.store.doubted {
+        match &mut self.store.disk.doubted {
             // The file that would tell is gone, and is not written again before it says nothing that matters.
             Some(until) if self.queue.now() < *until => *until = doubt,
             _ => {
-                self.store.doubted = None;
+                self.store.disk.doubted = None;
                 leader.trust_store();
             }
         }

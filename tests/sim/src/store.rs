@@ -9,6 +9,7 @@ use muster_core::ids::{ClusterId, CommandId, CommitId, Term};
 use muster_core::leader::{Change, Durable, Input};
 use muster_core::planted::{self, Fault};
 
+use crate::disk::Disk;
 use crate::intent::Intent;
 use crate::queue::{MILLI, Micros, SECOND};
 use crate::random::Random;
@@ -25,8 +26,9 @@ pub(crate) enum Job {
 /// What is on disk, and the thread that writes to it.
 #[derive(Debug)]
 pub(crate) struct Store {
-    pub(crate) durable: Durable,
-    pub(crate) term: Term,
+    pub(crate) disk: Disk,
+    /// The term of the process that uses it.
+    ours: Term,
     queue: VecDeque<Job>,
     /// What the disk is busy with: several batches, or a term.
     working: Vec<Job>,
@@ -51,8 +53,6 @@ pub(crate) struct Store {
     /// How much is written of what shares a flush with others when the scheduler dies, where that is not all or nothing.
     pub(crate) tears: Option<Random>,
     backup: Option<Backup>,
-    /// Whether it may be older than what was decided, and until when that may matter once a scheduler has started on it.
-    pub(crate) doubted: Option<Micros>,
     random: Random,
 }
 
@@ -68,8 +68,8 @@ struct Backup {
 impl Store {
     pub(crate) fn new(random: Random, answers: Random) -> Self {
         Self {
-            durable: Durable::new(ClusterId::new(7)),
-            term: Term(0),
+            disk: Disk::new(ClusterId::new(7)),
+            ours: Term(0),
             queue: VecDeque::new(),
             working: Vec::new(),
             failed: false,
@@ -85,15 +85,14 @@ impl Store {
             lost: None,
             tears: None,
             backup: None,
-            doubted: None,
             random,
         }
     }
 
-    /// A term above all before it, durable at once.
+    /// A term above all before it, durable at once, under which is committed from then on.
     pub(crate) fn take_term(&mut self, above: Term) -> Term {
-        self.term = self.term.max(above).next();
-        self.term
+        self.ours = self.disk.take_term(above);
+        self.ours
     }
 
     /// Whether the disk is full or slow, or the store does not answer.
@@ -185,7 +184,7 @@ impl World {
             if commits {
                 self.store.failed = true;
                 let reason = "no space left on device".to_owned();
-                let durable = Box::new(self.store.durable.clone());
+                let durable = Box::new(self.store.disk.durable.clone());
                 self.tell_leader(Input::CommitFailed { reason, durable });
             } else {
                 self.tell_leader(Input::TermNotTaken);
@@ -201,12 +200,12 @@ impl World {
         for job in working {
             match job {
                 Job::Commit(commit, changes) => {
-                    self.take_once(self.scheduler.incarnation, commit, changes);
+                    self.take_once(self.scheduler.incarnation, self.store.ours, commit, changes);
                     input = Some(Input::Committed(commit));
                 }
                 Job::TakeTerm(above) => {
-                    if above > self.store.term {
-                        self.store.doubted = Some(self.doubt_of_store());
+                    if above > self.store.disk.term {
+                        self.store.disk.doubted = Some(self.doubt_of_store());
                     }
                     input = Some(Input::TermTaken(self.store.take_term(above)));
                 }
@@ -216,8 +215,8 @@ impl World {
         input
     }
 
-    /// A batch is taken if it comes after those that were taken of this process.
-    fn take_once(&mut self, asks: u64, commit: CommitId, changes: Vec<Change>) {
+    /// A batch is taken if it comes after those that were taken of this process, and no later term was taken.
+    fn take_once(&mut self, asks: u64, term: Term, commit: CommitId, changes: Vec<Change>) {
         if self.store.last.0 == asks
             && commit <= self.store.last.1
             && !planted::is(Fault::AskedAgainAppliedAgain)
@@ -225,9 +224,10 @@ impl World {
             return;
         }
         self.store.last = (asks, commit);
-        for change in changes {
-            self.becomes_durable(&change);
-            self.store.durable.apply(change);
+        let term = if planted::is(Fault::DeposedCommitTaken) { self.store.disk.term } else { term };
+        match self.store.disk.commit(term, changes.clone()) {
+            Ok(()) => changes.iter().for_each(|change| self.becomes_durable(change)),
+            Err(later) => self.note(|| format!("store: refuses what comes in term {term} after {later}")),
         }
     }
 
@@ -244,7 +244,8 @@ impl World {
             }
             1 => {
                 let late = self.store.answers.spread(100 * MILLI, 10 * SECOND);
-                let arrives = Event::Arrives(self.scheduler.incarnation, self.store.working.clone());
+                let working = self.store.working.clone();
+                let arrives = Event::Arrives(self.scheduler.incarnation, self.store.ours, working);
                 self.queue.after(late, arrives);
             }
             _ => {}
@@ -260,14 +261,14 @@ impl World {
     }
 
     /// What this process asked of the store arrives late: when it was asked again, or another process leads.
-    pub(crate) fn arrives(&mut self, asks: u64, batches: Vec<Job>) {
+    pub(crate) fn arrives(&mut self, asks: u64, term: Term, batches: Vec<Job>) {
         if self.store.is_away() || self.store.full > 0 {
             return;
         }
         if self.has_key(asks) || planted::is(Fault::DeposedCommitTaken) {
             for batch in batches {
                 if let Job::Commit(commit, changes) = batch {
-                    self.take_once(asks, commit, changes);
+                    self.take_once(asks, term, commit, changes);
                 }
             }
         } else {
@@ -281,7 +282,8 @@ impl World {
         let batches: Vec<Job> = self.store.queue.drain(..).collect();
         if !batches.is_empty() {
             let late = self.store.answers.spread(MILLI, 5 * SECOND);
-            self.queue.after(late, Event::Arrives(self.scheduler.incarnation, batches));
+            let asks = (self.scheduler.incarnation, self.store.ours);
+            self.queue.after(late, Event::Arrives(asks.0, asks.1, batches));
         }
     }
 
@@ -339,8 +341,8 @@ impl World {
 
     pub(crate) fn back_up(&mut self) {
         self.store.backup = Some(Backup {
-            durable: self.store.durable.clone(),
-            term: self.store.term,
+            durable: self.store.disk.durable.clone(),
+            term: self.store.disk.term,
             intent: self.book.durable_intent.clone(),
             commands: self.book.durable_commands.clone(),
         });
@@ -353,9 +355,8 @@ impl World {
         self.takes_the_key_away();
         let leaps = Random::new(self.plan.seed, "leap").chance(500);
         self.note(|| format!("store: a backup takes its place, of term {}; it leaps: {leaps}", backup.term));
-        self.store.durable = backup.durable;
-        self.store.term = if leaps { backup.term.leap() } else { backup.term };
-        self.store.doubted = Some(Micros::MAX);
+        self.store.disk = Disk::new(backup.durable.cluster);
+        self.store.disk.replace(backup.durable, if leaps { backup.term.leap() } else { backup.term });
         self.restored(backup.intent, backup.commands, leaps);
     }
 }

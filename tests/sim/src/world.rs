@@ -6,7 +6,7 @@ use std::time::Duration;
 use muster_core::agent;
 use muster_core::agent::Membership;
 use muster_core::command::QueryAnswer;
-use muster_core::ids::MachineId;
+use muster_core::ids::{MachineId, Term};
 use muster_core::leader::{ConnectionId, RequestId, Settings};
 use muster_core::message::{Goodbye, LeaderMessage, ToAgent};
 
@@ -40,7 +40,7 @@ pub(crate) enum Event {
     Renews(u64),
     Renewed(u64, Micros),
     RenewalHeard(u64, Micros),
-    Arrives(u64, Vec<Job>),
+    Arrives(u64, Term, Vec<Job>),
     DeposedTurn(u64),
     DeposedEnds(u64),
     LeaderTurn(u64),
@@ -296,7 +296,7 @@ impl World {
             Event::Renews(incarnation) => self.renews(incarnation),
             Event::Renewed(incarnation, asked) => self.renewed(incarnation, asked),
             Event::RenewalHeard(incarnation, asked) => self.renewal_heard(incarnation, asked),
-            Event::Arrives(asks, batches) => self.arrives(asks, batches),
+            Event::Arrives(asks, term, batches) => self.arrives(asks, term, batches),
             Event::DeposedTurn(incarnation) => self.deposed_turn(incarnation),
             Event::DeposedEnds(incarnation) => self.deposed_ends(incarnation),
             Event::LeaderTurn(incarnation) => self.leader_turn(incarnation),

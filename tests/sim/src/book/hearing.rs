@@ -35,7 +35,7 @@ impl World {
             Input::CommitFailed { .. } => {
                 let durable = self.book.durable;
                 // Whatever it has said since, it is the boot of which the record knows that is lost.
-                let (decided, stored) = (&self.book.decided.machines, &self.store.durable.machines);
+                let (decided, stored) = (&self.book.decided.machines, &self.store.disk.durable.machines);
                 for (machine, book) in self.machines.iter().zip(&mut self.book.machines) {
                     let boot =
                         |of: &BTreeMap<_, MachineRecord>| of.get(&machine.id).map(|record| record.boot);

@@ -401,7 +401,7 @@ impl World {
             book.last_epoch.clear();
         }
         book.ended.clear();
-        let (now, stored) = (self.queue.now(), &self.store.durable.machines);
+        let (now, stored) = (self.queue.now(), &self.store.disk.durable.machines);
         for (machine, known) in book.machines.iter_mut().zip(&self.machines) {
             machine.over.clear();
             // What was granted since, nobody knows, but for what the present settings say.
@@ -410,8 +410,8 @@ impl World {
             let most = known.clock.time(now) + granted.max(self.settings.lease_ttl);
             machine.promised = machine.promised.min(Some(most));
         }
-        (book.placed, book.retired) = (BTreeSet::new(), epochs(&self.store.durable.retired));
-        for (name, unit) in &self.store.durable.units {
+        (book.placed, book.retired) = (BTreeSet::new(), epochs(&self.store.disk.durable.retired));
+        for (name, unit) in &self.store.disk.durable.units {
             for (machine, epoch) in &unit.placements {
                 self.book.placed.insert((name.clone(), *machine, *epoch));
             }
@@ -429,8 +429,8 @@ impl World {
         book.failures.clear();
         book.forgiven.clear();
         book.brake = None;
-        book.expects = self.store.durable.machines.keys().copied().collect();
-        let stored = &self.store.durable.machines;
+        book.expects = self.store.disk.durable.machines.keys().copied().collect();
+        let stored = &self.store.disk.durable.machines;
         for (machine, known) in book.machines.iter_mut().zip(&self.machines) {
             if !book.restored && !stored.contains_key(&known.id) {
                 // Nothing was assigned to it.
@@ -452,7 +452,7 @@ impl World {
 
     /// What was decided and is not durable is lost.
     fn go_back_to_store(&mut self) {
-        let stored = &self.store.durable;
+        let stored = &self.store.disk.durable;
         let number = |text: &str| self.palette.number(text).unwrap_or_default();
         let files = stored.files.iter().map(|(name, text)| (name.clone(), number(text))).collect();
         let book = &mut self.book;

@@ -175,7 +175,7 @@ impl World {
     pub(super) fn is_said_by_the_leader(&mut self, term: Term) {
         // What waited for a commit while this leader took a higher term is said in the one before.
         let own = self.scheduler.process.as_ref().is_some_and(|process| process.terms.contains(&term));
-        if !own || term > self.store.term {
+        if !own || term > self.store.disk.term {
             let text = format!("something is said in term {term}, which is not this leader's");
             self.violate("old_leaders_are_harmless", text);
         }
@@ -224,7 +224,7 @@ impl World {
         let is_current = book.welcomed.is_some_and(|(welcomed, _)| welcomed == connection);
         // That of an agent that is restarted is answered without a lease where nothing can be written.
         let restarts = self.network.stream(connection).is_some_and(|stream| stream.goodbye.is_some());
-        let record = self.store.durable.machines.get(&self.machines[number].id);
+        let record = self.store.disk.durable.machines.get(&self.machines[number].id);
         if is_current && book.leaving && !restarts && record.is_none_or(|record| !record.leaving) {
             let text = format!("m{number} may shut down, and the next leader would not know");
             self.violate("write_before_act", text);
