@@ -112,7 +112,13 @@ impl UnitFiles {
             let path = path.to_owned();
             move |source| WriteError::Io { path, source }
         };
-        let wanted_before = self.wanted(&write.name);
+        // Before the file that says so is replaced: of links that nothing names any more nobody would know.
+        if let Some(content) = &write.content {
+            let wanted = wanted(&write.name, content);
+            for gone in self.wanted(&write.name).difference(&wanted) {
+                self.unlink_wanted(&write.name, gone).map_err(at(&self.links.join(gone.directory())))?;
+            }
+        }
         let kept;
         let content = if let Some(content) = &write.content {
             replace(&file, content.as_bytes()).map_err(at(&file))?;
@@ -136,11 +142,7 @@ impl UnitFiles {
             }
             None => absent(fs::remove_file(&drop_in)).map_err(at(&drop_in))?,
         }
-        let wanted = wanted(&write.name, content);
-        for gone in wanted_before.difference(&wanted) {
-            self.unlink_wanted(&write.name, gone).map_err(at(&self.links.join(gone.directory())))?;
-        }
-        for new in &wanted {
+        for new in &wanted(&write.name, content) {
             self.link_wanted(&write.name, new).map_err(at(&self.links.join(new.directory())))?;
         }
         // Last: from here on systemd can find it.
@@ -344,6 +346,15 @@ mod tests {
         symlink("/own/a.service", link("d.service")).unwrap();
         files.write(&of("c.service d.service", 2)).unwrap();
         assert!(!files.links.join("b.service.wants").exists() && link("c.service").is_symlink());
+        // Also where the drop-in could not be written any more.
+        let drop_in = files.drop_in_dir(&name).join(DROP_IN);
+        fs::remove_file(&drop_in).unwrap();
+        fs::create_dir_all(drop_in.join("in-the-way")).unwrap();
+        files.write(&of("e.service", 3)).unwrap_err();
+        assert!(!link("c.service").is_symlink() && link("d.service").is_symlink());
+        fs::remove_dir_all(&drop_in).unwrap();
+        files.write(&of("e.service", 3)).unwrap();
+        assert!(link("e.service").is_symlink());
         files.remove(&name).unwrap();
         assert_eq!(bench.names(), ["d.service.wants"]);
         assert!(link("d.service").is_symlink());

@@ -316,7 +316,16 @@ pub struct MachineCommand {
     pub availability: Availability,
 }
 
-/// A change of a machine's labels that a client asks for. It may be repeated.
+/// Changes of machines' labels that a client asks for. They may be repeated under their id, and are carried out once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelCommand {
+    /// Chosen by the client.
+    pub id: CommandId,
+    /// All of these in this order, or none.
+    pub edits: Vec<LabelEdit>,
+}
+
+/// A change of a machine's labels.
 ///
 /// The machine need not have joined: then the change waits for it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -128,6 +128,14 @@ impl Term {
         }
         Self(self.0.saturating_add(1 << 20))
     }
+
+    /// The same where that is done so many seconds after 1970: above what one from the same backup went on with before, as long
+    /// as that took no more than sixteen terms a second.
+    #[must_use]
+    pub fn leap_at(self, seconds: u64) -> Self {
+        // The first of January 2026: before, there was no backup.
+        Self(self.leap().0.saturating_add(seconds.saturating_sub(1_767_225_600).saturating_mul(16)))
+    }
 }
 
 impl fmt::Display for Term {

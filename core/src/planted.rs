@@ -63,6 +63,8 @@ faults! {
     CommandsForgotten,
     /// a change of machines that comes again is made again
     MachinesChangedAgain,
+    /// labels that were changed are changed again when the client asks again
+    LabelsChangedAgain,
     /// a heartbeat that was on its way when the lease ended revives it
     LateHeartbeatRevives,
     /// a machine that only ever says Hello stays up

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{
-    ClusterStatus, Command, CommandResult, LabelEdit, MachineCommand, Rto, UnitStatus,
+    ClusterStatus, Command, CommandResult, LabelCommand, MachineCommand, Rto, UnitStatus,
 };
 use muster_core::ids::{CommandId, MachineId};
 use muster_core::leader::EventRecord;
@@ -207,8 +207,8 @@ impl Client {
     ///
     /// # Errors
     /// When no unit could ask for one of them, or the scheduler does not answer.
-    pub async fn edit_labels(&mut self, edits: Vec<LabelEdit>) -> Result<(), Failure> {
-        let edits = v1::LabelEdits::from(edits);
+    pub async fn edit_labels(&mut self, command: LabelCommand) -> Result<(), Failure> {
+        let edits = v1::LabelEdits::from(command);
         let ask = async |client: &mut Self| match client.muster.edit_labels(edits.clone()).await {
             Ok(_) => Ok(()),
             Err(status) if matches!(status.code(), Code::InvalidArgument | Code::Aborted) => {

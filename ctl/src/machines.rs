@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use muster_core::command::{ClusterStatus, LabelEdit, Left, MachineCommand, MachineStatus};
+use muster_core::command::{ClusterStatus, LabelCommand, LabelEdit, Left, MachineCommand, MachineStatus};
 use muster_core::ids::MachineId;
 use muster_core::machine::{Availability, Drain, MachineState};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -67,7 +67,8 @@ pub async fn edit_metadata(
         };
         args.edits.iter().map(edit).collect::<Vec<_>>()
     };
-    client.edit_labels(machines.iter().flat_map(edit).collect()).await?;
+    let edits = machines.iter().flat_map(edit).collect();
+    client.edit_labels(LabelCommand { id: new_id(), edits }).await?;
     let cluster = client.cluster().await?;
     let known = Machines::of(&cluster);
     for machine in cluster.machines.iter().filter(|machine| machines.contains(&machine.id)) {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{
-    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, LabelEdit,
-    Left, MachineCommand, MachineStatus, Page, Query, RivalStatus, Rows, UnitArgument, UnitError,
-    UnitErrorKind, UnitOutcome, UnitStatus, Verb, Waiting,
+    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
+    LabelCommand, LabelEdit, Left, MachineCommand, MachineStatus, Page, Query, RivalStatus, Rows,
+    UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb, Waiting,
 };
 use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, MachineId, Term};
 use muster_core::machine::{Availability, Drain, MachineRecord, MachineState};
@@ -466,19 +466,19 @@ impl TryFrom<v1::MachinesChange> for MachineCommand {
     }
 }
 
-impl From<Vec<LabelEdit>> for v1::LabelEdits {
-    fn from(edits: Vec<LabelEdit>) -> Self {
+impl From<LabelCommand> for v1::LabelEdits {
+    fn from(command: LabelCommand) -> Self {
         let edit =
             |LabelEdit { machine, key, value }| v1::LabelEdit { machine: id(machine.bits()), key, value };
-        Self { edits: edits.into_iter().map(edit).collect() }
+        Self { edits: command.edits.into_iter().map(edit).collect(), id: id(command.id.bits()) }
     }
 }
 
-impl TryFrom<v1::LabelEdits> for Vec<LabelEdit> {
+impl TryFrom<v1::LabelEdits> for LabelCommand {
     type Error = ConvertError;
 
     fn try_from(edits: v1::LabelEdits) -> Result<Self, ConvertError> {
-        each("edits", edits.edits)
+        Ok(Self { id: CommandId::new(bits("id", &edits.id)?), edits: each("edits", edits.edits)? })
     }
 }
 

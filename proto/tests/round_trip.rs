@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{
-    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, LabelEdit,
-    Left, MachineCommand, MachineStatus, Page, RivalStatus, Rows, UnitArgument, UnitError, UnitErrorKind,
-    UnitOutcome, UnitStatus, Verb, Waiting,
+    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
+    LabelCommand, LabelEdit, Left, MachineCommand, MachineStatus, Page, RivalStatus, Rows, UnitArgument,
+    UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb, Waiting,
 };
 use muster_core::ids::{
     AgentKey, BootId, ClusterId, CommandId, Epoch, MachineId, Revision, SessionNumber, StreamKey, Term,
@@ -467,10 +467,10 @@ proptest! {
     }
 
     #[test]
-    fn changes_of_labels(edits in vec((any::<u128>(), ".*", option::of(".*")), 0..4)) {
+    fn changes_of_labels(id in any::<u128>(), edits in vec((any::<u128>(), ".*", option::of(".*")), 0..4)) {
         let edit = |(machine, key, value)| LabelEdit { machine: MachineId::new(machine), key, value };
-        let edits: Vec<LabelEdit> = edits.into_iter().map(edit).collect();
-        prop_assert_eq!(Vec::try_from(wire(&v1::LabelEdits::from(edits.clone()))), Ok(edits));
+        let command = LabelCommand { id: CommandId::new(id), edits: edits.into_iter().map(edit).collect() };
+        prop_assert_eq!(LabelCommand::try_from(wire(&v1::LabelEdits::from(command.clone()))), Ok(command));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use muster_backup::{Backup, BackupError, Header, Reader};
 use muster_core::command::{
-    Command, LabelEdit, MachineCommand, MachineCommandError, Page, Query, QueryAnswer, RestoreError,
+    Command, LabelCommand, MachineCommand, MachineCommandError, Page, Query, QueryAnswer, RestoreError,
     UnitStatus,
 };
 use muster_core::unit::UnitName;
@@ -111,7 +111,7 @@ impl Muster for MusterService {
         &self,
         request: Request<v1::LabelEdits>,
     ) -> Result<Response<v1::MachinesChanged>, Status> {
-        let edits = Vec::<LabelEdit>::try_from(request.into_inner())
+        let edits = LabelCommand::try_from(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.change(Ask::EditLabels(edits)).await
     }

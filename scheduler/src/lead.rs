@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use muster_backup::Backup;
 use muster_core::command::{
-    Command, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
+    Command, CommandResult, LabelCommand, MachineCommand, MachineCommandError, Query, QueryAnswer,
+    RestoreError,
 };
 use muster_core::ids::MachineId;
 use muster_core::leader::{ConnectionId, Durable, Effect, Input, Leader, RequestId};
@@ -80,7 +81,7 @@ pub(crate) enum Ask {
     Query(Query),
     Machines(MachineCommand),
     /// Answered with [`Answer::Machines`].
-    EditLabels(Vec<LabelEdit>),
+    EditLabels(LabelCommand),
     ReleaseBrake,
     Restore(Box<Backup>),
     Stream(StreamWanted),
@@ -272,13 +273,13 @@ impl Requests {
             Ask::Command(command) => Input::Command(request, command),
             Ask::Query(query) => Input::Query(request, query),
             Ask::Machines(command) => Input::Machines(request, command),
-            Ask::EditLabels(edits) => Input::EditLabels(request, edits),
+            Ask::EditLabels(command) => Input::EditLabels(request, command),
             Ask::ReleaseBrake => Input::ReleaseBrake(request),
             Ask::Stream(wanted) => Input::OpenStream(request, wanted),
             Ask::Restore(backup) => {
                 let Backup { header, durable } = *backup;
                 self.backups.insert(request, Box::new(durable));
-                Input::Restore(request, header.term)
+                Input::Restore(request, header.term, clock::wall_ms() / 1000)
             }
         }
     }

@@ -43,7 +43,7 @@ impl Leader {
 
     /// A backup of a leader in this term takes the place of a cluster that has nothing. Commands that came to nothing do not
     /// count.
-    pub(super) fn restore(&mut self, request: RequestId, term: Term) {
+    pub(super) fn restore(&mut self, request: RequestId, term: Term, seconds: u64) {
         let (units, machines) = (self.units.len(), self.machines.len());
         let refused = if !self.leads() {
             RestoreError::NotLeader
@@ -52,7 +52,7 @@ impl Leader {
         } else {
             // A machine that joins now would join the cluster that there was.
             self.office.restoring = Some(request);
-            return self.outbox.now(Effect::Restore { request, above: self.term.max(term).leap() });
+            return self.outbox.now(Effect::Restore { request, above: self.term.max(term).leap_at(seconds) });
         };
         self.hold(Effect::RefuseRestore(request, refused));
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::command::{
-    Command, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
+    Command, CommandResult, LabelCommand, MachineCommand, MachineCommandError, Query, QueryAnswer,
+    RestoreError,
 };
 use crate::ids::{CommitId, MachineId, Term};
 use crate::leader::durable::{Change, Durable};
@@ -92,7 +93,7 @@ pub enum Input {
     /// A client asks for a change of machines.
     Machines(RequestId, MachineCommand),
     /// A client asks for changes of machines' labels, in this order.
-    EditLabels(RequestId, Vec<LabelEdit>),
+    EditLabels(RequestId, LabelCommand),
     /// A client asks a question.
     Query(RequestId, Query),
     /// A client wants a stream to a machine: [`Effect::AnswerStream`].
@@ -112,8 +113,9 @@ pub enum Input {
     },
     /// A client says that the machines which the leader doubts to be dead are: [`Effect::AnswerRelease`].
     ReleaseBrake(RequestId),
-    /// A client asks that a backup takes the place of what there is, of a leader in this term: [`Effect::Restore`].
-    Restore(RequestId, Term),
+    /// A client asks that a backup takes the place of what there is, of a leader in this term, so many seconds
+    /// after 1970: [`Effect::Restore`].
+    Restore(RequestId, Term, u64),
     /// The store did not take the backup, for this reason, and is as it was.
     NotRestored(String),
     /// The host of this machine has answered, or not: [`Effect::Knock`].

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{Change, Effect, Event, Leader, LingerEnd, PlaceReason, UnplaceReason};
-use crate::command::LabelEdit;
+use crate::command::{LabelCommand, LabelEdit};
 use crate::ids::MachineId;
 use crate::leader::io::RequestId;
 use crate::machine::{LabelEdits, Labels, edited};
@@ -19,11 +19,13 @@ impl Leader {
     }
 
     /// Carries out changes of labels: all of them in this order, or none.
-    pub(super) fn edit_labels(&mut self, request: RequestId, edits: &[LabelEdit]) {
-        let result = edits.iter().try_for_each(LabelEdit::check);
-        if result.is_ok() {
+    pub(super) fn edit_labels(&mut self, request: RequestId, command: &LabelCommand) {
+        let result = command.edits.iter().try_for_each(LabelEdit::check);
+        // What was decided since stays as it is when a command comes again.
+        let known = self.knows_result_of(command.id) && !planted::is(Fault::LabelsChangedAgain);
+        if result.is_ok() && !known {
             let mut changed: BTreeMap<MachineId, LabelEdits> = BTreeMap::new();
-            for LabelEdit { machine, key, value } in edits {
+            for LabelEdit { machine, key, value } in &command.edits {
                 let known = self.labels.entry(*machine).or_default();
                 if known.get(key) != Some(value) {
                     known.insert(key.clone(), value.clone());
@@ -36,6 +38,7 @@ impl Leader {
                 self.event(Event::Labels { machine, edits });
                 self.relabelled(machine);
             }
+            self.keep_result(command.id, Ok(Vec::new()));
         }
         if planted::is(Fault::LabelsBeforeCommit) {
             return self.outbox.now(Effect::AnswerMachines(request, result));

@@ -146,6 +146,8 @@ pub struct Leader {
     followers: BTreeMap<UnitName, BTreeSet<UnitName>>,
     /// Units with `Replaces=`.
     replacers: BTreeSet<UnitName>,
+    /// Where room is being made for units.
+    claims: replacing::Claims,
     /// Who names the unit in `Requires=` or `After=`.
     dependents: BTreeMap<UnitName, BTreeSet<UnitName>>,
     /// Sockets, timers and paths that activate the unit.
@@ -295,6 +297,7 @@ impl Leader {
             queue: Queue::default(),
             followers: BTreeMap::new(),
             replacers: BTreeSet::new(),
+            claims: replacing::Claims::new(),
             dependents: BTreeMap::new(),
             activators: BTreeMap::new(),
             gates: Gates::default(),
@@ -355,7 +358,7 @@ impl Leader {
         match input {
             Input::Command(request, command) => self.execute(request, &command),
             Input::Machines(request, command) => self.command_machines(request, &command),
-            Input::EditLabels(request, edits) => self.edit_labels(request, &edits),
+            Input::EditLabels(request, command) => self.edit_labels(request, &command),
             Input::Query(request, query) => self.answer(request, query),
             Input::OpenStream(request, wanted) => self.open_stream(request, wanted),
             Input::Agent(connection, message) => self.hear(connection, message),
@@ -369,7 +372,7 @@ impl Leader {
             Input::TermTaken(term) => self.take_office(term),
             // The agent that has seen a higher one comes again.
             Input::TermNotTaken => self.taking_term = false,
-            Input::Restore(request, term) => self.restore(request, term),
+            Input::Restore(request, term, seconds) => self.restore(request, term, seconds),
             Input::NotRestored(reason) => self.not_restored(reason),
             Input::Leads(until) => self.goes_on_leading(until),
             Input::Knocked(machine, answers) => self.knocked(machine, answers),
@@ -392,9 +395,8 @@ impl Leader {
         let settles = Some(self.settles).filter(|_| !self.settled);
         let (gate, retry) = (self.gates.next_timer(), self.troubles.next_timer());
         let (rivals, knocks) = (self.rivals.next_end(), self.knocks.values().min().copied());
-        let timers = [lease, self.next_move_ends(), self.brake_ends(), settles, gate, retry, rivals, knocks]
-            .into_iter()
-            .flatten();
+        let (moves, claim, brake) = (self.next_move_ends(), self.next_claim_ends(), self.brake_ends());
+        let timers = [lease, moves, claim, brake, settles, gate, retry, rivals, knocks].into_iter().flatten();
         // The own time of one that may be overtaken stands still, and it does nothing.
         let timer = self.awake.timer(timers.filter(|at| *at > self.awake() && self.leads()).min());
         self.paused_until.filter(|_| self.leads()).map_or(timer, |until| timer.min(until))
@@ -452,6 +454,7 @@ impl Leader {
             self.retry_failed();
             self.knock_again();
             self.end_drains();
+            self.end_claims();
             self.place();
             self.finish_moves();
             // Those that wait for a unit of which something was decided may wait for it no more.

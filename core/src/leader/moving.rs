@@ -238,7 +238,7 @@ impl Leader {
     }
 
     /// When what lingers on the machine from now on is stopped in any case.
-    fn lingers_until(&self, id: MachineId) -> Time {
+    pub(super) fn lingers_until(&self, id: MachineId) -> Time {
         match self.machines.get(&id).map(|machine| machine.availability) {
             Some(Availability::Draining(drain)) if planted::is(Fault::DrainEndsUnitByUnit) => {
                 self.awake() + drain.timeout()
@@ -281,6 +281,9 @@ impl Leader {
             if let Some(unit) = moved.filter(|_| retired && !self.lingering.moves(id, &name) && leaves()) {
                 let runs_on = unit.may_run_twice();
                 self.lingering.insert(id, &name, Move { ends, runs_on, failed: false });
+                if !left {
+                    self.find_claims(&name, id, ends);
+                }
             }
         }
     }

@@ -2,20 +2,26 @@
 //!
 //! The two are kept apart as by `Conflicts=`, whichever of them is there first. But where nothing else speaks against the
 //! machine, and all that the unit replaces there fits on other machines, that is placed there; its old copies run on until
-//! the new ones are active, as in a drain. The unit itself waits until nothing of them is left. Nobody keeps its place
-//! meanwhile: what goes before it may take that.
+//! the new ones are active, as in a drain. The unit itself waits until nothing of them is left, or so long has passed as
+//! that may take. Nobody keeps its place meanwhile: what goes before it may take that.
 //!
 //! fleet placed both on the machine and then moved one of the two, without asking where it fits, and not always the one that
 //! is replaced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::groups::Group;
-use super::{Leader, PlaceReason, Unit};
+use super::{Leader, Machine, PlaceReason, Unit};
 use crate::ids::MachineId;
+use crate::machine::Availability;
 use crate::planted::{self, Fault};
 use crate::state::DesiredState;
+use crate::time::Time;
 use crate::unit::UnitName;
+
+/// The machines that others are leaving for units which wait for that, each until when in the leader's own time. Only in memory:
+/// another leader chooses anew.
+pub(super) type Claims = BTreeMap<UnitName, (MachineId, Time)>;
 
 /// Where a group goes that replaces others.
 pub(super) enum Choice {
@@ -39,6 +45,13 @@ impl Leader {
     pub(super) fn choose_replacing(&mut self, group: &Group) -> Choice {
         if self.room_being_made(&group.units).is_some() {
             return Choice::Later;
+        }
+        let claimed = group.units.iter().find_map(|name| self.claims.remove(name));
+        if let Some((machine, _)) = claimed
+            && self.group_may_be_on(group, machine).is_ok()
+            && self.placer.check(&group.units, machine).is_ok()
+        {
+            return Choice::Now(machine);
         }
         let candidate = |machine: &MachineId| {
             self.group_may_be_on(group, *machine).is_ok() && self.old_copies_allow(&group.units, *machine)
@@ -67,14 +80,43 @@ impl Leader {
         Choice::Nowhere
     }
 
-    /// A unit that one of these replaces and that is on its way from a machine which takes units to another one, and the two
-    /// machines.
+    /// A unit that is leaving a machine for one of these, that machine, and where it goes.
     pub(super) fn room_being_made(&self, units: &[UnitName]) -> Option<(&UnitName, MachineId, MachineId)> {
-        self.retired.keys().find_map(|(machine, name)| {
+        let (from, until) = units.iter().find_map(|name| self.claims.get(name)).copied()?;
+        // One whose connection has just ended may be back in a moment.
+        let stays =
+            |machine: &Machine| machine.why_idle().is_none() && machine.availability == Availability::Open;
+        if until <= self.awake() || !self.machines.get(&from).is_some_and(stays) {
+            return None;
+        }
+        self.placer.units_on(from).find_map(|name| {
             let to = *self.units.get(name)?.placements.keys().next()?;
-            let leaves = self.placer.is_open(*machine) && to != *machine && self.is_replaced_by(name, units);
-            leaves.then_some((name, *machine, to))
+            (to != from && self.is_replaced_by(name, units)).then_some((name, from, to))
         })
+    }
+
+    /// What this unit has on the machine may run on until it is active elsewhere, and those that wait for that place wait
+    /// so long. For a leader that has taken over.
+    pub(super) fn find_claims(&mut self, name: &UnitName, machine: MachineId, until: Time) {
+        for replacer in self.waiting_replacers_of(name).cloned().collect::<Vec<_>>() {
+            self.claims.entry(replacer).or_insert((machine, until));
+        }
+    }
+
+    /// When the next unit has waited long enough for room on one machine.
+    pub(super) fn next_claim_ends(&self) -> Option<Time> {
+        self.claims.values().map(|(_, until)| *until).filter(|until| *until > self.awake()).min()
+    }
+
+    /// Units that have waited long enough for room on one machine are tried on others.
+    pub(super) fn end_claims(&mut self) {
+        let awake = self.awake();
+        let over = |(_, (_, until)): &(&UnitName, &(MachineId, Time))| *until <= awake;
+        let over: Vec<UnitName> = self.claims.iter().filter(over).map(|(name, _)| name.clone()).collect();
+        for name in over {
+            self.claims.remove(&name);
+            self.mark(&name);
+        }
     }
 
     /// The units that wait and replace others.
@@ -149,6 +191,9 @@ impl Leader {
             return false;
         }
         let replacer = group.iter().find(|name| self.replaces(std::slice::from_ref(name))).cloned();
+        if let Some(replacer) = &replacer {
+            self.claims.insert(replacer.clone(), (machine, self.lingers_until(machine)));
+        }
         for (party, place) in parties.iter().zip(places) {
             for name in party {
                 self.place_on(name, place, PlaceReason::MakesRoom, replacer.as_ref());
@@ -182,6 +227,15 @@ impl Leader {
                 party.extend(followers.filter(|name| !party.contains(*name)).cloned().collect::<Vec<_>>());
             }
             leaving.extend(party.iter().cloned());
+            // What is tied to several goes with all of them.
+            let (same, others): (Vec<_>, Vec<_>) =
+                parties.into_iter().partition(|other| other.iter().any(|name| party.contains(name)));
+            parties = others;
+            for name in same.into_iter().flatten() {
+                if !party.contains(&name) {
+                    party.push(name);
+                }
+            }
             parties.push(party);
         }
         (!parties.is_empty()).then_some(parties)

@@ -4,14 +4,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_core::command::{
-    ClusterStatus, Command, CommandError, CommandResult, LabelEdit, Page, Query, QueryAnswer, UnitStatus,
+    ClusterStatus, Command, CommandError, CommandResult, LabelCommand, LabelEdit, Page, Query, QueryAnswer,
+    UnitStatus,
 };
+use muster_core::ids::CommandId;
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::{ConvertError, MAX_MESSAGE_BYTES, v1};
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
+use uuid::Uuid;
 
 use crate::api::{machine_status, other_answer};
 use crate::front::{Front, Role};
@@ -92,7 +95,8 @@ impl Reach {
 
     /// Changes labels of machines.
     pub(super) async fn edit_labels(&self, edits: Vec<LabelEdit>) -> Result<(), Status> {
-        match self.ask(Ask::EditLabels(edits)).await? {
+        let id = CommandId::new(Uuid::new_v4().as_u128());
+        match self.ask(Ask::EditLabels(LabelCommand { id, edits })).await? {
             Answer::Machines(result) => result.map_err(|error| machine_status(&error)),
             _ => Err(other_answer()),
         }
@@ -155,8 +159,8 @@ async fn forward(mut leader: MusterClient<Channel>, ask: Ask) -> Result<Answer, 
             let response = leader.execute(v1::CommandRequest::from(command)).await?.into_inner();
             Answer::Command(response.try_into().map_err(nonsense)?)
         }
-        Ask::EditLabels(edits) => {
-            leader.edit_labels(v1::LabelEdits::from(edits)).await?;
+        Ask::EditLabels(command) => {
+            leader.edit_labels(v1::LabelEdits::from(command)).await?;
             Answer::Machines(Ok(()))
         }
         Ask::Query(Query::Units { names, content, reasons }) => {

@@ -1,7 +1,8 @@
 //! Clients: they ask, lose answers, ask again under the same id, and give up.
 
 use muster_core::command::{
-    Command, CommandError, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query, UnitArgument,
+    Command, CommandError, CommandResult, LabelCommand, LabelEdit, MachineCommand, MachineCommandError,
+    Query, UnitArgument,
 };
 use muster_core::ids::CommandId;
 use muster_core::leader::{Input, RequestId};
@@ -77,7 +78,8 @@ impl World {
             }
             (None, Ask::Relabel { machine, role }) => {
                 let (machine, value) = (self.machines[*machine].id, role.map(str::to_owned));
-                Input::EditLabels(request, vec![LabelEdit { machine, key: ROLE.to_owned(), value }])
+                let edits = vec![LabelEdit { machine, key: ROLE.to_owned(), value }];
+                Input::EditLabels(request, LabelCommand { id: command_id(number), edits })
             }
             (None, Ask::ReleaseBrake) => Input::ReleaseBrake(request),
             (None, _) => Input::Query(request, Query::Units { names: None, content: true, reasons: true }),

@@ -225,8 +225,9 @@ impl World {
         }
         self.store.last = (asks, commit);
         let term = if planted::is(Fault::DeposedCommitTaken) { self.store.disk.term } else { term };
-        match self.store.disk.commit(term, changes.clone()) {
-            Ok(()) => changes.iter().for_each(|change| self.becomes_durable(change)),
+        let taken = changes.clone();
+        match self.store.disk.commit(term, changes) {
+            Ok(()) => taken.iter().for_each(|change| self.becomes_durable(change)),
             Err(later) => self.note(|| format!("store: refuses what comes in term {term} after {later}")),
         }
     }

@@ -33,8 +33,23 @@ fn a_backup_is_what_is_durable() {
 
 fn restore(world: &mut World, term: u64) -> RequestId {
     let request = RequestId(world.id());
-    world.step(Input::Restore(request, Term(term)));
+    world.step(Input::Restore(request, Term(term), 0));
     request
+}
+
+#[test]
+fn a_backup_that_is_restored_a_second_time_goes_on_above_the_first() {
+    let above = |seconds| {
+        let mut world = World::new(0);
+        let request = RequestId(world.id());
+        world.step(Input::Restore(request, Term(5), seconds));
+        world.restores.expect("it is restored").1
+    };
+    let first = above(1_800_000_000);
+    assert!(first > Term(5).leap());
+    // A minute later, and after a crash each second.
+    assert!(above(1_800_000_060) > Term(first.0 + 60));
+    assert!(above(0) >= Term(5).leap(), "whatever the clock says");
 }
 
 #[test]

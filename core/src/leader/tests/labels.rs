@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::world::{World, machine, name};
-use crate::command::MachineCommandError;
-use crate::ids::MachineId;
-use crate::leader::{Event, UnplaceReason};
+use crate::command::{LabelCommand, LabelEdit, MachineCommandError};
+use crate::ids::{CommandId, MachineId};
+use crate::leader::{Event, Input, RequestId, UnplaceReason};
 use crate::machine::Labels;
 
 const M1: MachineId = machine(1);
@@ -20,6 +20,24 @@ fn labels(world: &mut World, id: MachineId) -> Labels {
 
 fn list<const N: usize>(labels: [(&str, &str); N]) -> Labels {
     labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+#[test]
+fn a_change_that_comes_again_undoes_nothing_that_was_decided_since() {
+    let mut world = World::new(1);
+    let change = |world: &mut World, id, value: &str| {
+        let edits = vec![LabelEdit { machine: M1, key: "disk".to_owned(), value: Some(value.to_owned()) }];
+        let request = RequestId(world.id());
+        world.step(Input::EditLabels(request, LabelCommand { id: CommandId::new(id), edits }));
+        world.machine_results.remove(&request).expect("an answer").unwrap();
+    };
+    change(&mut world, 1001, "ssd");
+    change(&mut world, 1002, "hdd");
+    // Its answer was lost with the leader, which the next one knows from the store.
+    let mut world = world.restarted();
+    world.connect(M1);
+    change(&mut world, 1001, "ssd");
+    assert_eq!(labels(&mut world, M1), list([("disk", "hdd")]));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::world::{World, drain, machine, name};
 use crate::command::Verb;
 use crate::ids::MachineId;
 use crate::leader::{Event, PlaceReason};
+use crate::machine::Availability;
 
 const M1: MachineId = machine(1);
 const M2: MachineId = machine(2);
@@ -191,6 +192,43 @@ fn what_is_lost_with_its_machine_moves_nothing_if_it_need_not() {
     world.agents.remove(&M1);
     world.pass(10);
     assert_eq!((world.running("old.service"), world.running("new.service")), (vec![M2], vec![M3]));
+}
+
+#[test]
+fn what_leaves_for_another_reason_and_what_never_leaves_are_not_waited_for() {
+    let mut world = with_old("");
+    world.agents.get_mut(&M1).unwrap().deaf = true;
+    world.machine_command(drain(0), M1).unwrap();
+    world.machine_command(Availability::Open, M1).unwrap();
+    world.join(M3, &[]);
+    // Its old copy does not end, which is no reason to wait for it.
+    world.start("new.service", REPLACES);
+    assert_eq!(world.running("new.service"), [M3]);
+
+    let mut world = with_old("");
+    slow(&mut world, M2, true);
+    world.start("new.service", REPLACES);
+    assert!(world.running("new.service").is_empty());
+    world.join(M3, &[]);
+    world.pass(58);
+    assert!(world.running("new.service").is_empty(), "it may still become active");
+    world.pass(3);
+    assert_eq!(world.running("new.service").len(), 1);
+}
+
+#[test]
+fn what_is_tied_to_several_that_make_room_goes_with_all_of_them() {
+    let mut world = World::new(1);
+    world.start("old1.service", "");
+    world.start("old2.service", "[X-Fleet]\nMachineOf=old1.service\n");
+    world.start("both.service", "[X-Fleet]\nMachineOf=old1.service\nMachineOf=old2.service\n");
+    world.join(M2, &[]);
+    world.start("a.service", "[X-Muster]\nCPU=2\n");
+    world.start("new.service", REPLACES);
+    assert_eq!(world.running("new.service"), [M1]);
+    for unit in ["old1.service", "old2.service", "both.service"] {
+        assert_eq!(world.running(unit), [M2]);
+    }
 }
 
 #[test]

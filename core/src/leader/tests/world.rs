@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::command::{
-    ClusterStatus, Command, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query,
-    QueryAnswer, RestoreError, UnitArgument, UnitStatus, Verb,
+    ClusterStatus, Command, CommandResult, LabelCommand, LabelEdit, MachineCommand, MachineCommandError,
+    Query, QueryAnswer, RestoreError, UnitArgument, UnitStatus, Verb,
 };
 use crate::ids::{
     AgentKey, BootId, ClusterId, CommandId, CommitId, Epoch, MachineId, SessionNumber, StreamKey, Term,
@@ -479,7 +479,9 @@ impl World {
             key: (*key).to_owned(),
             value: value.map(str::to_owned),
         };
-        self.step(Input::EditLabels(request, edits.iter().map(edit).collect()));
+        let edits = edits.iter().map(edit).collect();
+        let id = CommandId::new(self.id().into());
+        self.step(Input::EditLabels(request, LabelCommand { id, edits }));
         self.machine_results.remove(&request).expect("an answer")
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use muster_core::agent;
-use muster_core::command::{Command, CommandResult, Verb};
+use muster_core::command::{Command, CommandResult, LabelCommand, Verb};
 use muster_core::ids::MachineId;
 use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId};
 use muster_core::machine::{Availability, Drain, MachineRecord};
@@ -80,13 +80,13 @@ impl World {
                 }
                 Cause::Other
             }
-            Input::EditLabels(request, edits) => {
+            Input::EditLabels(request, LabelCommand { id, edits }) => {
                 let machine = edits.first().map(|edit| edit.machine);
                 if let Some(number) = machine.and_then(|id| self.machine_number(id)) {
                     self.touches_machine(number);
                 }
                 self.book.expected.insert(*request, Expected::Labels(edits.clone()));
-                machine.map_or(Cause::Other, Cause::Relabel)
+                Cause::Relabel { machine, id: *id, new: !self.book.commands.contains(id) }
             }
             Input::Disconnected(_)
             | Input::TermTaken(_)
@@ -277,7 +277,7 @@ impl World {
                 let text = format!("command {} is refused or not recorded: {ask:?}", id.bits());
                 self.violate("nothing_acknowledged_is_lost", text);
             }
-        } else if let Cause::Machines { id, new: true } = cause {
+        } else if let Cause::Machines { id, new: true } | Cause::Relabel { id, new: true, .. } = cause {
             if results().any(|result| result == *id) {
                 self.book.commands.insert(*id);
             }

@@ -259,7 +259,11 @@ pub(crate) enum Cause {
     },
     Agent,
     /// A client has changed labels of this machine.
-    Relabel(MachineId),
+    Relabel {
+        machine: Option<MachineId>,
+        id: CommandId,
+        new: bool,
+    },
     Other,
 }
 

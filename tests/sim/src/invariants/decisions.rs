@@ -122,7 +122,7 @@ impl World {
                 tied(&self.palette, &self.book.decided, named)
             }
             // What the machine has not any more that it asks for.
-            Cause::Relabel(machine) => {
+            Cause::Relabel { machine: Some(machine), new: true, .. } => {
                 let there = before.iter().filter(|(_, placed)| placed.iter().any(|(id, _)| id == machine));
                 let named = there.map(|(name, _)| name).filter(|name| self.asks_for_another(name, *machine));
                 tied(&self.palette, &self.book.decided, named.cloned().collect())
