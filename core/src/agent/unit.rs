@@ -123,7 +123,8 @@ pub(super) struct Unit {
     /// The wanted copy cannot be held, for this reason.
     pub refused: Option<(Epoch, String)>,
     pub held: Option<Held>,
-    /// The copy whose files may be there in part, as far as is known of any: nobody has said what became of them.
+    /// The copy whose files may be there in part, as far as is known of any: nobody has said what became of them. What is held
+    /// is then no more than that, or an older such copy.
     pub tried: Option<Writing>,
     pub state: Option<UnitState>,
     /// Whether systemd has a job for it.
@@ -226,7 +227,9 @@ impl Unit {
                     None => Action::Write,
                     // Whatever it does after the stop: what is activated again and again by a socket must not keep
                     // its old content for ever.
-                    Some(held) if held.epoch < wanted.epoch => self.once_stopped(Action::Write),
+                    Some(held) if held.epoch < wanted.epoch || self.tried.is_some() => {
+                        self.once_stopped(Action::Write)
+                    }
                     Some(held) if held.epoch > wanted.epoch && planted::is(Fault::EpochNotCompared) => {
                         Action::Write
                     }
@@ -357,7 +360,8 @@ impl Unit {
             return Some((*epoch, Observation::Refused(reason.clone())));
         }
         // Of what is removed there is only its end to tell, or why that does not come. The leader may know of the end already.
-        let tells = !self.removed || self.hindrance.is_some() && self.want.is_some();
+        // Of what may be there in part, too: the leader would leave out its content.
+        let tells = !self.removed && self.tried.is_none() || self.hindrance.is_some() && self.want.is_some();
         let held = self.held.as_ref().filter(|_| tells)?;
         // That it is loaded is told once systemd was seen to accept it.
         let wanted_loaded = matches!(&self.want, Some(Want::Hold(wanted))

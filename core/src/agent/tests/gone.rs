@@ -179,6 +179,28 @@ fn what_may_be_there_in_part_is_removed() {
 }
 
 #[test]
+fn what_may_be_there_in_part_is_not_started_from_what_is_there() {
+    let mut bench = Bench::new();
+    let held = |content| Assignment { content, ..hold("a.service", epoch(5, 1), FILE, Target::Launched) };
+    bench.assign(false, vec![held(Some(FILE.into()))], vec![]);
+    bench.step(Input::Written(vec![(unit("a.service"), Written::Unanswered)]));
+    // Leaders that wait for others to report say nothing of it.
+    bench.assign(true, vec![], vec![]);
+    let mut effects = bench.later(Duration::from_secs(1));
+    effects.extend(bench.step(forgotten("a.service")));
+    assert!(effects.contains(&Effect::Stop(unit("a.service"))), "{effects:?}");
+    bench.assign(true, vec![], vec![]);
+    let said = bench.later(Duration::from_millis(20));
+    assert!(!said.iter().any(|effect| matches!(effect, Effect::Send(FromAgent::Report(_)))), "{said:?}");
+    bench.step(Input::Disconnected(1));
+    assert_eq!(bench.agent.hello(bench.now).units, [], "it would be taken for the whole");
+    bench.assign(true, vec![held(Some(FILE.into()))], vec![]);
+    let mut effects = bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
+    effects.extend(bench.later(Duration::from_secs(1)));
+    assert!(!effects.contains(&Effect::Start(unit("a.service"))), "{effects:?}");
+}
+
+#[test]
 fn the_leader_hears_why_a_copy_does_not_end() {
     let why = |reason: &str, active: &str, sub: &str| {
         let phase = Phase::StopFailed(Failure::without_result(reason));

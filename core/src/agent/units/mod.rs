@@ -127,9 +127,9 @@ impl Units {
         }
     }
 
-    /// The units whose files are here.
+    /// The units whose files are here, as a whole.
     fn kept(&self) -> impl Iterator<Item = (&UnitName, &Unit, &Held)> {
-        let kept = self.units.iter().filter(|(_, unit)| !unit.removed);
+        let kept = self.units.iter().filter(|(_, unit)| !unit.removed && unit.tried.is_none());
         kept.filter_map(|(name, unit)| Some((name, unit, unit.held.as_ref()?)))
     }
 
@@ -300,7 +300,8 @@ impl Units {
             return self.stale(name, epoch, newest);
         }
         let mut content = content;
-        if let Some(held) = unit.held.as_mut().filter(|held| held.epoch == epoch) {
+        let in_part = unit.tried.is_some();
+        if let Some(held) = unit.held.as_mut().filter(|held| held.epoch == epoch && !in_part) {
             content = None;
             if held.target != target {
                 held.target = target;
@@ -492,13 +493,15 @@ impl Units {
 
     fn advance(&mut self, name: UnitName) {
         let Some(unit) = self.units.get_mut(&name) else { return };
-        if let (None | Some(Want::Remove(_)), Doing::Nothing, Some(tried), None) =
-            (&unit.want, &unit.doing, unit.tried, &unit.held)
+        if let (None | Some(Want::Remove(_)), Doing::Nothing, Some(tried)) =
+            (&unit.want, &unit.doing, unit.tried)
         {
             // What is there of it must go, also where nobody has a record of it, and could have been started.
-            unit.held = Some(tried.held());
+            if unit.held.is_none() {
+                unit.held = Some(tried.held());
+                self.unsaved = Unsaved::NowNeeded;
+            }
             unit.want.get_or_insert(Want::Remove(tried.epoch));
-            self.unsaved = Unsaved::NowNeeded;
         }
         let action = unit.next();
         if matches!(action, Action::Write | Action::Remove) {
@@ -519,7 +522,9 @@ impl Units {
                 let content = wanted.content.clone();
                 let (epoch, hash, exclusive) = (wanted.epoch, wanted.hash, wanted.exclusive);
                 let writing = Writing { epoch, hash, target: wanted.target, exclusive };
-                if content.is_none() && unit.held.as_ref().is_none_or(|held| held.hash != hash) {
+                let has_content =
+                    unit.tried.is_none() && unit.held.as_ref().is_some_and(|held| held.hash == hash);
+                if content.is_none() && !has_content {
                     // The leader may have thought that the copy before it was still here.
                     if !std::mem::replace(&mut unit.asked_for_content, true) {
                         self.out.content_missing = true;
