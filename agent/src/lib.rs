@@ -9,6 +9,7 @@
 //! | `systemd` | D-Bus: calls and signals |
 //! | `session` | gRPC: the stream to a leader |
 //! | `files` | unit files |
+//! | `own` | the machine's own unit files, moved aside and put back |
 //! | `guard` | the units and scripts with which PID 1 ends exclusive units |
 //! | [`goodbye`] | shutdowns, as `muster-goodbye.service` tells of them |
 //! | `logind` | shutdowns, as logind announces them |
@@ -24,6 +25,7 @@ mod guard;
 mod identity;
 mod logind;
 mod notify;
+mod own;
 mod pressure;
 mod records;
 mod session;

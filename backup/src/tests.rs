@@ -41,6 +41,7 @@ fn state(files: &[String]) -> Durable {
             order: number as u64,
             placements,
             done: number % 2 == 1,
+            adopted: None,
         };
         durable.apply(Change::PutUnit(name(number), unit));
         durable.apply(Change::PutFile(name(number), (&**file).into()));
@@ -49,7 +50,7 @@ fn state(files: &[String]) -> Durable {
     let drain = Availability::Draining(Drain { timeout_ms: 1000, max_parallel: 2 });
     durable.apply(Change::PutAvailability(id, drain));
     let exclusive = Some(Duration::from_secs(10));
-    durable.apply(Change::PutRetired(id, name(99), Retired { epoch, exclusive }));
+    durable.apply(Change::PutRetired(id, name(99), Retired { epoch, exclusive, release: false }));
     let outcome = UnitOutcome { name: name(0), done: Done::Created, warnings: vec!["odd".to_owned()] };
     let result = Ok(vec![outcome]);
     durable.apply(Change::PutCommand(5, StoredCommand { id: CommandId::new(5), result }));

@@ -31,6 +31,13 @@ pub enum FromAgent {
     SnapshotWanted,
     /// The machine or its agent stops. The leader answers with [`LeaderMessage::Farewell`].
     Goodbye(Goodbye),
+    /// The answer to [`LeaderMessage::Inspect`] with this number: the whole text of each unit, or why it cannot be adopted.
+    Inspected {
+        /// Which question is answered.
+        number: u64,
+        /// The units, in its order.
+        units: Vec<(UnitName, Result<Arc<str>, String>)>,
+    },
 }
 
 /// Why an agent says goodbye.
@@ -69,6 +76,8 @@ pub struct Hello {
     pub pid1_age: Duration,
     /// Whether the machine shuts down.
     pub leaving: bool,
+    /// Whether the agent can adopt units of its machine, and hand them back.
+    pub adopts: bool,
     /// Everything that it holds.
     pub units: Vec<HeldUnit>,
 }
@@ -133,6 +142,13 @@ pub enum LeaderMessage {
     },
     /// Another machine says that it is this one: a heartbeat at once proves that this one is alive.
     Probe,
+    /// What of these units, which the machine itself runs, the cluster would adopt. Only for an agent that adopts.
+    Inspect {
+        /// For the answer.
+        number: u64,
+        /// The units.
+        units: Vec<UnitName>,
+    },
     /// What the machine should hold.
     Assignments(Assignments),
     /// The agent may go: its units are active elsewhere as far as they can be, or its lease is longer.
@@ -215,6 +231,8 @@ pub struct Assignment {
     pub target: Target,
     /// Whether the copy is exclusive: then it must have ended this long after the machine's lease has, whoever is alive.
     pub exclusive: Option<Duration>,
+    /// Whether the machine runs it as a unit of its own, which is to be taken over as it runs. Only for an agent that adopts.
+    pub adopt: bool,
 }
 
 /// One unit that a machine should stop and remove.
@@ -224,4 +242,6 @@ pub struct Removal {
     pub name: UnitName,
     /// A copy of this epoch or an older one.
     pub epoch: Epoch,
+    /// Whether it is not stopped, but handed back to the machine that it was adopted from. Only for an agent that adopts.
+    pub release: bool,
 }

@@ -101,6 +101,7 @@ prop_compose! {
         capacity in capacity(),
         pid1_age in duration(),
         leaving in any::<bool>(),
+        adopts in any::<bool>(),
         units in vec(held_unit(), 0..4),
     ) -> Hello {
         let [address, version] = texts;
@@ -117,6 +118,7 @@ prop_compose! {
             version,
             pid1_age,
             leaving,
+            adopts,
             units,
         }
     }
@@ -135,6 +137,10 @@ fn pressure() -> impl Strategy<Value = Pressure> {
     any::<[Option<u32>; 3]>().prop_map(|[cpu, memory, io]| Pressure { cpu, memory, io })
 }
 
+fn inspected() -> impl Strategy<Value = Result<Arc<str>, String>> {
+    prop_oneof![content().prop_map(Ok), ".{0,9}".prop_map(Err)]
+}
+
 fn from_agent() -> impl Strategy<Value = FromAgent> {
     prop_oneof![
         hello().prop_map(FromAgent::Hello),
@@ -143,15 +149,17 @@ fn from_agent() -> impl Strategy<Value = FromAgent> {
             .prop_map(|(number, pid1_age, pressure)| { FromAgent::Heartbeat { number, pid1_age, pressure } }),
         vec(report(), 1..4).prop_map(FromAgent::Report),
         Just(FromAgent::SnapshotWanted),
+        (any::<u64>(), vec((unit_name(), inspected()), 0..4))
+            .prop_map(|(number, units)| FromAgent::Inspected { number, units }),
     ]
 }
 
 prop_compose! {
     fn assignment()(
         name in unit_name(), epoch in epoch(), hash in hash(), content in option::of(content()), target in target(),
-        exclusive in option::of(duration()),
+        exclusive in option::of(duration()), adopt in any::<bool>(),
     ) -> Assignment {
-        Assignment { name, epoch, hash, content, target, exclusive }
+        Assignment { name, epoch, hash, content, target, exclusive, adopt }
     }
 }
 
@@ -160,9 +168,9 @@ prop_compose! {
         snapshot in any::<bool>(),
         revision in any::<u64>(),
         hold in vec(assignment(), 0..4),
-        remove in vec((unit_name(), epoch()), 0..4),
+        remove in vec((unit_name(), epoch(), any::<bool>()), 0..4),
     ) -> Assignments {
-        let remove = remove.into_iter().map(|(name, epoch)| Removal { name, epoch }).collect();
+        let remove = remove.into_iter().map(|(name, epoch, release)| Removal { name, epoch, release }).collect();
         Assignments { snapshot, revision: Revision(revision), hold, remove }
     }
 }
@@ -476,8 +484,9 @@ fn large_assignments() -> ToAgent {
         content: Some(text.clone()),
         target: Target::Launched,
         exclusive: None,
+        adopt: false,
     };
-    let remove = |number| Removal { name: name(number), epoch: Epoch::default() };
+    let remove = |number| Removal { name: name(number), epoch: Epoch::default(), release: false };
     let assignments = Assignments {
         snapshot: true,
         revision: Revision(7),
@@ -535,6 +544,7 @@ fn a_long_hello_comes_in_parts_and_whole() {
         version: String::new(),
         pid1_age: Duration::ZERO,
         leaving: false,
+        adopts: true,
         units: (0..5_000).map(unit).collect(),
     };
     let said = FromAgent::Hello(hello);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use muster_backup::Backup;
 use muster_core::command::{
-    Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
+    Adoption, Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
 };
 use muster_core::ids::MachineId;
 use muster_core::leader::{ConnectionId, Durable, Effect, Input, Leader, RequestId};
@@ -75,6 +75,7 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 pub(crate) enum Ask {
     Command(Command),
+    Adopt(Adoption),
     Query(Query),
     Machines(MachineCommand),
     ReleaseBrake,
@@ -246,6 +247,7 @@ impl Requests {
         self.waiting.insert(request, asked.waiting);
         match asked.ask {
             Ask::Command(command) => Input::Command(request, command),
+            Ask::Adopt(adoption) => Input::Adopt(request, adoption),
             Ask::Query(query) => Input::Query(request, query),
             Ask::Machines(command) => Input::Machines(request, command),
             Ask::ReleaseBrake => Input::ReleaseBrake(request),

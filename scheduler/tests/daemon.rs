@@ -228,6 +228,7 @@ impl Agent {
             version: "0.1.0".to_owned(),
             pid1_age: Duration::ZERO,
             leaving: false,
+            adopts: true,
             units: Vec::new(),
         }))
         .await;
@@ -279,6 +280,7 @@ impl Machine {
                 version: "0.1.0".to_owned(),
                 pid1_age: Duration::ZERO,
                 leaving: false,
+                adopts: true,
                 units: self.units.clone(),
             }))
             .await;
@@ -546,6 +548,7 @@ async fn a_newer_session_ends_the_older_one() {
                 version: String::new(),
                 pid1_age: Duration::ZERO,
                 leaving: false,
+                adopts: true,
                 units: Vec::new(),
             }))
             .await;

@@ -33,6 +33,7 @@ fn unit(number: u64) -> StoredUnit {
         order: number,
         placements: [(MachineId::new(number.into()), epoch)].into_iter().collect(),
         done: number % 2 == 1,
+        adopted: None,
     }
 }
 
@@ -72,7 +73,11 @@ fn change() -> impl Strategy<Value = Change> {
                 Change::PutRetired(
                     id,
                     unit_name,
-                    Retired { epoch: Epoch { term: Term(value), counter: 1 }, exclusive },
+                    Retired {
+                        epoch: Epoch { term: Term(value), counter: 1 },
+                        exclusive,
+                        release: value % 2 == 1,
+                    },
                 )
             }
             5 => Change::DeleteRetired(id, unit_name),

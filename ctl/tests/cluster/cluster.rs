@@ -276,6 +276,7 @@ fn hello(digit: u32) -> Hello {
         version: "test".to_owned(),
         pid1_age: Duration::ZERO,
         leaving: false,
+        adopts: true,
         units: Vec::new(),
     }
 }

@@ -138,6 +138,7 @@ fn hello(number: u32) -> Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid1_age: Duration::ZERO,
         leaving: false,
+        adopts: true,
         units: Vec::new(),
     }
 }

@@ -73,6 +73,7 @@ impl World {
             | Input::TermTaken(_)
             | Input::TermNotTaken
             | Input::Knocked(..)
+            | Input::Adopt(..)
             | Input::Restore(..)
             | Input::NotRestored(_)
             | Input::Leads(_)
@@ -219,6 +220,7 @@ impl World {
                 book.graced = Some(now + self.settings.restart_grace + Duration::from_secs(1));
             }
             FromAgent::SnapshotWanted => self.touches_machine(number),
+            FromAgent::Inspected { .. } => {}
         }
         Cause::Agent
     }
@@ -362,6 +364,7 @@ impl World {
             LeaderMessage::Welcome(_)
             | LeaderMessage::Refused(_)
             | LeaderMessage::Probe
+            | LeaderMessage::Inspect { .. }
             | LeaderMessage::Farewell { .. } => {}
         }
     }

@@ -167,7 +167,7 @@ impl World {
                     LeaderMessage::Farewell { lease: None } => {
                         self.a_goodbye_is_on_record(number, *connection);
                     }
-                    LeaderMessage::Refused(_) | LeaderMessage::Probe => {}
+                    LeaderMessage::Refused(_) | LeaderMessage::Probe | LeaderMessage::Inspect { .. } => {}
                 }
             }
             _ => {}

@@ -594,6 +594,8 @@ impl World {
                 }
                 self.tell_agent(number, Input::Removed(outcomes));
             }
+            // No client asks for it.
+            Effect::Adopt(_) | Effect::Release(_) | Effect::Inspect { .. } => {}
             Effect::Event(event) => self.note(|| format!("m{number}: {event:?}")),
             Effect::PetGuard { until } => {
                 if self.machines[number].guard.is_none() {
