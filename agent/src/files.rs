@@ -161,7 +161,8 @@ impl UnitFiles {
             Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
             outcome => outcome?,
         }
-        absent(fs::remove_file(self.file(name)))
+        absent(fs::remove_file(self.file(name)))?;
+        self.guard.forget_adopted(name)
     }
 
     fn file(&self, name: &UnitName) -> PathBuf {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use muster_core::agent::{Adopted, LEASE, Released, Write};
-use muster_core::unit::{ContentHash, UnitName, merge};
+use muster_core::unit::{ContentHash, UnitName, UnitType, merge};
 
 use super::calls::{Caller, text};
-use super::proxy::UNIT;
+use super::proxy::{NAME, UNIT};
 use crate::files::WriteError;
 
 /// What systemd has of a unit.
@@ -118,6 +118,16 @@ impl Caller {
                 tracing::warn!(unit = %name, %error, "cannot move the machine's own files aside; trying again");
                 return Adopted::Unanswered;
             }
+            if let Some(stop) = write.exclusive {
+                // Its processes stay where they are.
+                let guarded = match self.control_group(name).await {
+                    Ok(group) => self.files.guard().guard_adopted(name, &group, stop).is_ok(),
+                    Err(_) => false,
+                };
+                if !guarded {
+                    return Adopted::Unanswered;
+                }
+            }
             let bound = write.exclusive.is_none() || known.binds_to.iter().any(|unit| unit == LEASE);
             if known.outdated || !bound {
                 return Adopted::Moved;
@@ -189,6 +199,18 @@ impl Caller {
             outdated: bool::try_from(self.get(name, UNIT, "NeedDaemonReload").await?)?,
             binds_to: self.get_list(name, "BindsTo").await?,
         })
+    }
+
+    /// Where the unit's processes are; empty where it has none.
+    async fn control_group(&self, name: &UnitName) -> zbus::Result<String> {
+        if !matches!(
+            name.unit_type(),
+            UnitType::Service | UnitType::Socket | UnitType::Mount | UnitType::Swap
+        ) {
+            return Ok(String::new());
+        }
+        let interface = format!("{NAME}.{}", name.unit_type().section());
+        String::try_from(self.get(name, &interface, "ControlGroup").await?)
     }
 
     async fn get_list(&self, name: &UnitName, property: &str) -> zbus::Result<Vec<String>> {

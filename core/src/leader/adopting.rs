@@ -37,6 +37,9 @@ impl Leader {
 
     /// Asks the machine about the units; or says at once what becomes of the adoption.
     fn inspect(&mut self, request: RequestId, adoption: &Adoption) -> Option<CommandResult> {
+        if !self.leads() {
+            return Some(Err(CommandError::NotLeader));
+        }
         if let Err(reason) = self.can_be_asked(adoption.machine) {
             return Some(Err(CommandError::Machine(reason)));
         }
