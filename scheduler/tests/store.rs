@@ -395,7 +395,7 @@ fn a_record_of_a_later_version_is_named() {
     drop(database);
     let error = open_again(directory.path()).load().expect_err("another version");
     let text = error.to_string().replace(&path.display().to_string(), "STORE");
-    insta::assert_snapshot!(text, @r#"STORE is not a Muster store, or it is damaged: table units<&str, &str>, key "a.service": unknown field `shiny`, expected one of `desired`, `order`, `placements`, `done` at line 1 column 55; was it written by a later version? Then upgrade this muster-scheduler"#);
+    insta::assert_snapshot!(text, @r#"STORE is not a Muster store, or it is damaged: table units<&str, &str>, key "a.service": unknown field `shiny`, expected one of `desired`, `order`, `placements`, `done`, `adopted` at line 1 column 55; was it written by a later version? Then upgrade this muster-scheduler"#);
 }
 
 #[test]
