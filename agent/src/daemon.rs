@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use muster_core::agent::{Agent, CallError, Effect, Event, Input, Ledger, Membership, Verb};
+use muster_core::agent::{
+    Adopted, Agent, CallError, Effect, Event, Input, Ledger, Membership, Released, Verb,
+};
 use muster_core::message::{Goodbye, Refused};
 use muster_daemon::clock;
 use muster_daemon::notify::{hint, tell};
@@ -20,6 +22,7 @@ use crate::goodbye::{Goodbyes, Shutdown};
 use crate::guard::Pet;
 use crate::identity;
 use crate::notify::Watchdog;
+use crate::own::OwnFiles;
 use crate::pressure;
 use crate::records::Records;
 use crate::session::Sessions;
@@ -82,7 +85,7 @@ pub async fn run(config: Config) -> Result<()> {
     let (inputs, mut queue) = mpsc::channel(INPUTS_MAX);
     tokio::spawn(pressure::watch(inputs.clone()));
     let mut daemon = Daemon {
-        systemd: Systemd::start(files.clone(), inputs.clone()),
+        systemd: Systemd::start(files.clone(), OwnFiles::new(&config.state_dir), inputs.clone()),
         sessions: Sessions::new(config.insecure, inputs.clone(), Some(Streams::start(config.streams)?)),
         inputs,
         records,
@@ -144,6 +147,21 @@ impl Daemon {
             Effect::Send(message) => self.sessions.send(message),
             Effect::OpenStream(connection, key) => self.sessions.open_stream(connection, key),
             Effect::Write(writes) => self.systemd.call(Call::Write(writes)),
+            Effect::Adopt(writes) => {
+                for write in writes {
+                    match self.why_unsaved() {
+                        None => self.systemd.call(Call::Adopt(write)),
+                        Some(_) => self.answer(Input::Adopted(write.name, Adopted::Unanswered)),
+                    }
+                }
+            }
+            Effect::Release(name) => match self.why_unsaved() {
+                None => self.systemd.call(Call::Release(name)),
+                Some(_) => self.answer(Input::Released(name, Released::Unanswered)),
+            },
+            Effect::Inspect { session, number, units } => {
+                self.systemd.call(Call::Inspect(session, number, units));
+            }
             Effect::Remove(names) => {
                 let outcome = |name| {
                     let outcome = self.files.remove(&name).map_err(|error| error.to_string());
@@ -265,6 +283,11 @@ impl Daemon {
             Event::GuardEnded => warn!("the lease or its guard has ended: exclusive units are stopped"),
             Event::Fenced => warn!("exclusive units were not seen to stop in time: killing them"),
             Event::ReloadFailed(reason) => warn!(reason, "cannot reload systemd; trying again"),
+            Event::Adopted(unit, epoch) => info!(%unit, %epoch, "adopted a unit, which runs on"),
+            Event::Released(unit) => info!(%unit, "handed back a unit, which runs on"),
+            Event::ReleaseFailed(unit, reason) => {
+                warn!(%unit, reason, "cannot put a unit's own files back; trying again");
+            }
             Event::Holding(unit, epoch) => debug!(%unit, %epoch, "holding a unit"),
             Event::Gone(unit, epoch) => debug!(%unit, %epoch, "a unit is gone"),
         }

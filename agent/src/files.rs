@@ -172,7 +172,8 @@ impl UnitFiles {
         let directory = self.drop_in_dir(name);
         absent(fs::remove_file(directory.join(DROP_IN)))?;
         remove_empty(&directory)?;
-        absent(fs::remove_file(self.file(name)))
+        absent(fs::remove_file(self.file(name)))?;
+        self.guard.forget_adopted(name)
     }
 
     /// The units that start this one along with themselves, as its file says that is there.

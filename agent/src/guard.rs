@@ -5,7 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use muster_core::agent::EXCLUSIVE_SLICE;
 use muster_core::time::Time;
+use muster_core::unit::UnitName;
 use muster_daemon::clock;
 use muster_daemon::files::replace;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -125,6 +126,33 @@ impl Guard {
             }
             outcome => Ok(outcome?),
         }
+    }
+
+    /// Has the fence kill what is in this control group, too: an exclusive unit that was adopted is there until its next start.
+    /// Where that leaves nothing in it, nothing is found there.
+    pub(crate) fn guard_adopted(&self, name: &UnitName, group: &str, stop: Duration) -> io::Result<()> {
+        self.forget_adopted(name)?;
+        // The root is everybody's.
+        if group.trim_matches('/').is_empty() {
+            return Ok(());
+        }
+        let directory = self.adopted(name);
+        fs::create_dir_all(&directory)?;
+        for (number, (mount, _)) in HIERARCHIES.iter().enumerate() {
+            // The script reads from the name how long it may take to stop.
+            let link = directory.join(format!("{number}-{}.slice", stop.as_secs()));
+            symlink(format!("{mount}{group}"), link)?;
+        }
+        Ok(())
+    }
+
+    /// What is in that control group is the machine's own again, or is gone.
+    pub(crate) fn forget_adopted(&self, name: &UnitName) -> io::Result<()> {
+        absent(fs::remove_dir_all(self.adopted(name)))
+    }
+
+    fn adopted(&self, name: &UnitName) -> PathBuf {
+        self.dir.join("adopted").join(name.as_str())
     }
 
     /// Allows it to run no more.
@@ -302,12 +330,25 @@ mod tests {
     fn the_fence_kills_what_is_in_the_slices_when_its_time_is_over() {
         let bench = Bench::new();
         let mut victims: Vec<_> =
-            (0..2).map(|_| Command::new("/bin/sleep").arg("1000").spawn().unwrap()).collect();
+            (0..3).map(|_| Command::new("/bin/sleep").arg("1000").spawn().unwrap()).collect();
         let slice =
             bench.directory.path().join("muster.slice/muster-exclusive.slice/muster-exclusive-1.slice");
         for (victim, unit) in victims.iter().zip(["a.service", "b.service/below"]) {
             fs::create_dir_all(slice.join(unit)).unwrap();
             fs::write(slice.join(unit).join("cgroup.procs"), format!("{}\n", victim.id())).unwrap();
+        }
+        // The third one was adopted.
+        let adopted = bench.directory.path().join("system.slice/c.service");
+        fs::create_dir_all(&adopted).unwrap();
+        fs::write(adopted.join("cgroup.procs"), format!("{}\n", victims[2].id())).unwrap();
+        let name = UnitName::parse("c.service").unwrap();
+        let own = bench.directory.path().display().to_string();
+        let links = bench.guard.adopted(&name);
+        bench.guard.guard_adopted(&name, "/system.slice/c.service", Duration::from_secs(1)).unwrap();
+        for link in fs::read_dir(&links).unwrap().map(|entry| entry.unwrap().path()) {
+            let target = fs::read_link(&link).unwrap().display().to_string();
+            fs::remove_file(&link).unwrap();
+            symlink(target.replace("/sys/fs/cgroup", &own), &link).unwrap();
         }
         for directory in [slice.clone(), slice.join("b.service")] {
             fs::write(directory.join("cgroup.procs"), "").unwrap();

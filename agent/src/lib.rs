@@ -10,6 +10,7 @@
 //! | [`session`] | gRPC: the streams to a leader |
 //! | `streams` | what clients want of this machine itself |
 //! | `files` | unit files |
+//! | `own` | the machine's own unit files, moved aside and put back |
 //! | `guard` | the units and scripts with which PID 1 ends exclusive units |
 //! | [`goodbye`] | shutdowns, as `muster-goodbye.service` tells of them |
 //! | `logind` | shutdowns, as logind announces them |
@@ -25,6 +26,7 @@ mod guard;
 mod identity;
 mod logind;
 mod notify;
+mod own;
 mod pressure;
 mod records;
 pub mod session;

@@ -41,6 +41,7 @@ fn state(files: &[String]) -> Durable {
             order: number as u64,
             placements,
             done: number % 2 == 1,
+            adopted: None,
         };
         durable.apply(Change::PutUnit(name(number), unit));
         durable.apply(Change::PutFile(name(number), (&**file).into()));
@@ -51,7 +52,7 @@ fn state(files: &[String]) -> Durable {
     let edits = [("disk".to_owned(), Some("ssd".to_owned())), ("rack".to_owned(), None)].into();
     durable.apply(Change::PutLabels(id, edits));
     let exclusive = Some(Duration::from_secs(10));
-    durable.apply(Change::PutRetired(id, name(99), Retired { epoch, exclusive }));
+    durable.apply(Change::PutRetired(id, name(99), Retired { epoch, exclusive, release: false }));
     let outcome = UnitOutcome { name: name(0), done: Done::Created, warnings: vec!["odd".to_owned()] };
     let result = Ok(vec![outcome]);
     durable.apply(Change::PutCommand(5, StoredCommand { id: CommandId::new(5), result }));

@@ -43,6 +43,19 @@ pub enum Verb {
     Destroy,
     /// Stop and start again on the same machine. Refused for an inactive unit.
     Restart,
+    /// Hand back to the machine that it was adopted from, where it runs on, and forget.
+    Release,
+}
+
+/// Units that a machine runs as its own, and that the cluster is to take over as they run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// Chosen by the client; a repetition finds the first one's result.
+    pub id: CommandId,
+    /// The machine.
+    pub machine: MachineId,
+    /// The units.
+    pub units: Vec<UnitName>,
 }
 
 /// A unit that a command names.
@@ -84,6 +97,10 @@ pub enum Done {
     KeptOtherContent,
     /// It is forgotten.
     Destroyed,
+    /// It is the cluster's, and is taken over where it runs.
+    Adopted,
+    /// It is forgotten, and is handed back to its machine.
+    Released,
 }
 
 /// Why a command changed nothing.
@@ -93,6 +110,9 @@ pub enum CommandError {
     /// What is wrong with these units.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Units(Vec<UnitError>),
+    /// The machine whose units are to be adopted cannot be asked, for this reason.
+    #[error("{0}")]
+    Machine(String),
     /// The store refused the write.
     #[error("nothing was changed: the scheduler cannot write to its store: {0}")]
     Store(String),
@@ -130,6 +150,9 @@ pub enum UnitErrorKind {
     /// The unit's content is in use in a state above the one that the verb sets.
     #[error("is {0}: its content can be replaced only by a command that leaves it {0} (`{1} --replace`)")]
     InUse(DesiredState, String),
+    /// It cannot be adopted or handed back, for this reason; or not be changed, as long as it is being adopted.
+    #[error("{0}")]
+    Adoption(String),
 }
 
 /// What a client wants to know.

@@ -32,6 +32,13 @@ pub enum FromAgent {
     SnapshotWanted,
     /// The machine or its agent stops. The leader answers with [`LeaderMessage::Farewell`].
     Goodbye(Goodbye),
+    /// The answer to [`LeaderMessage::Inspect`] with this number: the whole text of each unit, or why it cannot be adopted.
+    Inspected {
+        /// Which question is answered.
+        number: u64,
+        /// The units, in its order.
+        units: Vec<(UnitName, Result<Arc<str>, String>)>,
+    },
 }
 
 /// Why an agent says goodbye.
@@ -72,6 +79,8 @@ pub struct Hello {
     pub leaving: bool,
     /// What it opens streams for; `None` from an agent that knows of none.
     pub streams: Option<StreamKinds>,
+    /// Whether the agent can adopt units of its machine, and hand them back.
+    pub adopts: bool,
     /// Everything that it holds.
     pub units: Vec<HeldUnit>,
 }
@@ -138,6 +147,13 @@ pub enum LeaderMessage {
     Probe,
     /// A client wants a stream: the agent dials for it, and shows this.
     OpenStream(StreamKey),
+    /// What of these units, which the machine itself runs, the cluster would adopt. Only for an agent that adopts.
+    Inspect {
+        /// For the answer.
+        number: u64,
+        /// The units.
+        units: Vec<UnitName>,
+    },
     /// What the machine should hold.
     Assignments(Assignments),
     /// The agent may go: its units are active elsewhere as far as they can be, or its lease is longer.
@@ -220,6 +236,8 @@ pub struct Assignment {
     pub target: Target,
     /// Whether the copy is exclusive: then it must have ended this long after the machine's lease has, whoever is alive.
     pub exclusive: Option<Duration>,
+    /// Whether the machine runs it as a unit of its own, which is to be taken over as it runs. Only for an agent that adopts.
+    pub adopt: bool,
 }
 
 /// One unit that a machine should stop and remove.
@@ -229,4 +247,6 @@ pub struct Removal {
     pub name: UnitName,
     /// A copy of this epoch or an older one.
     pub epoch: Epoch,
+    /// Whether it is not stopped, but handed back to the machine that it was adopted from. Only for an agent that adopts.
+    pub release: bool,
 }

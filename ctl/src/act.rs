@@ -6,13 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use muster_core::command::{
-    Command, CommandError, Done, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb,
+    Adoption, Command, CommandError, Done, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus,
+    Verb,
 };
 use muster_core::unit::UnitName;
 
 use crate::arguments::{self, Argument, Known, Needed, Resolved, Unit, verb_name};
+use crate::cli::AdoptArgs;
 use crate::client::{Client, Wanted, new_id};
 use crate::failure::{Exit, Failure};
+use crate::machines;
 use crate::output::Machines;
 use crate::progress::{Pending, wait};
 use crate::style::{Role, harmless};
@@ -92,6 +95,32 @@ pub async fn run(
     Ok(())
 }
 
+/// `adopt`: has units of a machine taken over, and waits until it says that they are.
+///
+/// # Errors
+/// When the machine is not known, something is against it, or it is not seen done.
+pub async fn adopt(client: &mut Client, args: &AdoptArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let units = args.units.iter().map(|unit| arguments::name(unit)).collect::<Result<Vec<_>, _>>()?;
+    let cluster = client.cluster().await?;
+    let machines = machines::resolve(&cluster, std::slice::from_ref(&args.machine))?;
+    let Some(machine) = machines.first().copied() else { return Ok(()) };
+    let id = new_id();
+    let adoption = Adoption { id, machine, units };
+    let files = Files::new();
+    let outcomes = client.adopt(adoption).await?.map_err(|error| refused(&error, &files))?;
+    for outcome in &outcomes {
+        warnings(outcome, &files).iter().for_each(|warning| warn(warning));
+    }
+    if args.wait.no_block {
+        return Ok(outcomes
+            .iter()
+            .try_for_each(|outcome| writeln!(out, "Triggered unit {} adopt", outcome.name))?);
+    }
+    let goals = outcomes.into_iter().map(|outcome| (outcome.name, Goal::Adopted)).collect();
+    let timeout = args.wait.timeout.map(Duration::from_secs);
+    wait(client, Pending::new(goals, Machines::of(&cluster)), timeout, out).await
+}
+
 /// Finds out which units the arguments mean.
 ///
 /// # Errors
@@ -132,9 +161,10 @@ async fn triggered(
     names: &[UnitName],
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    if how.verb == Verb::Destroy {
+    if let Verb::Destroy | Verb::Release = how.verb {
+        let done = if how.verb == Verb::Destroy { "Destroyed" } else { "Released" };
         if !how.wait {
-            names.iter().try_for_each(|name| writeln!(out, "Destroyed {name}"))?;
+            names.iter().try_for_each(|name| writeln!(out, "{done} {name}"))?;
         }
         return Ok(());
     }

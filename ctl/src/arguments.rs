@@ -118,7 +118,11 @@ pub fn names_or_files(arguments: &[String]) -> Result<Vec<Argument>, Failure> {
     arguments.iter().map(read).collect()
 }
 
-fn name(argument: &str) -> Result<UnitName, Failure> {
+/// Reads the name of one unit, as it may be written for any.
+///
+/// # Errors
+/// When it is none.
+pub fn name(argument: &str) -> Result<UnitName, Failure> {
     UnitName::from_argument(argument)
         .map_err(|error| Failure::failed(format_args!("{argument:?} is no unit: {error}")))
 }
@@ -305,6 +309,7 @@ pub fn verb_name(verb: Verb) -> &'static str {
         Verb::Unload => "unload",
         Verb::Destroy => "destroy",
         Verb::Restart => "restart",
+        Verb::Release => "release",
     }
 }
 

@@ -200,6 +200,7 @@ mod tests {
             order: 1,
             placements: [].into_iter().collect(),
             done: false,
+            adopted: None,
         };
         let name = || "web.service".parse().expect("a name");
         durable.apply(Change::PutUnit(name(), unit));

@@ -162,6 +162,24 @@ pub enum Sub {
     #[command(after_help = "Examples:\n  musterctl restart web.service\n  musterctl restart 'web@*'")]
     Restart(ActArgs),
 
+    /// Take over units that a machine runs under plain systemd, without a restart
+    ///
+    /// The unit's file there, with its drop-ins merged into it, becomes the cluster's, and the unit runs on under the same
+    /// process: it is placed on that machine, and moves elsewhere when that one fails, as any other. The machine's own files
+    /// and what enables them are moved to /var/lib/muster/adopted, so that a reboot does not start them; `release` puts them
+    /// back. Several units cost one daemon-reload. The command may be repeated.
+    #[command(
+        after_help = "Examples:\n  musterctl adopt 1234abcd web.service\n  musterctl adopt 198.18.0.101 db cache"
+    )]
+    Adopt(AdoptArgs),
+
+    /// Hand adopted units back to their machine, where they run on, and forget them
+    ///
+    /// The machine's own files are put back, with what enabled them, and the unit runs on under the same process. It must be
+    /// on the machine that it was adopted from.
+    #[command(after_help = "Example:\n  musterctl release web.service")]
+    Release(ActArgs),
+
     /// Show a unit's file, byte for byte as it was submitted
     #[command(after_help = "Example:\n  musterctl cat web.service")]
     Cat(CatArgs),
@@ -359,6 +377,19 @@ pub enum Sub {
     /// Show the version of musterctl
     #[command(after_help = "Example:\n  musterctl version")]
     Version,
+}
+
+/// Arguments of `adopt`.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The machine that runs them: its id, the first digits of that (at least 4), its address, or both as lists show it
+    #[arg(value_name = "MACHINE")]
+    pub machine: String,
+    /// Units that systemd runs there
+    #[arg(required = true, value_name = "UNIT")]
+    pub units: Vec<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
 }
 
 /// Arguments of `cordon` and `uncordon`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{
-    ClusterStatus, Command, CommandResult, LabelCommand, MachineCommand, Rto, UnitStatus,
+    Adoption, ClusterStatus, Command, CommandResult, LabelCommand, MachineCommand, Rto, UnitStatus,
 };
 use muster_core::ids::{CommandId, MachineId};
 use muster_core::leader::EventRecord;
@@ -18,7 +18,7 @@ use muster_proto::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::config::Endpoints;
 use crate::failure::{Exit, Failure};
@@ -120,8 +120,25 @@ impl Client {
             )));
         }
         let request = v1::CommandRequest::from(command);
+        self.ask_for(async |client: &mut Self| client.muster.execute(request.clone()).await).await
+    }
+
+    /// Has units adopted. When the connection is lost before the answer, it is asked for again under the same id.
+    ///
+    /// # Errors
+    /// When there is no answer. What the scheduler has against it is no error but its answer.
+    pub async fn adopt(&mut self, adoption: Adoption) -> Result<CommandResult, Failure> {
+        let request = v1::AdoptRequest::from(adoption);
+        self.ask_for(async |client: &mut Self| client.muster.adopt(request.clone()).await).await
+    }
+
+    /// Asks for a change until there is an answer.
+    async fn ask_for(
+        &mut self,
+        mut ask: impl AsyncFnMut(&mut Self) -> Result<Response<v1::CommandResponse>, Status>,
+    ) -> Result<CommandResult, Failure> {
         let mut search = Search::new();
-        let execute = async |client: &mut Self| match client.muster.execute(request.clone()).await {
+        let execute = async |client: &mut Self| match ask(client).await {
             Ok(response) => CommandResult::try_from(response.into_inner())
                 .map_err(|error| Trouble::Final(client.nonsense(&error))),
             Err(status) => Err(client.trouble(&status)),

@@ -93,6 +93,7 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Sub::Rto(args) => return events::rto(&mut connect().await?, &args, out).await,
         Sub::ListUnits(args) => return show::list_units(&mut connect().await?, &args, out).await,
         Sub::ListUnitFiles(args) => return show::list_unit_files(&mut connect().await?, &args, out).await,
+        Sub::Adopt(args) => return act::adopt(&mut connect().await?, &args, out).await,
         Sub::Cordon(args) => {
             return machines::set(&mut connect().await?, &args.machines, Availability::Cordoned, out).await;
         }
@@ -122,6 +123,7 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Sub::Stop(args) => (how(Verb::Stop, false, args.wait), arguments::names(&args.units)?),
         Sub::Unload(args) => (how(Verb::Unload, false, args.wait), arguments::names(&args.units)?),
         Sub::Destroy(args) => (how(Verb::Destroy, false, args.wait), arguments::names(&args.units)?),
+        Sub::Release(args) => (how(Verb::Release, false, args.wait), arguments::names(&args.units)?),
         Sub::Restart(args) => (how(Verb::Restart, false, args.wait), arguments::names(&args.units)?),
     };
     act::run(&mut connect().await?, how, arguments, out).await

@@ -25,6 +25,10 @@ pub enum Goal {
     Unloaded,
     /// Forgotten, and on no machine.
     Destroyed,
+    /// Taken over from its machine.
+    Adopted,
+    /// Forgotten, and the machine's own again.
+    Released,
 }
 
 impl Goal {
@@ -41,20 +45,21 @@ impl Goal {
             Verb::Stop => Self::Stopped,
             Verb::Unload => Self::Unloaded,
             Verb::Destroy => Self::Destroyed,
+            Verb::Release => Self::Released,
         })
     }
 
     fn desired(&self) -> DesiredState {
         match self {
-            Self::Launched | Self::Restarted(_) => DesiredState::Launched,
+            Self::Launched | Self::Restarted(_) | Self::Adopted => DesiredState::Launched,
             Self::Loaded | Self::Stopped => DesiredState::Loaded,
-            Self::Unloaded | Self::Destroyed => DesiredState::Inactive,
+            Self::Unloaded | Self::Destroyed | Self::Released => DesiredState::Inactive,
         }
     }
 
     /// Whether it is reached by machines letting go of copies.
     pub fn wants_copies_gone(&self) -> bool {
-        matches!(self, Self::Stopped | Self::Unloaded | Self::Destroyed)
+        matches!(self, Self::Stopped | Self::Unloaded | Self::Destroyed | Self::Released)
     }
 }
 
@@ -77,14 +82,19 @@ pub fn judge(goal: &Goal, name: &UnitName, status: Option<&UnitStatus>, machines
     let Some(status) = status else {
         return match goal {
             Goal::Destroyed => Progress::Done(format!("Destroyed {name}")),
+            Goal::Released => Progress::Done(format!("Released {name}")),
+            Goal::Adopted => Progress::Failed(format!(
+                "{name} was not adopted, and its machine runs it as before; `musterctl explain {name}` says why"
+            )),
             _ => Progress::Failed(format!("{name} was destroyed by another command")),
         };
     };
-    if *goal == Goal::Destroyed {
+    if matches!(goal, Goal::Destroyed | Goal::Released) {
+        let done = if *goal == Goal::Destroyed { "Destroyed" } else { "Released" };
         // Known again: somebody has submitted it anew since.
-        return match held(status, machines).filter(|_| !status.known) {
+        return match held(goal, status, machines).filter(|_| !status.known) {
             Some(waiting) => Progress::Waiting(waiting),
-            None => Progress::Done(format!("Destroyed {name}")),
+            None => Progress::Done(format!("{done} {name}")),
         };
     }
     if !status.known {
@@ -94,7 +104,7 @@ pub fn judge(goal: &Goal, name: &UnitName, status: Option<&UnitStatus>, machines
         return Progress::Failed(format!("another command wants {name} {} by now", status.desired));
     }
     if *goal == Goal::Unloaded {
-        return match held(status, machines) {
+        return match held(goal, status, machines) {
             Some(waiting) => Progress::Waiting(waiting),
             None => Progress::Done(format!("Unit {name} inactive")),
         };
@@ -165,10 +175,11 @@ fn everywhere(goal: &Goal, name: &UnitName, status: &UnitStatus, machines: &Mach
 }
 
 /// Which machine still has to let go of the unit. One that is lost is not waited for: it lets go when it is heard from.
-fn held(status: &UnitStatus, machines: &Machines) -> Option<String> {
+fn held(goal: &Goal, status: &UnitStatus, machines: &Machines) -> Option<String> {
     let copy =
         status.copies.iter().find(|copy| copy.role != CopyRole::Orphaned && !machines.lost(copy.machine))?;
-    Some(format!("being stopped on {}{}", machines.legend(copy.machine, false), hindrance(copy)))
+    let what = if *goal == Goal::Released { "being handed back to" } else { "being stopped on" };
+    Some(format!("{what} {}{}", machines.legend(copy.machine, false), hindrance(copy)))
 }
 
 /// Which older copy still runs.
@@ -206,6 +217,12 @@ fn on_machine(goal: &Goal, name: &UnitName, copy: &CopyStatus, machines: &Machin
         Some(Observation::Held { phase, .. }) => phase,
     };
     match (goal.desired(), phase) {
+        (_, Phase::Launched) if *goal == Goal::Adopted => {
+            Progress::Done(format!("Unit {name} adopted on {on}, where it runs on"))
+        }
+        (_, Phase::Starting) if *goal == Goal::Adopted => {
+            Progress::Waiting(format!("being taken over on {on}"))
+        }
         (DesiredState::Launched, Phase::Launched) => Progress::Done(format!("Unit {name} launched on {on}")),
         (DesiredState::Launched, Phase::StartFailed(failure)) => {
             Progress::Failed(format!("{name} did not start on {on}: {}", harmless(&failure.reason)))

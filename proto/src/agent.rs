@@ -1,5 +1,6 @@
 //! Conversions of what leader and agent say to each other, apart from the cutting into parts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::ids::{AgentKey, BootId, ClusterId, MachineId, SessionNumber, Term};
@@ -7,6 +8,7 @@ use muster_core::message::{
     Assignment, Goodbye, HeldUnit, Hello, Refused, Removal, ReportedChange, UnitReport, Welcome,
 };
 use muster_core::state::Target;
+use muster_core::unit::UnitName;
 
 use crate::error::ConvertError;
 use crate::types::{
@@ -14,6 +16,9 @@ use crate::types::{
     required, value,
 };
 use crate::v1;
+
+/// A unit of a machine's own, and its whole text or why it cannot be adopted.
+type Inspected = (UnitName, Result<Arc<str>, String>);
 
 enumeration!(Target, v1::Target, [Loaded, Launched]);
 enumeration!(Goodbye, v1::Goodbye, [Restart, Shutdown]);
@@ -36,6 +41,7 @@ impl From<Hello> for v1::Hello {
             pid1_age_us: micros(hello.pid1_age),
             leaving: hello.leaving,
             streams: hello.streams.map(Into::into),
+            adopts: hello.adopts,
         }
     }
 }
@@ -59,6 +65,7 @@ impl TryFrom<v1::Hello> for Hello {
             pid1_age: Duration::from_micros(hello.pid1_age_us),
             leaving: hello.leaving,
             streams: hello.streams.map(Into::into),
+            adopts: hello.adopts,
             units: each("units", hello.units)?,
         })
     }
@@ -188,6 +195,7 @@ impl From<Assignment> for v1::Assignment {
             content: assignment.content.map(content_bytes),
             target: v1::Target::from(assignment.target).into(),
             exclusive_us: assignment.exclusive.map(micros),
+            adopt: assignment.adopt,
         }
     }
 }
@@ -203,13 +211,15 @@ impl TryFrom<v1::Assignment> for Assignment {
             content: assignment.content.map(|bytes| content("content", &bytes)).transpose()?,
             target: value("target", assignment.target)?,
             exclusive: assignment.exclusive_us.map(Duration::from_micros),
+            adopt: assignment.adopt,
         })
     }
 }
 
 impl From<Removal> for v1::Removal {
     fn from(removal: Removal) -> Self {
-        Self { name: removal.name.to_string(), epoch: Some(removal.epoch.into()) }
+        let Removal { name, epoch, release } = removal;
+        Self { name: name.to_string(), epoch: Some(epoch.into()), release }
     }
 }
 
@@ -217,6 +227,30 @@ impl TryFrom<v1::Removal> for Removal {
     type Error = ConvertError;
 
     fn try_from(removal: v1::Removal) -> Result<Self, ConvertError> {
-        Ok(Self { name: name("name", &removal.name)?, epoch: epoch("epoch", removal.epoch)? })
+        Ok(Self {
+            name: name("name", &removal.name)?,
+            epoch: epoch("epoch", removal.epoch)?,
+            release: removal.release,
+        })
     }
+}
+
+/// The answer to an Inspect, as it is sent.
+pub(crate) fn inspected(number: u64, units: Vec<Inspected>) -> v1::Inspected {
+    use v1::inspected_unit::Result as Outcome;
+    let unit = |(name, result): Inspected| v1::InspectedUnit {
+        name: name.to_string(),
+        result: Some(result.map_or_else(Outcome::Refused, |text| Outcome::Content(content_bytes(text)))),
+    };
+    v1::Inspected { number, units: units.into_iter().map(unit).collect() }
+}
+
+/// One unit of such an answer.
+pub(crate) fn inspected_unit(unit: v1::InspectedUnit) -> Result<Inspected, ConvertError> {
+    use v1::inspected_unit::Result as Outcome;
+    let result = match required("result", unit.result)? {
+        Outcome::Content(bytes) => Ok(content("content", &bytes)?),
+        Outcome::Refused(reason) => Err(reason),
+    };
+    Ok((name("name", &unit.name)?, result))
 }

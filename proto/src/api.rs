@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{
-    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
+    Adoption, BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done,
     LabelCommand, LabelEdit, Left, MachineCommand, MachineStatus, Page, Query, RivalStatus, Rows,
     UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb, Waiting,
 };
@@ -22,8 +22,12 @@ use crate::types::{
 };
 use crate::v1;
 
-enumeration!(Verb, v1::Verb, [Submit, Load, Start, Stop, Unload, Destroy, Restart]);
-enumeration!(Done, v1::Done, [Created, Replaced, Changed, Unchanged, KeptOtherContent, Destroyed]);
+enumeration!(Verb, v1::Verb, [Submit, Load, Start, Stop, Unload, Destroy, Restart, Release]);
+enumeration!(
+    Done,
+    v1::Done,
+    [Created, Replaced, Changed, Unchanged, KeptOtherContent, Destroyed, Adopted, Released]
+);
 enumeration!(DesiredState, v1::DesiredState, [Inactive, Loaded, Launched]);
 enumeration!(CopyRole, v1::CopyRole, [Current, Stopping, Orphaned]);
 enumeration!(MachineState, v1::MachineState, [Up, Degraded, Awaited, Unreachable]);
@@ -81,6 +85,29 @@ impl TryFrom<v1::CommandRequest> for Command {
     }
 }
 
+impl From<Adoption> for v1::AdoptRequest {
+    fn from(adoption: Adoption) -> Self {
+        let Adoption { id: command, machine, units } = adoption;
+        Self {
+            id: id(command.bits()),
+            machine: id(machine.bits()),
+            units: units.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::AdoptRequest> for Adoption {
+    type Error = ConvertError;
+
+    fn try_from(request: v1::AdoptRequest) -> Result<Self, ConvertError> {
+        Ok(Self {
+            id: CommandId::new(bits("id", &request.id)?),
+            machine: MachineId::new(bits("machine", &request.machine)?),
+            units: names("units", &request.units)?,
+        })
+    }
+}
+
 /// What a user sent as a unit file, as text. What else may be wrong with it is for the core to say.
 fn text(name: &UnitName, bytes: &[u8]) -> Result<Arc<str>, UnitError> {
     std::str::from_utf8(bytes).map(Arc::from).map_err(|not_utf8| {
@@ -105,6 +132,7 @@ pub fn command_response(result: CommandResult) -> Result<v1::CommandResponse, St
             error(Kind::Units(v1::UnitErrors { errors: errors.into_iter().map(Into::into).collect() }))
         }
         Err(CommandError::Store(reason)) => error(Kind::Store(reason)),
+        Err(CommandError::Machine(reason)) => error(Kind::Machine(reason)),
         Err(not_leader @ CommandError::NotLeader) => return Err(Status::unavailable(not_leader.to_string())),
     };
     Ok(v1::CommandResponse { result: Some(result) })
@@ -123,6 +151,7 @@ impl TryFrom<v1::CommandResponse> for CommandResult {
                     each("errors", units.errors).map_err(|error| error.within("error.units"))?,
                 ),
                 Kind::Store(reason) => CommandError::Store(reason),
+                Kind::Machine(reason) => CommandError::Machine(reason),
             }),
         })
     }
@@ -158,6 +187,7 @@ impl From<UnitError> for v1::UnitError {
             UnitErrorKind::Invalid(reasons) => Kind::Invalid(v1::InvalidFile { reasons }),
             UnitErrorKind::Template(instance) => Kind::Template(instance),
             UnitErrorKind::Inactive(verb) => Kind::Inactive(verb),
+            UnitErrorKind::Adoption(reason) => Kind::Adoption(reason),
             UnitErrorKind::InUse(desired, verb) => {
                 Kind::InUse(v1::InUse { desired: v1::DesiredState::from(desired).into(), verb })
             }
@@ -178,6 +208,7 @@ impl TryFrom<v1::UnitError> for UnitError {
                 Kind::Invalid(v1::InvalidFile { reasons }) => UnitErrorKind::Invalid(reasons),
                 Kind::Template(instance) => UnitErrorKind::Template(instance),
                 Kind::Inactive(verb) => UnitErrorKind::Inactive(verb),
+                Kind::Adoption(reason) => UnitErrorKind::Adoption(reason),
                 Kind::InUse(v1::InUse { desired, verb }) => {
                     UnitErrorKind::InUse(value("in_use.desired", desired)?, verb)
                 }

@@ -9,8 +9,9 @@ use muster_core::leader::EventRecord;
 use muster_core::message::{Assignments, FromAgent, LeaderMessage, ToAgent};
 use prost::Message;
 
+use crate::agent::{inspected, inspected_unit};
 use crate::error::{ConvertError, Problem};
-use crate::types::{bits, each, id, message, micros, required, value};
+use crate::types::{bits, each, id, message, micros, names, required, value};
 use crate::v1;
 
 /// About how large a part of a list becomes, in bytes. One item may be larger than that: unit files of up to 1 MiB
@@ -74,6 +75,7 @@ pub fn split_from_agent(said: FromAgent) -> Vec<v1::AgentMessage> {
             .collect(),
         FromAgent::SnapshotWanted => vec![Body::SnapshotWanted(v1::SnapshotWanted {})],
         FromAgent::Goodbye(goodbye) => vec![Body::Goodbye(v1::Goodbye::from(goodbye).into())],
+        FromAgent::Inspected { number, units } => vec![Body::Inspected(inspected(number, units))],
     };
     bodies.into_iter().map(|body| v1::AgentMessage { body: Some(body) }).collect()
 }
@@ -110,6 +112,13 @@ impl FromAgentParts {
             }
             Body::SnapshotWanted(v1::SnapshotWanted {}) => FromAgent::SnapshotWanted,
             Body::Goodbye(goodbye) => FromAgent::Goodbye(value("goodbye", goodbye)?),
+            Body::Inspected(v1::Inspected { number, units }) => FromAgent::Inspected {
+                number,
+                units: units
+                    .into_iter()
+                    .map(|unit| inspected_unit(unit).map_err(|error| error.within("inspected")))
+                    .collect::<Result<_, _>>()?,
+            },
         }))
     }
 
@@ -142,6 +151,10 @@ pub fn split_to_agent(said: ToAgent) -> Vec<v1::LeaderMessage> {
             split_assignments(assignments).into_iter().map(Body::Assignments).collect()
         }
         LeaderMessage::Refused(refused) => vec![Body::Refused(refused.into())],
+        LeaderMessage::Inspect { number, units } => {
+            let units = units.iter().map(ToString::to_string).collect();
+            vec![Body::Inspect(v1::Inspect { number, units })]
+        }
         LeaderMessage::Probe => vec![Body::Probe(v1::Probe {})],
         LeaderMessage::OpenStream(key) => vec![Body::OpenStream(v1::OpenStream { key: id(key.bits()) })],
         LeaderMessage::Farewell { lease } => {
@@ -193,6 +206,9 @@ impl ToAgentParts {
                 Some(assignments) => LeaderMessage::Assignments(whole(assignments)?),
                 None => return Ok(None),
             },
+            Body::Inspect(v1::Inspect { number, units }) => {
+                LeaderMessage::Inspect { number, units: names("inspect.units", &units)? }
+            }
             Body::Probe(v1::Probe {}) => LeaderMessage::Probe,
             Body::OpenStream(v1::OpenStream { key }) => {
                 LeaderMessage::OpenStream(StreamKey::new(bits("open_stream.key", &key)?))

@@ -103,6 +103,7 @@ prop_compose! {
         pid1_age in duration(),
         leaving in any::<bool>(),
         streams in option::of(vec(select(StreamKind::ALL.to_vec()), 0..3)),
+        adopts in any::<bool>(),
         units in vec(held_unit(), 0..4),
     ) -> Hello {
         let [address, version] = texts;
@@ -120,6 +121,7 @@ prop_compose! {
             pid1_age,
             leaving,
             streams: streams.map(|kinds| kinds.into_iter().collect()),
+            adopts,
             units,
         }
     }
@@ -138,6 +140,10 @@ fn pressure() -> impl Strategy<Value = Pressure> {
     any::<[Option<u32>; 3]>().prop_map(|[cpu, memory, io]| Pressure { cpu, memory, io })
 }
 
+fn inspected() -> impl Strategy<Value = Result<Arc<str>, String>> {
+    prop_oneof![content().prop_map(Ok), ".{0,9}".prop_map(Err)]
+}
+
 fn from_agent() -> impl Strategy<Value = FromAgent> {
     prop_oneof![
         hello().prop_map(FromAgent::Hello),
@@ -146,6 +152,8 @@ fn from_agent() -> impl Strategy<Value = FromAgent> {
             .prop_map(|(number, pid1_age, pressure)| { FromAgent::Heartbeat { number, pid1_age, pressure } }),
         vec(report(), 1..4).prop_map(FromAgent::Report),
         Just(FromAgent::SnapshotWanted),
+        (any::<u64>(), vec((unit_name(), inspected()), 0..4))
+            .prop_map(|(number, units)| FromAgent::Inspected { number, units }),
     ]
 }
 
@@ -171,9 +179,9 @@ fn stream_request() -> impl Strategy<Value = StreamRequest> {
 prop_compose! {
     fn assignment()(
         name in unit_name(), epoch in epoch(), hash in hash(), content in option::of(content()), target in target(),
-        exclusive in option::of(duration()),
+        exclusive in option::of(duration()), adopt in any::<bool>(),
     ) -> Assignment {
-        Assignment { name, epoch, hash, content, target, exclusive }
+        Assignment { name, epoch, hash, content, target, exclusive, adopt }
     }
 }
 
@@ -182,9 +190,9 @@ prop_compose! {
         snapshot in any::<bool>(),
         revision in any::<u64>(),
         hold in vec(assignment(), 0..4),
-        remove in vec((unit_name(), epoch()), 0..4),
+        remove in vec((unit_name(), epoch(), any::<bool>()), 0..4),
     ) -> Assignments {
-        let remove = remove.into_iter().map(|(name, epoch)| Removal { name, epoch }).collect();
+        let remove = remove.into_iter().map(|(name, epoch, release)| Removal { name, epoch, release }).collect();
         Assignments { snapshot, revision: Revision(revision), hold, remove }
     }
 }
@@ -529,8 +537,9 @@ fn large_assignments() -> ToAgent {
         content: Some(text.clone()),
         target: Target::Launched,
         exclusive: None,
+        adopt: false,
     };
-    let remove = |number| Removal { name: name(number), epoch: Epoch::default() };
+    let remove = |number| Removal { name: name(number), epoch: Epoch::default(), release: false };
     let assignments = Assignments {
         snapshot: true,
         revision: Revision(7),
@@ -589,6 +598,7 @@ fn a_long_hello_comes_in_parts_and_whole() {
         pid1_age: Duration::ZERO,
         leaving: false,
         streams: None,
+        adopts: true,
         units: (0..5_000).map(unit).collect(),
     };
     let said = FromAgent::Hello(hello);

@@ -8,8 +8,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use muster_backup::{Backup, BackupError, Header, Reader};
 use muster_core::command::{
-    Command, LabelCommand, MachineCommand, MachineCommandError, Page, Query, QueryAnswer, RestoreError,
-    UnitStatus,
+    Adoption, Command, LabelCommand, MachineCommand, MachineCommandError, Page, Query, QueryAnswer,
+    RestoreError, UnitStatus,
 };
 use muster_core::unit::UnitName;
 use muster_daemon::clock;
@@ -59,6 +59,18 @@ impl Muster for MusterService {
             }
         };
         command_response(result).map(Response::new)
+    }
+
+    async fn adopt(
+        &self,
+        request: Request<v1::AdoptRequest>,
+    ) -> Result<Response<v1::CommandResponse>, Status> {
+        let adoption = Adoption::try_from(request.into_inner())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        match self.0.leading()?.leader.ask(Ask::Adopt(adoption)).await? {
+            Answer::Command(result) => command_response(result).map(Response::new),
+            _ => Err(other_answer()),
+        }
     }
 
     async fn list_units(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use muster_backup::Backup;
 use muster_core::command::{
-    Command, CommandResult, LabelCommand, MachineCommand, MachineCommandError, Query, QueryAnswer,
+    Adoption, Command, CommandResult, LabelCommand, MachineCommand, MachineCommandError, Query, QueryAnswer,
     RestoreError,
 };
 use muster_core::ids::MachineId;
@@ -78,6 +78,7 @@ pub(crate) enum Ended {
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
     Command(Command),
+    Adopt(Adoption),
     Query(Query),
     Machines(MachineCommand),
     /// Answered with [`Answer::Machines`].
@@ -271,6 +272,7 @@ impl Requests {
         self.waiting.insert(request, asked.waiting);
         match asked.ask {
             Ask::Command(command) => Input::Command(request, command),
+            Ask::Adopt(adoption) => Input::Adopt(request, adoption),
             Ask::Query(query) => Input::Query(request, query),
             Ask::Machines(command) => Input::Machines(request, command),
             Ask::EditLabels(command) => Input::EditLabels(request, command),

@@ -184,6 +184,7 @@ impl Machine {
                 pid1_age: Duration::ZERO,
                 leaving: false,
                 streams: None,
+                adopts: true,
                 units: self.units.clone(),
             }))
             .await;
@@ -442,6 +443,7 @@ async fn a_newer_session_ends_the_older_one() {
                 pid1_age: Duration::ZERO,
                 leaving: false,
                 streams: None,
+                adopts: true,
                 units: Vec::new(),
             }))
             .await;

@@ -467,7 +467,7 @@ fn what_a_later_version_has_written_ends_who_follows() {
     assert_snapshot!(ended(), @"etcd, prefix /muster/: entry 2 of the log makes no sense: unknown variant `PutShiny`, expected one of `PutUnit`, `PutFile`, `DeleteUnit`, `PutMachine`, `PutAvailability`, `PutLabels`, `PutRetired`, `DeleteRetired`, `PutCommand`, `DeleteCommand` at line 1 column 12; was it written by a later version? Then upgrade this muster-scheduler");
     drop(leader);
     put(header, &format!(r#"[{{"PutUnit":["unit-1.service",{unit}]}}]"#));
-    assert_snapshot!(ended(), @"etcd, prefix /muster/: entry 2 of the log makes no sense: unknown field `shiny`, expected one of `desired`, `order`, `placements`, `done` at line 1 column 85; was it written by a later version? Then upgrade this muster-scheduler");
+    assert_snapshot!(ended(), @"etcd, prefix /muster/: entry 2 of the log makes no sense: unknown field `shiny`, expected one of `desired`, `order`, `placements`, `done`, `adopted` at line 1 column 85; was it written by a later version? Then upgrade this muster-scheduler");
     put(r#"{"term":1,"part":0,"more":false,"packed":true}"#, "[]");
     assert_snapshot!(ended(), @"etcd, prefix /muster/: entry 2 of the log makes no sense: unknown field `packed`, expected one of `term`, `part`, `more` at line 1 column 40; was it written by a later version? Then upgrade this muster-scheduler");
     // Written as this version does, all is well.

@@ -35,6 +35,7 @@ fn unit(number: u64) -> StoredUnit {
         order: number,
         placements: [(MachineId::new(number.into()), epoch)].into_iter().collect(),
         done: number % 2 == 1,
+        adopted: None,
     }
 }
 
@@ -74,7 +75,11 @@ fn change() -> impl Strategy<Value = Change> {
                 Change::PutRetired(
                     id,
                     unit_name,
-                    Retired { epoch: Epoch { term: Term(value), counter: 1 }, exclusive },
+                    Retired {
+                        epoch: Epoch { term: Term(value), counter: 1 },
+                        exclusive,
+                        release: value % 2 == 1,
+                    },
                 )
             }
             5 => Change::DeleteRetired(id, unit_name),
@@ -446,7 +451,7 @@ fn a_record_of_a_later_version_is_named() {
     drop(database);
     let error = open_again(directory.path()).load().expect_err("another version");
     let text = error.to_string().replace(&path.display().to_string(), "STORE");
-    insta::assert_snapshot!(text, @r#"STORE is not a Muster store, or it is damaged: table units<&str, &str>, key "a.service": unknown field `shiny`, expected one of `desired`, `order`, `placements`, `done` at line 1 column 55; was it written by a later version? Then upgrade this muster-scheduler"#);
+    insta::assert_snapshot!(text, @r#"STORE is not a Muster store, or it is damaged: table units<&str, &str>, key "a.service": unknown field `shiny`, expected one of `desired`, `order`, `placements`, `done`, `adopted` at line 1 column 55; was it written by a later version? Then upgrade this muster-scheduler"#);
 }
 
 #[test]

@@ -21,7 +21,8 @@ read -r end <'@DIR@/end' && [ "$end" -lt "$now" ] || end=$now
 while :; do
     now
     next=
-    for slice in @SLICES@; do
+    # What was adopted is where it was started, until its next start: there are links to that.
+    for slice in @SLICES@ '@DIR@/adopted/'*/*.slice; do
         [ -d "$slice" ] || continue
         stop=${slice##*-}
         due=$((end + ${stop%.slice} * 100))

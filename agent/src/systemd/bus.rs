@@ -19,6 +19,7 @@ use super::calls::{Call, Caller};
 use super::proxy::{ManagerProxy, NAME};
 use super::signals::Signals;
 use crate::files::UnitFiles;
+use crate::own::OwnFiles;
 
 /// How many calls are under way at most: dbus-daemon allows 128 on one connection, and refuses what is beyond.
 const CALLS_MAX: usize = 64;
@@ -38,9 +39,9 @@ pub(crate) struct Systemd {
 
 impl Systemd {
     /// Connects, and connects again whenever the connection ends.
-    pub(crate) fn start(files: UnitFiles, inputs: mpsc::Sender<Input>) -> Self {
+    pub(crate) fn start(files: UnitFiles, own: OwnFiles, inputs: mpsc::Sender<Input>) -> Self {
         let (calls, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(supervise(files, inputs, receiver));
+        tokio::spawn(supervise(files, own, inputs, receiver));
         Self { calls }
     }
 
@@ -51,10 +52,15 @@ impl Systemd {
     }
 }
 
-async fn supervise(files: UnitFiles, inputs: mpsc::Sender<Input>, mut calls: mpsc::UnboundedReceiver<Call>) {
+async fn supervise(
+    files: UnitFiles,
+    own: OwnFiles,
+    inputs: mpsc::Sender<Input>,
+    mut calls: mpsc::UnboundedReceiver<Call>,
+) {
     let mut complained = false;
     while !inputs.is_closed() {
-        match connect(&files).await {
+        match connect(&files, &own).await {
             Ok((caller, signals)) => {
                 complained = false;
                 tracing::info!("connected to systemd");
@@ -80,7 +86,7 @@ async fn supervise(files: UnitFiles, inputs: mpsc::Sender<Input>, mut calls: mps
     }
 }
 
-async fn connect(files: &UnitFiles) -> zbus::Result<(Caller, Signals)> {
+async fn connect(files: &UnitFiles, own: &OwnFiles) -> zbus::Result<(Caller, Signals)> {
     let system = || Builder::system().max_queued(QUEUE).method_timeout(CALL_TIMEOUT).build();
     let connection: Connection = system().await?;
     if !DBusProxy::new(&connection).await?.name_has_owner(NAME.try_into()?).await? {
@@ -92,7 +98,7 @@ async fn connect(files: &UnitFiles) -> zbus::Result<(Caller, Signals)> {
     let signals = Signals::listen(system().await?).await?;
     // Who has asked counts for the whole bus, as long as its connection lasts.
     manager.subscribe().await?;
-    Ok((Caller { connection, manager, files: files.clone() }, signals))
+    Ok((Caller { connection, manager, files: files.clone(), own: own.clone() }, signals))
 }
 
 /// Has systemd connect to the bus again (SIGUSR1, see systemd(1)). When it loses its connection while the bus lives on,

@@ -1,6 +1,7 @@
 //! What is asked of systemd, and what its answers mean.
 
-use muster_core::agent::{CallError, Checked, Input, Seen, Verb, Write, Written};
+use muster_core::agent::{Adopted, CallError, Checked, Input, Released, Seen, Verb, Write, Written};
+use muster_core::ids::SessionNumber;
 use muster_core::state::{Failure, UnitState};
 use muster_core::time::Time;
 use muster_core::unit::{UnitName, UnitType};
@@ -9,6 +10,7 @@ use zbus::{Connection, OwnedVariant, Variant, fdo};
 use super::path;
 use super::proxy::{ListedUnit, ManagerProxy, NAME, UNIT};
 use crate::files::{UnitFiles, WriteError};
+use crate::own::OwnFiles;
 
 /// How many units are asked about in one call: the answer has about 300 bytes for each, and is held twice while it is
 /// read.
@@ -29,6 +31,12 @@ pub(crate) enum Call {
     Ping,
     /// Writes files, of units whose names the machine does not use.
     Write(Vec<Write>),
+    /// Takes over units of the machine's own.
+    Adopt(Write),
+    /// Hands one back.
+    Release(UnitName),
+    /// What units of the machine's own are, for a session's question with this number.
+    Inspect(SessionNumber, u64, Vec<UnitName>),
     /// Has PID 1 guard exclusive units until that moment.
     ArmGuard(Time),
     DisarmGuard,
@@ -40,6 +48,7 @@ pub(super) struct Caller {
     pub connection: Connection,
     pub manager: ManagerProxy<'static>,
     pub files: UnitFiles,
+    pub own: OwnFiles,
 }
 
 impl Call {
@@ -57,6 +66,12 @@ impl Call {
             Self::Ping => Input::Pong(false),
             Self::ArmGuard(_) => Input::GuardArmed(Err(reason.to_owned())),
             Self::DisarmGuard => Input::GuardDisarmed,
+            Self::Adopt(write) => Input::Adopted(write.name, Adopted::Unanswered),
+            Self::Release(name) => Input::Released(name, Released::Unanswered),
+            Self::Inspect(session, number, units) => {
+                let unanswered = |name| (name, Err(format!("systemd there cannot be asked: {reason}")));
+                Input::Inspected { session, number, units: units.into_iter().map(unanswered).collect() }
+            }
             Self::Write(writes) => {
                 Input::Written(writes.into_iter().map(|write| (write.name, Written::Unanswered)).collect())
             }
@@ -98,6 +113,22 @@ impl Caller {
                 Input::GuardDisarmed
             }
             Call::Write(writes) => Input::Written(self.write(writes).await),
+            Call::Adopt(write) => {
+                let adopted = self.adopt(&write).await;
+                Input::Adopted(write.name, adopted)
+            }
+            Call::Release(name) => {
+                let released = self.release(&name).await;
+                Input::Released(name, released)
+            }
+            Call::Inspect(session, number, names) => {
+                let mut units = Vec::with_capacity(names.len());
+                for name in names {
+                    let inspected = self.inspect(&name).await;
+                    units.push((name, inspected));
+                }
+                Input::Inspected { session, number, units }
+            }
         })
     }
 

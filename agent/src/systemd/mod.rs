@@ -5,10 +5,12 @@
 //! | `proxy` | what of systemd's interfaces is used |
 //! | `bus` | the two connections, one for calls and one for signals, and their ends |
 //! | `calls` | what is asked of systemd, and what its answers mean |
+//! | `adopt` | units of the machine's own that are taken over, or handed back |
 //! | `guard` | the start and the end of the guard of exclusive units |
 //! | `signals` | what systemd tells by itself |
 //! | `path` | object paths of units |
 
+mod adopt;
 mod bus;
 mod calls;
 mod guard;

@@ -109,6 +109,12 @@ pub struct Held {
     /// Whether its files are removed: what still runs of it, or was activated meanwhile, is to be stopped.
     #[serde(default)]
     pub removed: bool,
+    /// Whether it is a unit of the machine's own that is being adopted: its files are in place, and PID 1 may not have them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopting: bool,
+    /// Whether it is being handed back to the machine: it runs on, whatever becomes of its files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub releasing: bool,
 }
 
 impl Held {
@@ -116,7 +122,8 @@ impl Held {
     /// files.
     pub fn found(epoch: Epoch, hash: ContentHash, exclusive: Option<Duration>) -> Self {
         let (target, phase) = (Target::Loaded, Phase::Loaded);
-        Self { epoch, hash, target, phase, settled: false, exclusive, ended: false, removed: false }
+        let (settled, ended, removed, adopting, releasing) = (false, false, false, false, false);
+        Self { epoch, hash, target, phase, settled, exclusive, ended, removed, adopting, releasing }
     }
 }
 
@@ -156,6 +163,36 @@ pub enum Written {
     /// They could not be written, for this reason.
     Failed(String),
     /// Nothing was written, since systemd could not be asked whether the name is free.
+    Unanswered,
+}
+
+/// How far the adoption of a unit is that the machine itself has run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// The machine's files are moved aside and the cluster's are in place. PID 1 does not have them yet, or does not show
+    /// that an exclusive unit is bound to the guard: a reload is needed.
+    Moved,
+    /// PID 1 has them.
+    Done {
+        /// Whether the unit runs. (A reboot in between may have ended it.)
+        active: bool,
+    },
+    /// It is not adopted, for this reason, and all is as it was.
+    Refused(String),
+    /// systemd did not answer, so that nothing was done.
+    Unanswered,
+}
+
+/// How far a unit is handed back to its machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// The machine's files are where they were. PID 1 does not have them yet: a reload is needed.
+    Moved,
+    /// PID 1 has them.
+    Done,
+    /// They could not be put back, for this reason; what was, is not changed.
+    Failed(String),
+    /// systemd did not answer.
     Unanswered,
 }
 
@@ -200,6 +237,19 @@ pub enum Input {
     Written(Vec<(UnitName, Written)>),
     /// [`Effect::Remove`] is done: what became of each unit of it.
     Removed(Vec<(UnitName, Result<(), String>)>),
+    /// [`Effect::Adopt`] is done, for one unit.
+    Adopted(UnitName, Adopted),
+    /// [`Effect::Release`] is done, for one unit.
+    Released(UnitName, Released),
+    /// [`Effect::Inspect`] is answered.
+    Inspected {
+        /// The session in which it was asked.
+        session: SessionNumber,
+        /// The number of the question.
+        number: u64,
+        /// The whole text of each unit, or why it cannot be adopted.
+        units: Vec<(UnitName, Result<Arc<str>, String>)>,
+    },
     /// systemd is connected and its signals are subscribed to, for the first time or again.
     SystemdUp,
     /// The connection to systemd is lost. Calls that wait are answered with [`CallError::Unanswered`].
@@ -281,6 +331,21 @@ pub enum Effect {
     OpenStream(u64, StreamKey),
     /// Write the files of these units.
     Write(Vec<Write>),
+    /// Move the machine's own files of these units aside and put these in their place, as far as that is not done yet, and
+    /// say how far each is. The units run on.
+    Adopt(Vec<Write>),
+    /// Put the machine's own files of this unit back, and remove the cluster's, as far as that is not done yet, and say how far
+    /// it is. The unit runs on.
+    Release(UnitName),
+    /// Find out what of these units of the machine's own the cluster would adopt.
+    Inspect {
+        /// The session in which it is asked.
+        session: SessionNumber,
+        /// The number of the question.
+        number: u64,
+        /// The units.
+        units: Vec<UnitName>,
+    },
     /// Remove the files of these units.
     Remove(Vec<UnitName>),
     /// Let systemd forget that the unit failed. No answer is wanted.
@@ -371,6 +436,12 @@ pub enum Event {
     GuardEnded,
     /// Exclusive units were not seen to end in time.
     Fenced,
+    /// A unit that the machine itself has run is the cluster's now.
+    Adopted(UnitName, Epoch),
+    /// A unit is the machine's own again.
+    Released(UnitName),
+    /// A unit's own files could not be put back; it is tried again.
+    ReleaseFailed(UnitName, String),
     /// A unit is on this machine now.
     Holding(UnitName, Epoch),
     /// A unit is gone from this machine.

@@ -28,7 +28,8 @@ use std::time::Duration;
 pub use files::{EXCLUSIVE_SLICE, GOODBYE, SLICES, drop_in, found};
 pub use guard::LEASE;
 pub use io::{
-    CallError, Checked, Effect, Event, Held, Identity, Input, Ledger, Membership, Seen, Verb, Write, Written,
+    Adopted, CallError, Checked, Effect, Event, Held, Identity, Input, Ledger, Membership, Released, Seen,
+    Verb, Write, Written,
 };
 
 use crate::ids::{AgentKey, BootId, SessionNumber};
@@ -270,6 +271,14 @@ impl Agent {
                     self.units.removed(now, name, outcome);
                 }
             }
+            Input::Adopted(name, outcome) => self.units.adopted(now, name, outcome),
+            Input::Released(name, outcome) => self.units.released(now, name, outcome),
+            // Another session's question has nobody who waits for the answer.
+            Input::Inspected { session, number, units } => {
+                if self.session.is_welcome() && session == self.session.number() {
+                    effects.push(Effect::Send(FromAgent::Inspected { number, units }));
+                }
+            }
             Input::SystemdUp => {
                 self.pid1.up = true;
                 self.pid1.reloading = None;
@@ -389,6 +398,7 @@ impl Agent {
             pid1_age: self.pid1_age(now),
             leaving: self.leaving == Some(Goodbye::Shutdown),
             streams: Some(self.identity.streams),
+            adopts: true,
             units: self.units.hello(),
         }
     }

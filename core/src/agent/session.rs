@@ -522,6 +522,10 @@ impl Session {
                 }
                 None
             }
+            LeaderMessage::Inspect { number, units } => {
+                effects.push(Effect::Inspect { session: self.number, number, units });
+                None
+            }
             LeaderMessage::Probe => {
                 open.next_heartbeat = now;
                 None

@@ -28,6 +28,8 @@ pub(super) struct Wanted {
     pub content: Option<Arc<str>>,
     pub target: Target,
     pub exclusive: Option<Duration>,
+    /// Whether it is to be taken over from the machine as it runs.
+    pub adopt: bool,
 }
 
 /// What PID 1 knows of the files that were written last.
@@ -67,6 +69,10 @@ impl Writing {
 pub(super) enum Doing {
     Nothing,
     Writing(Writing),
+    /// It is taken over from the machine.
+    Adopting(Writing),
+    /// It is handed back to the machine.
+    Releasing,
     Removing,
     /// The files are removed; is it really inactive?
     Confirming,
@@ -99,6 +105,10 @@ pub(super) enum Reading {
 pub(super) enum Action {
     Nothing,
     Write,
+    /// Take it over from the machine, or see how far that is.
+    Adopt,
+    /// Hand it back to the machine, or see how far that is.
+    Release,
     Check,
     Verify,
     Start,
@@ -123,13 +133,16 @@ pub(super) struct Unit {
     /// The wanted copy cannot be held, for this reason.
     pub refused: Option<(Epoch, String)>,
     pub held: Option<Held>,
-    /// The copy whose files may be there in part, as far as is known of any: nobody has said what became of them.
+    /// The copy whose files may be there in part, as far as is known of any: nobody has said what became of them. What is held
+    /// is then no more than that, or an older such copy.
     pub tried: Option<Writing>,
     pub state: Option<UnitState>,
     /// Whether systemd has a job for it.
     pub job: bool,
     pub files: Files,
 
+    /// Whether it is to be handed back to the machine.
+    pub release: bool,
     /// Whether systemd was seen to accept the file.
     pub verified: bool,
     /// Whether a stop of ours has ended since the unit was last written or started: another one would do no more.
@@ -180,6 +193,7 @@ impl Unit {
                 _ => Files::Replaced,
             },
             removed: held.as_ref().is_some_and(|held| held.removed),
+            release: held.as_ref().is_some_and(|held| held.releasing),
             held,
             tried: None,
 
@@ -210,6 +224,9 @@ impl Unit {
 
     fn next_in_peace(&self) -> Action {
         match (&self.want, &self.held) {
+            // Both wait for a reload that covers many units. It runs on meanwhile, and whatever else is wanted.
+            (_, Some(_)) if self.release && self.files == Files::Outdated => Action::Nothing,
+            (_, Some(_)) if self.release => Action::Release,
             // PID 1 forgets what something else refers to only in a reload.
             (_, Some(_)) if self.removed && self.files == Files::Outdated => self.once_gone(Action::Nothing),
             (_, Some(_)) if self.removed => self.once_gone(Action::Confirm),
@@ -223,10 +240,16 @@ impl Unit {
                     return Action::Nothing;
                 }
                 match held {
+                    Some(held) if held.adopting && (wanted.adopt || held.epoch == wanted.epoch) => {
+                        if self.files == Files::Outdated { Action::Nothing } else { Action::Adopt }
+                    }
+                    None if wanted.adopt => Action::Adopt,
                     None => Action::Write,
                     // Whatever it does after the stop: what is activated again and again by a socket must not keep
                     // its old content for ever.
-                    Some(held) if held.epoch < wanted.epoch => self.once_stopped(Action::Write),
+                    Some(held) if held.epoch < wanted.epoch || self.tried.is_some() => {
+                        self.once_stopped(Action::Write)
+                    }
                     Some(held) if held.epoch > wanted.epoch && planted::is(Fault::EpochNotCompared) => {
                         Action::Write
                     }
@@ -336,7 +359,7 @@ impl Unit {
             None => None,
         };
         let writing = match self.doing {
-            Doing::Writing(Writing { epoch, .. }) => Some(epoch),
+            Doing::Writing(Writing { epoch, .. }) | Doing::Adopting(Writing { epoch, .. }) => Some(epoch),
             _ => None,
         };
         wanted.max(writing).max(self.held.as_ref().map(|held| held.epoch))
@@ -346,7 +369,7 @@ impl Unit {
     pub fn may_be(&self, epoch: Epoch, hash: ContentHash) -> bool {
         let other = |e: Epoch, h: ContentHash| e == epoch && h != hash;
         let held = self.held.as_ref().is_some_and(|held| other(held.epoch, held.hash));
-        let writing = matches!(self.doing, Doing::Writing(w) if other(w.epoch, w.hash));
+        let writing = matches!(self.doing, Doing::Writing(w) | Doing::Adopting(w) if other(w.epoch, w.hash));
         let wanted = matches!(&self.want, Some(Want::Hold(wanted)) if other(wanted.epoch, wanted.hash));
         !(held || writing || wanted)
     }
@@ -357,7 +380,8 @@ impl Unit {
             return Some((*epoch, Observation::Refused(reason.clone())));
         }
         // Of what is removed there is only its end to tell, or why that does not come. The leader may know of the end already.
-        let tells = !self.removed || self.hindrance.is_some() && self.want.is_some();
+        // Of what may be there in part, too: the leader would leave out its content.
+        let tells = !self.removed && self.tried.is_none() || self.hindrance.is_some() && self.want.is_some();
         let held = self.held.as_ref().filter(|_| tells)?;
         // That it is loaded is told once systemd was seen to accept it.
         let wanted_loaded = matches!(&self.want, Some(Want::Hold(wanted))
@@ -374,6 +398,8 @@ impl Unit {
         // last.
         let ends = (self.ending || self.is_doubtful()) && !planted::is(Fault::GuardEndsForGood);
         let phase = match (&self.hindrance, held.phase.clone()) {
+            // It is the cluster's once PID 1 says so.
+            (None, _) if held.adopting && !ends => Phase::Starting,
             (Some(reason), _) => Phase::StopFailed(Failure::without_result(reason.as_str())),
             _ if ends => Phase::Stopping,
             // It was asked for, and may have begun.

@@ -65,6 +65,10 @@ impl Leader {
                     continue;
                 }
                 let Some(target) = self.target(unit, id, &name, epoch) else { continue };
+                let adopt = unit.is_being_adopted();
+                if adopt && !machine.adopts() {
+                    continue;
+                }
                 let has_content = held.is_some_and(|copy| {
                     copy.hash == unit.hash && matches!(copy.observation, Observation::Held { .. })
                 });
@@ -74,12 +78,14 @@ impl Leader {
                     content: (!has_content).then(|| Arc::clone(&unit.content)),
                     target,
                     exclusive: unit.options.exclusive,
+                    adopt,
                     name,
                 });
             } else if let Some(retired) = self.retired.get(&(id, name.clone()))
                 && !self.lingering.runs_on(id, &name)
+                && (!retired.release || machine.adopts())
             {
-                remove.push(Removal { name, epoch: retired.epoch });
+                remove.push(Removal { name, epoch: retired.epoch, release: retired.release });
             }
         }
         (hold, remove)

@@ -39,7 +39,7 @@ impl Commands {
         Self { by_number, numbers, outcomes }
     }
 
-    fn result(&self, id: CommandId) -> Option<&CommandResult> {
+    pub(super) fn result(&self, id: CommandId) -> Option<&CommandResult> {
         Some(&self.by_number.get(self.numbers.get(&id)?)?.result)
     }
 
@@ -49,7 +49,7 @@ impl Commands {
     }
 
     /// Keeps a result, and forgets the oldest beyond the bound.
-    fn keep(&mut self, command: StoredCommand) -> Vec<Change> {
+    pub(super) fn keep(&mut self, command: StoredCommand) -> Vec<Change> {
         let number = self.by_number.last_key_value().map_or(0, |(number, _)| number + 1);
         self.numbers.insert(command.id, number);
         self.outcomes += command.outcomes();
@@ -69,12 +69,12 @@ impl Commands {
 
 /// A unit file that was checked.
 #[derive(Clone, Debug)]
-struct Checked {
-    content: Arc<str>,
+pub(super) struct Checked {
+    pub(super) content: Arc<str>,
     hash: ContentHash,
     description: Box<str>,
-    options: Arc<Options>,
-    warnings: Vec<String>,
+    pub(super) options: Arc<Options>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// A unit of a command that was checked: its name, and its file, where there is one that counts.
@@ -159,12 +159,21 @@ impl Leader {
         let name = &argument.name;
         let known = self.units.get(name);
         let step = |file| Ok(Step { name: name.clone(), file });
+        let changes =
+            command.replace || matches!(command.verb, Verb::Load | Verb::Stop | Verb::Unload | Verb::Restart);
+        if changes && known.is_some_and(Unit::is_being_adopted) {
+            return Err(UnitErrorKind::Adoption(
+                "is being adopted: wait until that is done, or call it off with `musterctl release`"
+                    .to_owned(),
+            ));
+        }
         match command.verb {
             Verb::Load | Verb::Start if name.is_template() => {
                 return Err(UnitErrorKind::Template(example_instance(name)));
             }
             Verb::Submit | Verb::Load | Verb::Start => {}
             Verb::Destroy if self.strays.contains_key(name) => return step(None),
+            Verb::Release => return self.check_release(name).and(step(None)),
             _ if known.is_none() => return Err(UnitErrorKind::NotFound),
             Verb::Stop | Verb::Restart
                 if known.is_some_and(|unit| unit.desired == DesiredState::Inactive) =>
@@ -230,12 +239,13 @@ impl Leader {
             Verb::Load | Verb::Start => self.set_desired(&name, wanted(verb).unwrap_or_default()),
             Verb::Restart => self.restart(&name),
             Verb::Destroy => self.destroy(&name),
+            Verb::Release => self.release(&name),
         };
         self.turn.seen.push(name.clone());
         UnitOutcome { name, done: content.unwrap_or(state), warnings }
     }
 
-    fn create(&mut self, name: &UnitName, file: Checked) {
+    pub(super) fn create(&mut self, name: &UnitName, file: Checked) {
         self.orders += 1;
         let Checked { content, hash, description, options, warnings: _ } = file;
         self.turn.changes.push(Change::PutFile(name.clone(), Arc::clone(&content).into()));
@@ -247,6 +257,7 @@ impl Leader {
             desired: DesiredState::Inactive,
             order: self.orders,
             done: false,
+            adopted: None,
             why: PlaceReason::Asked,
             placements: LiteMap::new(),
         };
@@ -335,11 +346,11 @@ impl Leader {
         Done::Changed
     }
 
-    fn destroy(&mut self, name: &UnitName) -> Done {
+    pub(super) fn destroy(&mut self, name: &UnitName) -> Done {
         for (machine, epoch) in self.strays.remove(name).unwrap_or_default() {
             if self.latest_known(machine, name).is_none_or(|known| known < epoch) {
                 // Nobody knows what it was started from.
-                self.retire(machine, name, Retired { epoch, exclusive: None });
+                self.retire(machine, name, Retired { epoch, exclusive: None, release: false });
                 self.count_stray(name, machine);
             }
         }
@@ -398,14 +409,14 @@ fn first_of_each(units: &[UnitArgument]) -> impl Iterator<Item = &UnitArgument> 
 
 fn wanted(verb: Verb) -> Option<DesiredState> {
     match verb {
-        Verb::Submit | Verb::Destroy | Verb::Restart => None,
+        Verb::Submit | Verb::Destroy | Verb::Restart | Verb::Release => None,
         Verb::Load | Verb::Stop => Some(DesiredState::Loaded),
         Verb::Start => Some(DesiredState::Launched),
         Verb::Unload => Some(DesiredState::Inactive),
     }
 }
 
-fn check_file(name: &UnitName, content: &Arc<str>) -> Result<Checked, UnitErrorKind> {
+pub(super) fn check_file(name: &UnitName, content: &Arc<str>) -> Result<Checked, UnitErrorKind> {
     let file = UnitFile::parse(content.as_bytes())
         .map_err(|error| UnitErrorKind::Invalid(vec![error.to_string()]))?;
     let parsed = Options::parse(name, &file)
@@ -419,7 +430,7 @@ fn check_file(name: &UnitName, content: &Arc<str>) -> Result<Checked, UnitErrorK
     })
 }
 
-fn example_instance(template: &UnitName) -> String {
+pub(super) fn example_instance(template: &UnitName) -> String {
     template.instance_of("1").map_or_else(|_| template.to_string(), |name| name.to_string())
 }
 

@@ -176,6 +176,20 @@ pub struct StoredUnit {
     /// Whether it has run to its end, as a one-shot unit does: it is not started again by itself.
     #[serde(default)]
     pub done: bool,
+    /// Where it was adopted, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Adopted>,
+}
+
+/// That a unit was a machine's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adopted {
+    /// The machine, which keeps the files that it had.
+    pub machine: MachineId,
+    /// Whether the machine has said that the unit runs as the cluster's. Until then it stays there: the machine may start it by
+    /// itself.
+    pub done: bool,
 }
 
 /// A unit's file, byte for byte.
@@ -285,6 +299,9 @@ pub struct Retired {
     /// Where it was exclusive: how long after the lease of its machine it has ended, whoever is alive.
     #[serde(default)]
     pub exclusive: Option<Duration>,
+    /// Whether it is handed back to the machine: then it runs on there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub release: bool,
 }
 
 /// A command's result, kept so that a repetition of the command finds it.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::command::{
-    Command, CommandResult, LabelCommand, MachineCommand, MachineCommandError, Query, QueryAnswer,
+    Adoption, Command, CommandResult, LabelCommand, MachineCommand, MachineCommandError, Query, QueryAnswer,
     RestoreError,
 };
 use crate::ids::{CommitId, MachineId, Term};
@@ -90,6 +90,8 @@ impl Default for Settings {
 pub enum Input {
     /// A client asks for a change.
     Command(RequestId, Command),
+    /// A client asks that units of a machine are adopted: [`Effect::AnswerCommand`], once the machine has said what they are.
+    Adopt(RequestId, Adoption),
     /// A client asks for a change of machines.
     Machines(RequestId, MachineCommand),
     /// A client asks for changes of machines' labels, in this order.

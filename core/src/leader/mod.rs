@@ -18,6 +18,7 @@
 //! | `rivals` | machines that claim the id of another one |
 //! | `doubt` | the leader's own stalls, and many deaths at once |
 //! | `commands` | clients' changes |
+//! | `adopting` | units that a machine runs as its own, and that are taken over or handed back |
 //! | `moving`, `left` | machines that are drained or shut down; what is left on them, and why |
 //! | `placing` | which unit goes where, and when that is asked again |
 //! | `groups` | units tied by `MachineOf=`, or by what they activate |
@@ -28,6 +29,7 @@
 //! | `together` | what is checked of several unit files at once |
 //! | `status`, `rto` | clients' questions |
 
+mod adopting;
 mod assignments;
 mod backup;
 mod commands;
@@ -65,10 +67,11 @@ use std::time::Duration;
 
 use litemap::LiteMap;
 
+use self::adopting::Inspections;
 use self::commands::Commands;
 use self::doubt::{Awake, Brake};
 use self::durable::Reading;
-pub use self::durable::{Change, Durable, Place, Retired, StoredCommand, StoredFile, StoredUnit};
+pub use self::durable::{Adopted, Change, Durable, Place, Retired, StoredCommand, StoredFile, StoredUnit};
 pub use self::event::{Event, Severity};
 use self::failing::Troubles;
 use self::gates::{Gate, Gates};
@@ -121,6 +124,7 @@ pub struct Leader {
     /// Machines that hold a copy of the unit that nobody here knows of, or did when they were last heard.
     strays: BTreeMap<UnitName, BTreeMap<MachineId, Epoch>>,
     commands: Commands,
+    inspections: Inspections,
     connections: BTreeMap<ConnectionId, MachineId>,
     rivals: Rivals,
     /// The machines that were refused lately, with what was said of it then.
@@ -186,6 +190,8 @@ struct Unit {
     order: u64,
     /// Whether it has run to its end.
     done: bool,
+    /// Where it was adopted, if it was.
+    adopted: Option<Adopted>,
     /// Why it is to be placed, where that is not for what became of the machine that it is on.
     why: PlaceReason,
     /// Where it is placed. A unit that is not global is on one machine at most.
@@ -236,6 +242,8 @@ struct Session {
     lease: Duration,
     /// What its agent opens streams for; none where it knows of none.
     streams: Option<StreamKinds>,
+    /// Whether its agent can adopt units.
+    adopts: bool,
 }
 
 #[derive(Debug)]
@@ -281,6 +289,7 @@ impl Leader {
             retired: BTreeMap::new(),
             strays: BTreeMap::new(),
             commands: Commands::default(),
+            inspections: Inspections::default(),
             connections: BTreeMap::new(),
             rivals: Rivals::default(),
             refusals: BTreeMap::new(),
@@ -357,6 +366,7 @@ impl Leader {
         self.end_probes();
         match input {
             Input::Command(request, command) => self.execute(request, &command),
+            Input::Adopt(request, adoption) => self.adopt(request, adoption),
             Input::Machines(request, command) => self.command_machines(request, &command),
             Input::EditLabels(request, command) => self.edit_labels(request, &command),
             Input::Query(request, query) => self.answer(request, query),
@@ -383,6 +393,7 @@ impl Leader {
             self.end_leases();
         }
         self.decide();
+        self.end_inspections();
         self.finish_turn();
         let effects = self.outbox.take();
         self.only_what_is_harmless(effects)
@@ -539,10 +550,11 @@ impl Leader {
             self.orders = self.orders.max(stored.order);
             let Reading { hash, description, options } = file.reading(&name).clone();
             let content = Arc::clone(file.text());
-            let StoredUnit { desired, order, placements, done } = stored;
+            let StoredUnit { desired, order, placements, done, adopted } = stored;
             let done = done && !planted::is(Fault::DoneForgotten);
             let why = PlaceReason::default();
-            let unit = Unit { content, hash, description, options, desired, order, done, why, placements };
+            let unit =
+                Unit { content, hash, description, options, desired, order, done, adopted, why, placements };
             self.index(&name, &unit);
             for machine in unit.placements.keys() {
                 self.placer.assign(&name, *machine);
@@ -706,8 +718,8 @@ impl Turn {
 
 impl Unit {
     fn stored(&self) -> StoredUnit {
-        let Self { desired, order, done, .. } = *self;
-        StoredUnit { desired, order, done, placements: self.placements.clone() }
+        let Self { desired, order, done, adopted, .. } = *self;
+        StoredUnit { desired, order, done, adopted, placements: self.placements.clone() }
     }
 }
 

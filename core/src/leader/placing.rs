@@ -386,7 +386,7 @@ impl Leader {
         let exclusive = unit.options.exclusive;
         let Some(epoch) = unit.placements.remove(&machine) else { return };
         self.gates.forget(machine, name);
-        self.retire(machine, name, Retired { epoch, exclusive });
+        self.retire(machine, name, Retired { epoch, exclusive, release: false });
         if planted::is(Fault::EndingCopiesNotCounted) {
             self.placer.release(name, machine);
         }
@@ -489,7 +489,8 @@ impl Leader {
 }
 
 fn is_left(machines: &BTreeMap<MachineId, Machine>, unit: &Unit, id: MachineId) -> bool {
-    machines.get(&id).is_none_or(|machine| machine.is_left(unit.options.keep_on_reboot))
+    !unit.is_being_adopted()
+        && machines.get(&id).is_none_or(|machine| machine.is_left(unit.options.keep_on_reboot))
 }
 
 /// A unit that is not global any more cannot stay on several machines.

@@ -41,6 +41,9 @@ pub enum PlaceReason {
     /// It is global, and this machine takes it.
     #[error("it is global, and this machine takes it")]
     Global,
+    /// A client had it adopted where it runs.
+    #[error("a client had it adopted where it runs")]
+    Adopted,
     /// A client restarted it.
     #[error("a client restarted it")]
     Restarted,

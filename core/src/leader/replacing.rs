@@ -217,7 +217,11 @@ impl Leader {
             while let Some(member) = party.get(next).cloned() {
                 next += 1;
                 let unit = self.units.get(&member).filter(|unit| unit.placements.contains_key(&machine))?;
-                if group.contains(&member) || unit.options.global || self.is_at_work(&member, unit, machine) {
+                if group.contains(&member)
+                    || unit.options.global
+                    || unit.is_being_adopted()
+                    || self.is_at_work(&member, unit, machine)
+                {
                     return None;
                 }
                 let here = |name: &&UnitName| {

@@ -47,6 +47,7 @@ impl Leader {
                 self.turn.snapshots.insert(id);
             }
             FromAgent::Goodbye(goodbye) => self.goodbye(id, goodbye),
+            FromAgent::Inspected { number, units } => self.inspected(connection, number, units),
         }
     }
 
@@ -193,6 +194,7 @@ impl Leader {
             revision: Revision(0),
             lease: Duration::ZERO,
             streams: hello.streams,
+            adopts: hello.adopts,
         });
         machine.pressure = Pressure::default();
         machine.observed.clear();
@@ -256,6 +258,10 @@ impl Leader {
         let ended: Vec<UnitName> =
             self.placer.units_on(id).filter(|name| !held.contains(*name)).cloned().collect();
         for name in ended {
+            // Its own files may not be back.
+            if self.retired.get(&(id, name.clone())).is_some_and(|retired| retired.release) {
+                continue;
+            }
             self.copy_gone(id, &name, None);
             self.end_with_boot(id, &name);
         }
@@ -267,7 +273,8 @@ impl Leader {
         let Some(unit) = self.units.get(name).filter(|unit| unit.placements.contains_key(&id)) else {
             return;
         };
-        if unit.options.global || unit.options.keep_on_reboot || self.is_tied(name, unit) {
+        let stays = unit.options.keep_on_reboot || unit.is_being_adopted();
+        if unit.options.global || stays || self.is_tied(name, unit) {
             let epoch = self.mint();
             self.set_placement(name, id, epoch);
             return self.placed_anew(name, id, epoch, PlaceReason::Rebooted);
@@ -353,7 +360,7 @@ impl Leader {
             self.event(Event::Orphaned { unit: name.clone(), machine: id });
         }
         if planted::is(Fault::OrphansRemoved) {
-            self.retire(id, name, super::Retired { epoch, exclusive: None });
+            self.retire(id, name, super::Retired { epoch, exclusive: None, release: false });
         }
     }
 
@@ -371,6 +378,9 @@ impl Leader {
         epoch: Epoch,
         observation: &Observation,
     ) {
+        if !self.look_at_adoption(name, id, epoch, observation) {
+            return;
+        }
         self.look_at_lingering(name, observation);
         self.look_at_failure(name, id, epoch, observation);
         self.look_at_what_was_started(name, id, epoch, observation);
@@ -502,9 +512,14 @@ impl Leader {
         self.turn.seen.push(name.clone());
         let key = (id, name.clone());
         if self.retired.get(&key).is_some_and(|retired| covers(&retired.epoch))
-            && let Some(Retired { epoch, .. }) = self.retired.remove(&key)
+            && let Some(Retired { epoch, release, .. }) = self.retired.remove(&key)
         {
-            self.event(Event::Gone { unit: name.clone(), machine: id, epoch });
+            let unit = name.clone();
+            self.event(if release {
+                Event::Released { unit, machine: id, epoch }
+            } else {
+                Event::Gone { unit, machine: id, epoch }
+            });
             if self.lingering.runs_on(id, name) {
                 self.forget_move(id, name);
             }

@@ -145,7 +145,7 @@ impl Leader {
             global: unit.options.global,
             copies,
             waiting: self.waiting(name, explain),
-            trouble: self.trouble(name),
+            trouble: self.trouble(name).or_else(|| self.adoption(name)),
             done: unit.done,
         })
     }

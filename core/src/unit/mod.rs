@@ -9,6 +9,7 @@ mod file;
 mod glob;
 pub mod install;
 mod keys;
+mod merge;
 mod name;
 mod options;
 mod quantity;
@@ -20,6 +21,7 @@ mod tests;
 
 pub use file::{ContentHash, ContentHashError, Entry, MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError};
 pub use glob::{Glob, GlobError};
+pub use merge::merge;
 pub use name::{MAX_UNIT_NAME_BYTES, UnitName, UnitNameError, UnitType};
 pub(crate) use options::EXCLUSIVE_STOPS;
 pub use options::{MachineIdMatch, Options, Parsed, Reschedule};

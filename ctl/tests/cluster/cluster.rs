@@ -277,6 +277,7 @@ fn hello(digit: u32) -> Hello {
         pid1_age: Duration::ZERO,
         leaving: false,
         streams: None,
+        adopts: true,
         units: Vec::new(),
     }
 }

@@ -173,7 +173,7 @@ impl Api {
             }
             Ok(_) => return Ok(Carried::Out),
             Err(CommandError::Units(errors)) => errors,
-            Err(error @ CommandError::Store(_)) => {
+            Err(error @ (CommandError::Store(_) | CommandError::Machine(_))) => {
                 return Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
             }
             Err(error @ CommandError::NotLeader) => {
@@ -184,6 +184,9 @@ impl Api {
         match kinds.last() {
             None | Some(UnitErrorKind::NotFound) => Ok(Carried::Unknown),
             Some(UnitErrorKind::Inactive(_) | UnitErrorKind::InUse(..)) => Ok(Carried::NotAsDecided),
+            Some(kind @ UnitErrorKind::Adoption(_)) => {
+                Err(Refused::new(StatusCode::CONFLICT, kind.to_string()))
+            }
             Some(kind @ (UnitErrorKind::Invalid(_) | UnitErrorKind::Template(_))) => {
                 Err(Refused::bad(kind.to_string()))
             }

@@ -180,6 +180,7 @@ async fn forward(mut leader: MusterClient<Channel>, ask: Ask) -> Result<Answer, 
         | Ask::Machines(_)
         | Ask::ReleaseBrake
         | Ask::Restore(_)
+        | Ask::Adopt(_)
         | Ask::Stream(_) => {
             return Err(Status::internal("fleet's API does not ask for that"));
         }

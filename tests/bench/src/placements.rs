@@ -140,6 +140,7 @@ fn hello(number: u32) -> Hello {
         pid1_age: Duration::ZERO,
         leaving: false,
         streams: None,
+        adopts: true,
         units: Vec::new(),
     }
 }

@@ -47,6 +47,7 @@ impl Intent {
             (_, None, _) => refused("is unknown"),
             (Verb::Stop | Verb::Restart, Some((_, DesiredState::Inactive)), _) => refused("is inactive"),
             (Verb::Stop | Verb::Restart | Verb::Unload | Verb::Destroy, Some(_), _) => Ok(()),
+            (Verb::Release, Some(_), _) => refused("was not adopted"),
         }
     }
 
@@ -78,7 +79,7 @@ impl Intent {
 /// The desired state that a verb sets.
 fn sets(verb: Verb) -> Option<DesiredState> {
     match verb {
-        Verb::Submit | Verb::Destroy => None,
+        Verb::Submit | Verb::Destroy | Verb::Release => None,
         Verb::Load | Verb::Stop => Some(DesiredState::Loaded),
         Verb::Start | Verb::Restart => Some(DesiredState::Launched),
         Verb::Unload => Some(DesiredState::Inactive),

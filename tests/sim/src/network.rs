@@ -282,7 +282,10 @@ impl World {
                 stream.heartbeats.insert(*number, time);
             }
             FromAgent::Goodbye(Goodbye::Restart) => stream.goodbye = Some(time),
-            FromAgent::Report(_) | FromAgent::SnapshotWanted | FromAgent::Goodbye(Goodbye::Shutdown) => {}
+            FromAgent::Report(_)
+            | FromAgent::SnapshotWanted
+            | FromAgent::Inspected { .. }
+            | FromAgent::Goodbye(Goodbye::Shutdown) => {}
         }
         self.send(connection, Way::Up, Packet::Up(message));
     }
@@ -558,8 +561,11 @@ impl World {
                 let heartbeat_interval = self.settings.heartbeat_interval;
                 let lease_ttl = self.settings.lease_ttl;
                 say(self, LeaderMessage::Welcome(Welcome { cluster, heartbeat_interval, lease_ttl }));
-                let removal =
-                    |unit: muster_core::message::HeldUnit| Removal { name: unit.name, epoch: unit.epoch };
+                let removal = |unit: muster_core::message::HeldUnit| Removal {
+                    name: unit.name,
+                    epoch: unit.epoch,
+                    release: false,
+                };
                 let remove = hello.units.into_iter().map(removal).collect();
                 let revision = muster_core::ids::Revision(1);
                 let assignments = Assignments { snapshot: true, revision, hold: Vec::new(), remove };
@@ -567,7 +573,7 @@ impl World {
             }
             FromAgent::Heartbeat { number, .. } => say(self, LeaderMessage::HeartbeatAck { number }),
             FromAgent::Goodbye(_) => say(self, LeaderMessage::Farewell { lease: None }),
-            FromAgent::Report(_) | FromAgent::SnapshotWanted => {}
+            FromAgent::Report(_) | FromAgent::SnapshotWanted | FromAgent::Inspected { .. } => {}
         }
     }
 

@@ -18,7 +18,7 @@ impl Bench {
 }
 
 fn removal() -> Vec<Removal> {
-    vec![Removal { name: unit("a.service"), epoch: epoch(5, 1) }]
+    vec![Removal { name: unit("a.service"), epoch: epoch(5, 1), release: false }]
 }
 
 #[test]
@@ -128,7 +128,11 @@ fn what_is_gone_is_said_to_be_so_again_to_who_does_not_know() {
 #[test]
 fn what_pid_1_keeps_in_memory_is_gone_after_a_reload() {
     let mut bench = Bench::started();
-    bench.assign(false, vec![], vec![Removal { name: unit("a.service"), epoch: epoch(5, 1) }]);
+    bench.assign(
+        false,
+        vec![],
+        vec![Removal { name: unit("a.service"), epoch: epoch(5, 1), release: false }],
+    );
     bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
     bench.step(changed("a.service", "inactive", "dead"));
     bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into()));
@@ -149,7 +153,11 @@ fn what_pid_1_keeps_in_memory_is_gone_after_a_reload() {
 #[test]
 fn what_changes_while_it_is_asked_for_is_asked_for_again_soon() {
     let mut bench = Bench::started();
-    bench.assign(false, vec![], vec![Removal { name: unit("a.service"), epoch: epoch(5, 1) }]);
+    bench.assign(
+        false,
+        vec![],
+        vec![Removal { name: unit("a.service"), epoch: epoch(5, 1), release: false }],
+    );
     bench.step(Input::Answered(unit("a.service"), Verb::Stop, Ok(12)));
     bench.step(Input::JobRemoved(unit("a.service"), 12, "done".into()));
     // The signal of what was stopped may come after the end of its job.
@@ -169,13 +177,39 @@ fn what_may_be_there_in_part_is_removed() {
     bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);
     // The connection to systemd was lost meanwhile.
     bench.step(Input::Written(vec![(unit("a.service"), Written::Unanswered)]));
-    bench.assign(false, vec![], vec![Removal { name: unit("a.service"), epoch: epoch(5, 1) }]);
+    bench.assign(
+        false,
+        vec![],
+        vec![Removal { name: unit("a.service"), epoch: epoch(5, 1), release: false }],
+    );
     let mut effects = bench.later(Duration::from_secs(1));
     effects.extend(bench.step(seen("a.service", state("inactive", "dead"))));
     assert!(effects.contains(&Effect::Stop(unit("a.service"))), "{effects:?}");
     let mut effects = bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
     effects.extend(bench.step(forgotten("a.service")));
     assert!(effects.contains(&Effect::Remove(vec![unit("a.service")])), "{effects:?}");
+}
+
+#[test]
+fn what_may_be_there_in_part_is_not_started_from_what_is_there() {
+    let mut bench = Bench::new();
+    let held = |content| Assignment { content, ..hold("a.service", epoch(5, 1), FILE, Target::Launched) };
+    bench.assign(false, vec![held(Some(FILE.into()))], vec![]);
+    bench.step(Input::Written(vec![(unit("a.service"), Written::Unanswered)]));
+    // Leaders that wait for others to report say nothing of it.
+    bench.assign(true, vec![], vec![]);
+    let mut effects = bench.later(Duration::from_secs(1));
+    effects.extend(bench.step(forgotten("a.service")));
+    assert!(effects.contains(&Effect::Stop(unit("a.service"))), "{effects:?}");
+    bench.assign(true, vec![], vec![]);
+    let said = bench.later(Duration::from_millis(20));
+    assert!(!said.iter().any(|effect| matches!(effect, Effect::Send(FromAgent::Report(_)))), "{said:?}");
+    bench.step(Input::Disconnected(1));
+    assert_eq!(bench.agent.hello(bench.now).units, [], "it would be taken for the whole");
+    bench.assign(true, vec![held(Some(FILE.into()))], vec![]);
+    let mut effects = bench.step(Input::Answered(unit("a.service"), Verb::Stop, Err(CallError::NotLoaded)));
+    effects.extend(bench.later(Duration::from_secs(1)));
+    assert!(!effects.contains(&Effect::Start(unit("a.service"))), "{effects:?}");
 }
 
 #[test]

@@ -17,6 +17,8 @@ fn held() -> Held {
         settled: true,
         ended: false,
         removed: false,
+        adopting: false,
+        releasing: false,
         exclusive: Some(STOP),
     }
 }
@@ -172,7 +174,7 @@ fn the_guard_waits_for_the_removal_of_what_may_run_elsewhere() {
     bench.stopped();
     bench.reconnect();
     bench.ack(1);
-    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };
+    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1), release: false };
     let effects =
         bench.assign(true, vec![exclusive("b.service", epoch(5, 2), Target::Launched)], vec![removal]);
     assert!(until(&effects).is_none(), "{effects:?}");
@@ -331,7 +333,7 @@ fn what_waits_for_a_guard_that_cannot_be_started_fails_in_the_end() {
 #[test]
 fn what_waits_behind_another_unit_that_does_not_end_fails_in_the_end() {
     let held = |name, counter| exclusive(name, epoch(5, counter), Target::Launched);
-    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };
+    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1), release: false };
     // The guard has ended, and this one takes its time; or its files cannot be removed.
     for removed in [false, true] {
         let mut bench = Bench::exclusive();
@@ -407,7 +409,7 @@ fn a_lease_is_the_guards_before_it_is_known_what_the_leader_wants() {
 #[test]
 fn what_was_removed_leaves_nothing_behind_for_the_next_copy() {
     let mut bench = Bench::exclusive();
-    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };
+    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1), release: false };
     bench.assign(false, vec![], vec![removal]);
     bench.stopped();
     bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));
@@ -491,7 +493,7 @@ fn a_guard_that_is_off_without_a_lease_needs_no_timer() {
 #[test]
 fn the_guard_ends_with_the_last_exclusive_unit() {
     let mut bench = Bench::exclusive();
-    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };
+    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1), release: false };
     assert!(bench.assign(false, vec![], vec![removal]).contains(&stop()));
     bench.stopped();
     bench.step(Input::Removed(vec![(unit("a.service"), Ok(()))]));

@@ -1,5 +1,6 @@
 //! The agent against tables of inputs and effects; `world` plays it against a systemd and a leader that misbehave.
 
+mod adopting;
 mod gone;
 mod guard;
 mod heartbeats;
@@ -62,6 +63,7 @@ fn hold(name: &str, epoch: Epoch, file: &str, target: Target) -> Assignment {
         content,
         target,
         exclusive: None,
+        adopt: false,
     }
 }
 
@@ -530,7 +532,11 @@ fn lower_epochs_are_refused() {
     let effects = bench.assign(false, vec![hold("a.service", epoch(4, 9), FILE, Target::Launched)], vec![]);
     assert_eq!(effects, [stale("a.service", epoch(4, 9), epoch(5, 1))]);
     // What was removed does not come back under the same epoch.
-    let effects = bench.assign(false, vec![], vec![Removal { name: unit("b.service"), epoch: epoch(5, 3) }]);
+    let effects = bench.assign(
+        false,
+        vec![],
+        vec![Removal { name: unit("b.service"), epoch: epoch(5, 3), release: false }],
+    );
     assert_eq!(effects, [gone("b.service", epoch(5, 3))]);
     let effects = bench.assign(false, vec![hold("b.service", epoch(5, 3), FILE, Target::Launched)], vec![]);
     assert_eq!(effects, [stale("b.service", epoch(5, 3), epoch(5, 3))]);
@@ -540,7 +546,7 @@ fn lower_epochs_are_refused() {
 fn removal_stops_removes_confirms_and_remembers() {
     let mut bench = Bench::started();
     let name = || unit("a.service");
-    let removal = || vec![Removal { name: name(), epoch: epoch(5, 1) }];
+    let removal = || vec![Removal { name: name(), epoch: epoch(5, 1), release: false }];
     assert_eq!(bench.assign(false, vec![], removal())[0], Effect::Stop(name()));
     bench.step(Input::Answered(name(), Verb::Stop, Ok(12)));
     bench.step(changed("a.service", "failed", "failed"));
@@ -559,7 +565,11 @@ fn a_unit_that_nobody_names_is_left_alone() {
     let mut bench = Bench::started();
     assert_eq!(bench.assign(true, vec![], vec![]), []);
     // A removal of an older copy does not mean this one.
-    let effects = bench.assign(false, vec![], vec![Removal { name: unit("a.service"), epoch: epoch(4, 1) }]);
+    let effects = bench.assign(
+        false,
+        vec![],
+        vec![Removal { name: unit("a.service"), epoch: epoch(4, 1), release: false }],
+    );
     assert_eq!(effects, [gone("a.service", epoch(4, 1))]);
     assert_eq!(bench.agent.ledger().units.len(), 1);
 }
@@ -587,7 +597,7 @@ fn a_start_that_takes_its_time_can_be_stopped() {
     bench.assign(false, vec![hold("a.service", epoch(5, 1), FILE, Target::Launched)], vec![]);
     bench.step(Input::Written(vec![(unit("a.service"), DONE)]));
     bench.step(Input::Answered(unit("a.service"), Verb::Start, Ok(11)));
-    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };
+    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1), release: false };
     assert_eq!(bench.assign(false, vec![], vec![removal])[0], Effect::Stop(unit("a.service")));
 }
 
@@ -600,7 +610,7 @@ fn what_the_machine_has_of_its_own_is_refused() {
     let why = "the machine's own configuration already has a.service (/etc/systemd/system/a.service); rename the \
                unit or remove that file";
     assert_eq!(effects, [refused("a.service", epoch(5, 1), why)]);
-    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1) };
+    let removal = Removal { name: unit("a.service"), epoch: epoch(5, 1), release: false };
     assert_eq!(bench.assign(false, vec![], vec![removal]), [gone("a.service", epoch(5, 1))]);
 }
 

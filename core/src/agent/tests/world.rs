@@ -332,7 +332,7 @@ impl World {
 
     fn leader_hears(&mut self, message: FromAgent) {
         match message {
-            FromAgent::Goodbye(_) => {}
+            FromAgent::Goodbye(_) | FromAgent::Inspected { .. } => {}
             FromAgent::Hello(hello) => {
                 self.session = hello.session;
                 self.guard.forget_session();
@@ -389,13 +389,17 @@ impl World {
             content,
             target: *target,
             exclusive: is_exclusive(name).then_some(Duration::from_secs(10)),
+            adopt: false,
         }
     }
 
     fn snapshot(&mut self) {
         let hold = self.placed.keys().map(|name| self.assignment(name)).collect();
-        let remove =
-            self.removing.iter().map(|(name, epoch)| Removal { name: name.clone(), epoch: *epoch }).collect();
+        let remove = self
+            .removing
+            .iter()
+            .map(|(name, epoch)| Removal { name: name.clone(), epoch: *epoch, release: false })
+            .collect();
         self.tell(true, hold, remove);
     }
 
@@ -758,7 +762,7 @@ impl World {
                 let name = unit(NAMES[name]);
                 if let Some((epoch, ..)) = self.placed.remove(&name) {
                     self.removing.insert(name.clone(), epoch);
-                    self.tell(false, vec![], vec![Removal { name, epoch }]);
+                    self.tell(false, vec![], vec![Removal { name, epoch, release: false }]);
                 }
             }
             Chaos::Forget(name) => {

@@ -256,7 +256,7 @@ impl Units {
     }
 
     /// Notes why the unit could not be stopped or removed, or that nothing is in the way of that any more.
-    fn hinder(&mut self, name: &UnitName, why: Option<String>) {
+    pub(super) fn hinder(&mut self, name: &UnitName, why: Option<String>) {
         if let Some(unit) = self.units.get_mut(name).filter(|unit| unit.hindrance != why) {
             unit.hindrance = why;
             self.changed.insert(name.clone());
@@ -408,6 +408,8 @@ impl Units {
             }
             Doing::Nothing => unit.stopped = unit.stopped && gone,
             Doing::Writing(..)
+            | Doing::Adopting(..)
+            | Doing::Releasing
             | Doing::Removing
             | Doing::Checking
             | Doing::Calling(..)
@@ -433,7 +435,7 @@ impl Units {
     }
 
     /// The unit's files are removed and nothing of it runs.
-    fn confirmed(&mut self, name: UnitName) {
+    pub(super) fn confirmed(&mut self, name: UnitName) {
         let Some(unit) = self.units.get_mut(&name) else { return };
         let removed = match &unit.want {
             Some(Want::Remove(epoch)) => Some(*epoch),
@@ -444,6 +446,7 @@ impl Units {
             self.out.resets.push(name.clone());
         }
         unit.held = None;
+        unit.release = false;
         unit.removed = false;
         unit.remembered = false;
         unit.ending = false;

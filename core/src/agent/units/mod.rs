@@ -1,5 +1,6 @@
 //! All units of this machine, and what is to be done with them.
 
+mod adopting;
 mod answers;
 mod exclusive;
 mod window;
@@ -35,6 +36,8 @@ const STOPPED_MAX: usize = 1000;
 #[derive(Debug, Default)]
 struct Out {
     writes: Vec<Write>,
+    adopts: Vec<Write>,
+    releases: Vec<UnitName>,
     removes: Vec<UnitName>,
     resets: Vec<UnitName>,
     stops: Vec<UnitName>,
@@ -127,16 +130,16 @@ impl Units {
         }
     }
 
-    /// The units whose files are here.
+    /// The units whose files are here, as a whole.
     fn kept(&self) -> impl Iterator<Item = (&UnitName, &Unit, &Held)> {
-        let kept = self.units.iter().filter(|(_, unit)| !unit.removed);
+        let kept = self.units.iter().filter(|(_, unit)| !unit.removed && unit.tried.is_none());
         kept.filter_map(|(name, unit)| Some((name, unit, unit.held.as_ref()?)))
     }
 
     /// What the ledger keeps of them.
     pub fn held(&self) -> BTreeMap<UnitName, Held> {
         let held = |(name, unit): (&UnitName, &Unit)| {
-            let mut held = Held { removed: unit.removed, ..unit.held.clone()? };
+            let mut held = Held { removed: unit.removed, releasing: unit.release, ..unit.held.clone()? };
             if unit.may_have_begun() {
                 // Also where it is to be stopped by now: the next agent must know that it may run.
                 held.target = Target::Launched;
@@ -150,6 +153,7 @@ impl Units {
     pub fn writing(&self) -> BTreeMap<UnitName, Held> {
         let writing = |(name, unit): (&UnitName, &Unit)| match (&unit.doing, &unit.held) {
             (Doing::Writing(writing), None) => Some((name.clone(), writing.held())),
+            (Doing::Adopting(writing), None) => Some((name.clone(), writing.adopted())),
             _ => None,
         };
         self.units.iter().filter_map(writing).collect()
@@ -282,7 +286,7 @@ impl Units {
     }
 
     fn hold(&mut self, hold: Assignment) {
-        let Assignment { name, epoch, hash, content, target, exclusive } = hold;
+        let Assignment { name, epoch, hash, content, target, exclusive, adopt } = hold;
         let stopped = self.stopped.get(&name).copied().filter(|_| !planted::is(Fault::StoppedForgotten));
         if let Some(stopped) = stopped.filter(|stopped| epoch <= *stopped) {
             return self.stale(name, epoch, stopped);
@@ -300,7 +304,8 @@ impl Units {
             return self.stale(name, epoch, newest);
         }
         let mut content = content;
-        if let Some(held) = unit.held.as_mut().filter(|held| held.epoch == epoch) {
+        let in_part = unit.tried.is_some();
+        if let Some(held) = unit.held.as_mut().filter(|held| held.epoch == epoch && !in_part) {
             content = None;
             if held.target != target {
                 held.target = target;
@@ -318,7 +323,7 @@ impl Units {
         {
             unit.stopped = false;
         }
-        unit.want = Some(Want::Hold(Wanted { epoch, hash, content, target, exclusive }));
+        unit.want = Some(Want::Hold(Wanted { epoch, hash, content, target, exclusive, adopt }));
         if exclusive.is_some() {
             self.exclusive.insert(name.clone());
         }
@@ -331,7 +336,10 @@ impl Units {
     }
 
     fn remove(&mut self, removal: Removal) {
-        let Removal { name, epoch } = removal;
+        let Removal { name, epoch, release } = removal;
+        if release {
+            return self.release(name, epoch);
+        }
         if let Some(unit) = self.units.get_mut(&name) {
             if unit.epoch().is_some_and(|newest| newest > epoch)
                 && unit.held.as_ref().is_none_or(|h| h.epoch > epoch)
@@ -461,11 +469,27 @@ impl Units {
         let Out { reports, content_missing, .. } = &mut self.out;
         let kept =
             Out { reports: std::mem::take(reports), content_missing: *content_missing, ..Out::default() };
-        let Out { writes, removes, resets, stops, starts, checks, explains, reads, events, .. } =
-            std::mem::replace(&mut self.out, kept);
+        let Out {
+            writes,
+            adopts,
+            releases,
+            removes,
+            resets,
+            stops,
+            starts,
+            checks,
+            explains,
+            reads,
+            events,
+            ..
+        } = std::mem::replace(&mut self.out, kept);
         if !writes.is_empty() {
             effects.push(Effect::Write(writes));
         }
+        if !adopts.is_empty() {
+            effects.push(Effect::Adopt(adopts));
+        }
+        effects.extend(releases.into_iter().map(Effect::Release));
         if !removes.is_empty() {
             effects.push(Effect::Remove(removes));
         }
@@ -492,13 +516,15 @@ impl Units {
 
     fn advance(&mut self, name: UnitName) {
         let Some(unit) = self.units.get_mut(&name) else { return };
-        if let (None | Some(Want::Remove(_)), Doing::Nothing, Some(tried), None) =
-            (&unit.want, &unit.doing, unit.tried, &unit.held)
+        if let (None | Some(Want::Remove(_)), Doing::Nothing, Some(tried)) =
+            (&unit.want, &unit.doing, unit.tried)
         {
             // What is there of it must go, also where nobody has a record of it, and could have been started.
-            unit.held = Some(tried.held());
+            if unit.held.is_none() {
+                unit.held = Some(tried.held());
+                self.unsaved = Unsaved::NowNeeded;
+            }
             unit.want.get_or_insert(Want::Remove(tried.epoch));
-            self.unsaved = Unsaved::NowNeeded;
         }
         let action = unit.next();
         if matches!(action, Action::Write | Action::Remove) {
@@ -508,6 +534,15 @@ impl Units {
             Action::Nothing => {}
             // They are looked at again when they may.
             Action::Start if unit.held_exclusive().is_some() && !self.exclusive_may_start => {}
+            // PID 1 stops what it finds bound to a guard that does not run.
+            Action::Adopt if unit.is_exclusive() && !self.exclusive_may_start => {}
+            Action::Adopt => self.adopt(name),
+            Action::Release => {
+                unit.doing = Doing::Releasing;
+                self.outdated.remove(&name);
+                self.unsaved = Unsaved::NowNeeded;
+                self.out.releases.push(name);
+            }
             Action::Start if !self.starts.admits(&name) => {}
             Action::Stop if !self.stops.admits(&name) => {}
             Action::Settle => {
@@ -519,7 +554,9 @@ impl Units {
                 let content = wanted.content.clone();
                 let (epoch, hash, exclusive) = (wanted.epoch, wanted.hash, wanted.exclusive);
                 let writing = Writing { epoch, hash, target: wanted.target, exclusive };
-                if content.is_none() && unit.held.as_ref().is_none_or(|held| held.hash != hash) {
+                let has_content =
+                    unit.tried.is_none() && unit.held.as_ref().is_some_and(|held| held.hash == hash);
+                if content.is_none() && !has_content {
                     // The leader may have thought that the copy before it was still here.
                     if !std::mem::replace(&mut unit.asked_for_content, true) {
                         self.out.content_missing = true;

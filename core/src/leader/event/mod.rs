@@ -36,6 +36,40 @@ pub enum Event {
         /// The units that it changed, in the command's order.
         units: Vec<UnitName>,
     },
+    /// A client has units of a machine adopted: they are taken over where they run.
+    Adopting {
+        /// The machine.
+        machine: MachineId,
+        /// The units.
+        units: Vec<UnitName>,
+    },
+    /// A machine says that a unit that it ran as its own runs as the cluster's.
+    Adopted {
+        /// The unit.
+        unit: UnitName,
+        /// The machine.
+        machine: MachineId,
+        /// Which placement.
+        epoch: Epoch,
+    },
+    /// A machine could not have a unit adopted, which is its own still and no other's.
+    NotAdopted {
+        /// The unit.
+        unit: UnitName,
+        /// The machine.
+        machine: MachineId,
+        /// The machine's words.
+        reason: Box<str>,
+    },
+    /// A machine says that a unit that was handed back to it is its own again.
+    Released {
+        /// The unit.
+        unit: UnitName,
+        /// The machine.
+        machine: MachineId,
+        /// Up to which placement.
+        epoch: Epoch,
+    },
     /// A machine joined or came back.
     MachineUp {
         /// The machine.
@@ -360,7 +394,12 @@ impl Event {
                 Verb::Unload => "client_unload",
                 Verb::Destroy => "client_destroy",
                 Verb::Restart => "client_restart",
+                Verb::Release => "client_release",
             },
+            Self::Adopting { .. } => "client_adopt",
+            Self::Adopted { .. } => "unit_adopted",
+            Self::NotAdopted { .. } => "unit_not_adopted",
+            Self::Released { .. } => "unit_released",
             Self::MachineUp { .. } => "machine_up",
             Self::MachineDegraded(_) => "machine_degraded",
             Self::MachineRecovered(_) => "machine_recovered",
@@ -406,6 +445,7 @@ impl Event {
     pub fn units(&self) -> &[UnitName] {
         match self {
             Self::Command { units, .. }
+            | Self::Adopting { units, .. }
             | Self::MachineLost { units, .. }
             | Self::MachineUp { units, .. }
             | Self::FitNowhere { units }
@@ -413,6 +453,9 @@ impl Event {
             | Self::BrakeReleased { units, .. }
             | Self::NotDrained { units, .. } => units,
             Self::Placed { unit, .. }
+            | Self::Adopted { unit, .. }
+            | Self::NotAdopted { unit, .. }
+            | Self::Released { unit, .. }
             | Self::Inactive { unit, .. }
             | Self::Retried { unit, .. }
             | Self::Withheld { unit, .. }
@@ -453,6 +496,10 @@ impl Event {
             | Self::Drained(machine)
             | Self::MachineLeaves(machine)
             | Self::NotDrained { machine, .. }
+            | Self::Adopting { machine, .. }
+            | Self::Adopted { machine, .. }
+            | Self::NotAdopted { machine, .. }
+            | Self::Released { machine, .. }
             | Self::Inactive { machine, .. }
             | Self::Retried { machine, .. }
             | Self::MachineUp { machine, .. }
@@ -491,6 +538,8 @@ impl Event {
     pub fn epoch(&self) -> Option<Epoch> {
         match self {
             Self::Placed { epoch, .. }
+            | Self::Adopted { epoch, .. }
+            | Self::Released { epoch, .. }
             | Self::Inactive { epoch, .. }
             | Self::Gone { epoch, .. }
             | Self::Started { epoch, .. }
@@ -522,6 +571,7 @@ impl Event {
             | Self::StopFailed { .. }
             | Self::Failed { .. }
             | Self::Refused { .. }
+            | Self::NotAdopted { .. }
             | Self::Orphaned { .. } => Severity::Warning,
             _ => Severity::Info,
         }
@@ -532,6 +582,10 @@ impl Event {
         matches!(
             self,
             Self::Command { .. }
+                | Self::Adopting { .. }
+                | Self::Adopted { .. }
+                | Self::NotAdopted { .. }
+                | Self::Released { .. }
                 | Self::Availability { .. }
                 | Self::Labels { .. }
                 | Self::Drained(_)
@@ -550,6 +604,7 @@ impl Event {
             | Self::StopFailed { reason, .. }
             | Self::Failed { reason, .. }
             | Self::Refused { reason, .. }
+            | Self::NotAdopted { reason, .. }
             | Self::Retried { reason, .. }
             | Self::Withheld { reason, .. }
             | Self::GivenUp { reason, .. } => reason.len(),

@@ -45,11 +45,15 @@ impl Event {
             | Self::StopFailed { reason, .. }
             | Self::Failed { reason, .. }
             | Self::Refused { reason, .. }
+            | Self::NotAdopted { reason, .. }
             | Self::Retried { reason, .. }
             | Self::Withheld { reason, .. }
             | Self::GivenUp { reason, .. } => reason.to_string(),
             Self::TookOffice { .. }
             | Self::Command { .. }
+            | Self::Adopting { .. }
+            | Self::Adopted { .. }
+            | Self::Released { .. }
             | Self::HostAnswers(_)
             | Self::Availability { .. }
             | Self::Labels { .. }
@@ -84,8 +88,21 @@ impl fmt::Display for Event {
                     Verb::Unload => "unloaded",
                     Verb::Destroy => "destroyed",
                     Verb::Restart => "restarted",
+                    Verb::Release => "released",
                 };
                 write!(f, "a client {verb} {}", Listed(units))
+            }
+            Self::Adopting { machine, units } => {
+                write!(f, "a client has {} adopted, which machine {} runs", Listed(units), machine.short())
+            }
+            Self::Adopted { unit, machine, epoch: _ } => {
+                write!(f, "{unit} was adopted on machine {}, where it runs on", machine.short())
+            }
+            Self::NotAdopted { unit, machine, reason } => {
+                write!(f, "{unit} is not adopted, and is machine {}'s own still: {reason}", machine.short())
+            }
+            Self::Released { unit, machine, epoch: _ } => {
+                write!(f, "{unit} was handed back to machine {}, where it runs on", machine.short())
             }
             Self::MachineUp { machine, arrival, units } => {
                 write!(f, "machine {} {arrival}", machine.short())?;

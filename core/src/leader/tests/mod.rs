@@ -1,6 +1,7 @@
 //! The leader against machines that do what they are told.
 
 mod activating;
+mod adopting;
 mod backup;
 mod doubt;
 mod events;

@@ -1,6 +1,6 @@
 //! A leader, its store and its machines, in one thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +59,11 @@ pub(super) struct Agent {
     pub(super) beats: bool,
     /// Whether what it starts is seen to be active; else it is starting.
     pub(super) activates: bool,
+    /// The question about units of its own that it was asked last.
+    pub(super) inspected: Option<(u64, Vec<UnitName>)>,
+    /// What it was told to take over, and what it was handed back.
+    pub(super) adopting: BTreeSet<UnitName>,
+    pub(super) released: BTreeSet<UnitName>,
 }
 
 /// A leader, its store and its machines, in one thread.
@@ -210,6 +215,9 @@ impl World {
                 address: format!("198.18.0.{}", number.bits() >> 96),
                 beats: true,
                 activates: true,
+                inspected: None,
+                adopting: BTreeSet::new(),
+                released: BTreeSet::new(),
             },
         );
         self.connect(number);
@@ -235,6 +243,7 @@ impl World {
             leaving: agent.leaving,
             streams: agent.streams,
             pid1_age: agent.pid1_age,
+            adopts: true,
             units: agent.held.values().cloned().collect(),
         };
         self.step(Input::Agent(connection, FromAgent::Hello(hello)));
@@ -560,6 +569,7 @@ impl Agent {
             }
             LeaderMessage::HeartbeatAck { number } => self.acked = number,
             LeaderMessage::Farewell { .. } => self.farewell = true,
+            LeaderMessage::Inspect { number, units } => self.inspected = Some((number, units)),
             LeaderMessage::Probe => self.to_beat = true,
             LeaderMessage::OpenStream(key) => self.dialled.push(key),
             LeaderMessage::Refused(refused) => {
@@ -578,7 +588,10 @@ impl Agent {
     }
 
     fn take(&mut self, assignment: Assignment) -> Option<UnitReport> {
-        let Assignment { name, epoch, hash, content, target, exclusive: _ } = assignment;
+        let Assignment { name, epoch, hash, content, target, exclusive: _, adopt } = assignment;
+        if adopt {
+            self.adopting.insert(name.clone());
+        }
         let held = self.held.get(&name);
         let epochs = [held, self.writing.get(&name)].map(|unit| unit.map(|unit| unit.epoch));
         let last = epochs.into_iter().max().flatten().max(self.stopped.get(&name).copied());
@@ -617,7 +630,10 @@ impl Agent {
     }
 
     fn remove(&mut self, removal: Removal) -> UnitReport {
-        let Removal { name, epoch } = removal;
+        let Removal { name, epoch, release } = removal;
+        if release {
+            self.released.insert(name.clone());
+        }
         self.writing.retain(|writing, unit| *writing != name || unit.epoch > epoch);
         if self.held.get(&name).is_some_and(|held| held.epoch <= epoch) {
             self.held.remove(&name);

@@ -174,7 +174,13 @@ mod tests {
         let mut durable = Durable::new(ClusterId::new(1));
         for number in 0..700 {
             let placements = [(MachineId::new(1), muster_core::ids::Epoch::default())].into_iter().collect();
-            let unit = StoredUnit { desired: DesiredState::Loaded, order: 1, placements, done: false };
+            let unit = StoredUnit {
+                desired: DesiredState::Loaded,
+                order: 1,
+                placements,
+                done: false,
+                adopted: None,
+            };
             durable.apply(Change::PutUnit(name(number), unit));
             durable.apply(file(number, 3000));
         }

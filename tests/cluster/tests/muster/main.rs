@@ -1,5 +1,6 @@
 //! Muster on machines with a real systemd: what it promises, tried from outside.
 
+mod adopt;
 mod backup;
 mod clones;
 mod commands;

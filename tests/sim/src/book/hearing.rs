@@ -92,6 +92,7 @@ impl World {
             | Input::TermTaken(_)
             | Input::TermNotTaken
             | Input::Knocked(..)
+            | Input::Adopt(..)
             | Input::Restore(..)
             | Input::NotRestored(_)
             | Input::OpenStream(..)
@@ -239,6 +240,7 @@ impl World {
                 book.graced = Some(now + self.settings.restart_grace + Duration::from_secs(1));
             }
             FromAgent::SnapshotWanted => self.touches_machine(number),
+            FromAgent::Inspected { .. } => {}
         }
         Cause::Agent
     }
@@ -387,6 +389,7 @@ impl World {
             | LeaderMessage::Refused(_)
             | LeaderMessage::Probe
             | LeaderMessage::OpenStream(_)
+            | LeaderMessage::Inspect { .. }
             | LeaderMessage::Farewell { .. } => {}
         }
     }

@@ -170,7 +170,10 @@ impl World {
                     LeaderMessage::Farewell { lease: None } => {
                         self.a_goodbye_is_on_record(number, *connection);
                     }
-                    LeaderMessage::Refused(_) | LeaderMessage::Probe | LeaderMessage::OpenStream(_) => {}
+                    LeaderMessage::Refused(_)
+                    | LeaderMessage::Probe
+                    | LeaderMessage::OpenStream(_)
+                    | LeaderMessage::Inspect { .. } => {}
                 }
             }
             _ => {}

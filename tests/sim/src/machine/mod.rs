@@ -596,6 +596,8 @@ impl World {
                 }
                 self.tell_agent(number, Input::Removed(outcomes));
             }
+            // No client asks for it.
+            Effect::Adopt(_) | Effect::Release(_) | Effect::Inspect { .. } | Effect::OpenStream(..) => {}
             Effect::Event(event) => self.note(|| format!("m{number}: {event:?}")),
             Effect::PetGuard { until } => {
                 if self.machines[number].guard.is_none() {
@@ -610,7 +612,6 @@ impl World {
                 self.queue.after(0, Event::Later(number, boot, Later::Reaps));
             }
             // Nobody wants one here.
-            Effect::OpenStream(..) => {}
             Effect::ArmGuard { .. }
             | Effect::DisarmGuard
             | Effect::Ping
