@@ -92,6 +92,7 @@ impl Agent {
             pid1_age: Duration::ZERO,
             leaving: false,
             streams: None,
+            adopts: true,
             units: Vec::new(),
         }))
         .await;
