@@ -140,6 +140,18 @@ impl Client {
         self.ask(&mut Search::new(), async |client| client.try_units(wanted).await).await
     }
 
+    /// What there is, for somebody who looks on only: nothing is said while a scheduler is looked for.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn glimpse(&mut self) -> Result<(Vec<UnitStatus>, ClusterStatus), Failure> {
+        let mut search = Search::quiet();
+        let look = async |client: &mut Self| {
+            Ok((client.try_units(Wanted::default()).await?, client.try_cluster(&[]).await?))
+        };
+        self.ask(&mut search, look).await
+    }
+
     async fn try_units(&mut self, wanted: Wanted<'_>) -> Result<Vec<UnitStatus>, Trouble> {
         let names = wanted
             .names

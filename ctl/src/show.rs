@@ -12,12 +12,12 @@ use crate::cli::{ListArgs, ListMachinesArgs, ListUnitFilesArgs, ListUnitsArgs, O
 use crate::client::{Client, Wanted};
 use crate::failure::{Exit, Failure};
 use crate::output::listing::{
-    MACHINE_DEFAULT, MACHINE_FIELDS, UNIT_DEFAULT, UNIT_FIELDS, UNIT_FILE_DEFAULT, UNIT_FILE_FIELDS,
-    machine_notes, machine_rows, unit_file_rows, unit_rows,
+    MACHINE_DEFAULT, MACHINE_FIELDS, TMACHINE, UNIT_DEFAULT, UNIT_FIELDS, UNIT_FILE_DEFAULT,
+    UNIT_FILE_FIELDS, add_tmachine, machine_notes, machine_rows, unit_file_rows, unit_rows,
 };
-use crate::output::table::{Rows, write_array, write_json, write_table};
+use crate::output::table::{Columns, Rows, write_array, write_json, write_table};
 use crate::output::{Machines, status};
-use crate::style::harmless;
+use crate::style::{harmless, warn};
 
 /// `list-units`.
 ///
@@ -48,8 +48,14 @@ pub async fn list_unit_files(
     let mut units = client.units(Wanted { reasons, ..Wanted::default() }).await?;
     units.retain(|status| status.known);
     let machines = Machines::of(&client.cluster().await?);
-    let rows = unit_file_rows(&units, &machines, args.list.full);
-    print(out, rows, args.list, &args.fields, &UNIT_FILE_FIELDS, UNIT_FILE_DEFAULT)
+    let mut rows = unit_file_rows(&units, &machines, args.list.full);
+    let mut fields = UNIT_FILE_FIELDS.to_vec();
+    if args.fields.iter().any(|field| field == TMACHINE) {
+        warn("the field tmachine is an older name of target");
+        add_tmachine(&mut rows);
+        fields.push(TMACHINE);
+    }
+    print(out, rows, args.list, &args.fields, &fields, UNIT_FILE_DEFAULT)
 }
 
 /// `list-machines`.
@@ -97,7 +103,7 @@ fn print(
         Output::Json => write_json(out, rows, (!asked_for.is_empty()).then_some(&*asked_for))?,
         Output::Table => {
             let fields = if asked_for.is_empty() { &all[..default] } else { &asked_for };
-            write_table(out, &rows, fields, !list.no_legend)?;
+            write_table(out, &rows, fields, !list.no_legend, Columns::of_stdout())?;
         }
     }
     Ok(())

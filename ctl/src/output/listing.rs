@@ -24,6 +24,8 @@ pub const UNIT_DEFAULT: usize = 4;
 /// What `list-unit-files` can show; the first five are shown unless others are asked for.
 pub const UNIT_FILE_FIELDS: [&str; 8] =
     ["unit", "hash", "dstate", "state", "target", "desc", "global", "waiting"];
+/// What it can show besides: fleet's older name for `target`.
+pub const TMACHINE: &str = "tmachine";
 /// How many of [`UNIT_FILE_FIELDS`] are shown by default.
 pub const UNIT_FILE_DEFAULT: usize = 5;
 
@@ -131,6 +133,14 @@ fn waiting(waiting: &Waiting) -> String {
 fn hash(status: &UnitStatus, full: bool) -> Field {
     let field = Field::text("hash", status.hash.to_string());
     if full { field } else { field.shown_as(status.hash.short()) }
+}
+
+/// Adds the field `tmachine`: fleet's older name for `target`.
+pub fn add_tmachine(rows: &mut Rows) {
+    for row in rows {
+        let target = row.iter().find(|field| field.name == "target").cloned();
+        row.extend(target.map(|target| Field { name: TMACHINE, ..target }));
+    }
 }
 
 /// One row for each machine; the unreachable ones only with `lost`.
@@ -399,7 +409,7 @@ mod tests {
     use muster_core::ids::BootId;
     use muster_core::machine::Drain;
 
-    use super::super::table::{write_json, write_table};
+    use super::super::table::{Columns, write_json, write_table};
     use super::*;
     use crate::fixtures::{cluster, machine_id, machines, unit, with_waiting, zoo};
     use muster_core::state::DesiredState;
@@ -411,8 +421,27 @@ mod tests {
 
     fn table(rows: &Rows, fields: &[&'static str], legend: bool) -> String {
         let mut out = Vec::new();
-        write_table(&mut out, rows, fields, legend).expect("written");
+        write_table(&mut out, rows, fields, legend, Columns::Blanks).expect("written");
         plain(out)
+    }
+
+    #[test]
+    fn scripts_get_tabs() {
+        let tabs = |rows: &Rows, fields: &[&'static str]| {
+            let mut out = Vec::new();
+            write_table(&mut out, rows, fields, true, Columns::Tabs).expect("written");
+            String::from_utf8(out).expect("text").replace('\t', "<TAB>")
+        };
+        let units = unit_rows(&zoo(), &machines(), false);
+        let files = unit_file_rows(&zoo(), &machines(), false);
+        let live = machine_rows(&cluster(), false, false);
+        let all = [
+            tabs(&units, &UNIT_FIELDS[..UNIT_DEFAULT]),
+            tabs(&files, &UNIT_FILE_FIELDS[..UNIT_FILE_DEFAULT]),
+            tabs(&live, &MACHINE_FIELDS[..MACHINE_DEFAULT]),
+            tabs(&Vec::new(), &["unit", "machine"]),
+        ];
+        insta::assert_snapshot!(all.join("\n"));
     }
 
     fn json(rows: Rows, fields: Option<&[&'static str]>) -> String {
