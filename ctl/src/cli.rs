@@ -291,6 +291,16 @@ pub enum Sub {
     )]
     Restore(BackupFileArgs),
 
+    /// Take units and their desired states over from a fleet that runs
+    ///
+    /// Reads all units by fleet's API and asks for them here: all are submitted, then those that are loaded or launched there are
+    /// loaded or started. Nothing is changed in fleet, and no state here is ever lowered, so that it may be done again. Does not
+    /// wait. Both would run the units then: docs/from-fleet.md says how to change over. What is known here with the same
+    /// settings stays as it is.
+    #[command(after_help = "Examples:\n  musterctl import-fleet --dry-run unix:///var/run/fleet.sock\n  \
+                            musterctl import-fleet --skip-refused http://198.18.0.101:49153")]
+    ImportFleet(ImportArgs),
+
     /// Check unit files here, without a cluster
     ///
     /// Says what the scheduler would refuse (errors) and what systemd would ignore (warnings), with the lines. Exits
@@ -538,6 +548,24 @@ pub struct BackupFileArgs {
     /// The backup; `-` is standard input
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: String,
+}
+
+/// Arguments of `import-fleet`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Where fleet's API is, as fleetctl's `--endpoint`: http://HOST:PORT or unix:///PATH (`--endpoint` is where Muster's
+    /// schedulers are, here too)
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Give units that are known here with other content the content that they have in fleet
+    #[arg(long)]
+    pub replace: bool,
+    /// Leave out units that Muster does not take, for example for an option that fleet ignored
+    #[arg(long)]
+    pub skip_refused: bool,
 }
 
 /// Arguments of `verify`.

@@ -12,6 +12,7 @@ mod failure;
 #[cfg(test)]
 mod fixtures;
 mod fleetctl;
+mod import;
 mod machines;
 mod output;
 mod progress;
@@ -111,6 +112,10 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Sub::StepDown => return schedulers::step_down(&endpoints()?, out).await,
         Sub::Backup(args) => return backup::back_up(&mut connect().await?, &args.file, out).await,
         Sub::Restore(args) => return backup::restore(&mut connect().await?, &args.file, out).await,
+        Sub::ImportFleet(args) => {
+            let fleet = import::Fleet::parse(&args.url)?;
+            return import::run(&mut connect().await?, &fleet, &args, out).await;
+        }
         Sub::ListMachines(args) => return show::list_machines(&mut connect().await?, &args, out).await,
         Sub::Submit(SubmitArgs { sign: true, .. })
         | Sub::Load(PlaceArgs { sign: true, .. })

@@ -4,6 +4,7 @@
 mod cluster;
 mod fleetctl;
 mod follower;
+mod import;
 mod proxy;
 
 use std::path::Path;
