@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use muster_core::machine::Labels;
+use muster_core::machine::{Labels, check_label_key, check_label_value};
 use muster_core::unit::{Bytes, MilliCpu};
 pub use muster_daemon::config::ConfigError;
 use muster_daemon::config::{self, Contradiction};
@@ -241,11 +241,7 @@ impl TryFrom<String> for LabelKey {
     type Error = String;
 
     fn try_from(key: String) -> Result<Self, String> {
-        let compares = key.ends_with(['!', '<', '>', '~']).then_some("it ends in !, <, > or ~");
-        match compares.or_else(|| what_no_unit_can_say(&key)) {
-            Some(why) => Err(format!("MachineMetadata= cannot ask for a label {key:?}: {why}")),
-            None => Ok(Self(key)),
-        }
+        check_label_key(&key).map(|()| Self(key))
     }
 }
 
@@ -253,27 +249,7 @@ impl TryFrom<String> for LabelValue {
     type Error = String;
 
     fn try_from(value: String) -> Result<Self, String> {
-        match what_no_unit_can_say(&value) {
-            Some(why) => Err(format!("MachineMetadata= cannot ask for a label's value {value:?}: {why}")),
-            None => Ok(Self(value)),
-        }
-    }
-}
-
-/// Why this can be no side of the `=` in `MachineMetadata=KEY=VALUE`.
-fn what_no_unit_can_say(side: &str) -> Option<&'static str> {
-    if side.is_empty() {
-        Some("it is empty")
-    } else if side.contains('=') {
-        Some("it has a \"=\"")
-    } else if side.contains('"') {
-        Some("it has a quotation mark")
-    } else if side.contains(['\n', '\r', '\0']) {
-        Some("it has a line end or a NUL")
-    } else if side.trim_matches([' ', '\t']) != side {
-        Some("it has a blank at an end")
-    } else {
-        None
+        check_label_value(&value).map(|()| Self(value))
     }
 }
 

@@ -1,13 +1,15 @@
 //! Unit files: kept in a directory of Muster's own, linked to where systemd looks for units that a reboot removes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use muster_core::agent::{self, Held, Write};
-use muster_core::unit::{ContentHash, UnitName};
+use muster_core::unit::install::{self, Wanted};
+use muster_core::unit::{ContentHash, UnitFile, UnitName};
+use muster_daemon::files::replace;
 
 use crate::guard::Guard;
 
@@ -110,6 +112,7 @@ impl UnitFiles {
             let path = path.to_owned();
             move |source| WriteError::Io { path, source }
         };
+        let wanted_before = self.wanted(&write.name);
         let kept;
         let content = if let Some(content) = &write.content {
             replace(&file, content.as_bytes()).map_err(at(&file))?;
@@ -133,6 +136,13 @@ impl UnitFiles {
             }
             None => absent(fs::remove_file(&drop_in)).map_err(at(&drop_in))?,
         }
+        let wanted = wanted(&write.name, content);
+        for gone in wanted_before.difference(&wanted) {
+            self.unlink_wanted(&write.name, gone).map_err(at(&self.links.join(gone.directory())))?;
+        }
+        for new in &wanted {
+            self.link_wanted(&write.name, new).map_err(at(&self.links.join(new.directory())))?;
+        }
         // Last: from here on systemd can find it.
         match symlink(&file, &link) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -150,18 +160,42 @@ impl UnitFiles {
 
     /// Removes the link, the drop-in and the content; what is not there need not be removed.
     pub(crate) fn remove(&self, name: &UnitName) -> io::Result<()> {
+        for wanted in self.wanted(name) {
+            self.unlink_wanted(name, &wanted)?;
+        }
         // Anything else there is not ours to remove.
         if self.link_is_ours(name)? == Some(true) {
             absent(fs::remove_file(self.link(name)))?;
         }
         let directory = self.drop_in_dir(name);
         absent(fs::remove_file(directory.join(DROP_IN)))?;
-        match absent(fs::remove_dir(&directory)) {
-            // Somebody else has a drop-in for it.
-            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
-            outcome => outcome?,
-        }
+        remove_empty(&directory)?;
         absent(fs::remove_file(self.file(name)))
+    }
+
+    /// The units that start this one along with themselves, as its file says that is there.
+    fn wanted(&self, name: &UnitName) -> BTreeSet<Wanted> {
+        fs::read_to_string(self.file(name)).map(|content| wanted(name, &content)).unwrap_or_default()
+    }
+
+    /// Has systemd start the unit along with that one, from when it reads that one's files next.
+    fn link_wanted(&self, name: &UnitName, wanted: &Wanted) -> io::Result<()> {
+        let directory = self.links.join(wanted.directory());
+        fs::create_dir_all(&directory)?;
+        match symlink(self.file(name), directory.join(name.as_str())) {
+            // Ours, or the machine's own: the name is the same, and so is the effect.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn unlink_wanted(&self, name: &UnitName, wanted: &Wanted) -> io::Result<()> {
+        let directory = self.links.join(wanted.directory());
+        let link = directory.join(name.as_str());
+        if fs::read_link(&link).is_ok_and(|target| target == self.file(name)) {
+            absent(fs::remove_file(&link))?;
+        }
+        remove_empty(&directory)
     }
 
     fn file(&self, name: &UnitName) -> PathBuf {
@@ -188,13 +222,16 @@ impl UnitFiles {
     }
 }
 
-/// Writes a file so that nobody ever sees half of it.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    // No suffix that systemd looks at.
-    new.push("~");
-    fs::write(&new, content)?;
-    fs::rename(&new, path)
+fn wanted(name: &UnitName, content: &str) -> BTreeSet<Wanted> {
+    UnitFile::parse(content.as_bytes()).map(|file| install::wanted(name, &file)).unwrap_or_default()
+}
+
+/// Removes a directory, but for one in which somebody else has something.
+fn remove_empty(directory: &Path) -> io::Result<()> {
+    match absent(fs::remove_dir(directory)) {
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// It is well when there was nothing to remove.
@@ -286,6 +323,30 @@ mod tests {
         assert!(files.drop_in_dir(&name).join("10-own.conf").exists());
         assert!(!files.drop_in_dir(&name).join(DROP_IN).exists());
         assert!(!files.is_ours(&name, files.link(&name).to_str().unwrap()));
+    }
+
+    #[test]
+    fn a_unit_is_enabled_for_the_units_that_its_file_names() {
+        let bench = Bench::new();
+        let files = &bench.files;
+        let of = |wanted: &str, counter| {
+            let content = format!("{FILE}[Install]\nWantedBy={wanted} multi-user.target\n");
+            let hash = ContentHash::of(content.as_bytes());
+            Write { hash, content: Some(content.into()), ..write(None, counter) }
+        };
+        files.write(&of("b.service c.service", 1)).unwrap();
+        let name = write(None, 1).name;
+        let link = |by: &str| files.links.join(format!("{by}.wants/a.service"));
+        assert_eq!(fs::read_link(link("b.service")).unwrap(), files.file(&name));
+        assert!(link("c.service").is_symlink() && !link("multi-user.target").is_symlink());
+        // Another file names others. What the machine has itself there stays.
+        fs::create_dir(files.links.join("d.service.wants")).unwrap();
+        symlink("/own/a.service", link("d.service")).unwrap();
+        files.write(&of("c.service d.service", 2)).unwrap();
+        assert!(!files.links.join("b.service.wants").exists() && link("c.service").is_symlink());
+        files.remove(&name).unwrap();
+        assert_eq!(bench.names(), ["d.service.wants"]);
+        assert!(link("d.service").is_symlink());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use muster_core::agent::EXCLUSIVE_SLICE;
 use muster_core::time::Time;
 use muster_daemon::clock;
+use muster_daemon::files::replace;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use rustix::net::{
@@ -23,7 +24,7 @@ use rustix::net::{
 use rustix::process::{Gid, Pid, Uid};
 use tracing::warn;
 
-use crate::files::{absent, replace};
+use crate::files::absent;
 
 /// The unit that kills what is left.
 pub(crate) const FENCE: &str = "muster-fence.service";

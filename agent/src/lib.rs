@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`daemon`] | the loop |
 //! | `systemd` | D-Bus: calls and signals |
-//! | `session` | gRPC: the stream to a leader |
+//! | [`session`] | gRPC: the streams to a leader |
 //! | `files` | unit files |
 //! | `guard` | the units and scripts with which PID 1 ends exclusive units |
 //! | [`goodbye`] | shutdowns, as `muster-goodbye.service` tells of them |
@@ -26,5 +26,5 @@ mod logind;
 mod notify;
 mod pressure;
 mod records;
-mod session;
+pub mod session;
 mod systemd;

@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use muster_core::agent::{Ledger, Membership};
 use muster_core::ids::{AgentKey, BootId};
+use muster_daemon::files::replace;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tracing::warn;
-
-use crate::files::replace;
 
 /// How long the membership's file is, in bytes: longer than what it says ever is.
 const MEMBERSHIP_LENGTH: usize = 512;

@@ -35,7 +35,7 @@ const WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// The streams to schedulers, one at a time.
 #[derive(Debug)]
-pub(crate) struct Sessions {
+pub struct Sessions {
     /// Whether a scheduler may be on the test network.
     insecure: bool,
     inputs: mpsc::Sender<Input>,
@@ -56,12 +56,13 @@ struct Stream {
 }
 
 impl Sessions {
-    pub(crate) fn new(insecure: bool, inputs: mpsc::Sender<Input>) -> Self {
+    /// None yet; what comes of them goes to `inputs`.
+    pub fn new(insecure: bool, inputs: mpsc::Sender<Input>) -> Self {
         Self { insecure, inputs, stream: None, complaints: Complaints::default() }
     }
 
     /// Opens a stream to this scheduler.
-    pub(crate) fn connect(&mut self, connection: u64, scheduler: String) {
+    pub fn connect(&mut self, connection: u64, scheduler: String) {
         self.disconnect();
         let (heartbeats, heartbeats_queue) = mpsc::channel(QUEUE_MAX);
         let (messages, queue) = mpsc::channel(QUEUE_MAX);
@@ -86,7 +87,7 @@ impl Sessions {
     }
 
     /// Ends the stream, if there is one.
-    pub(crate) fn disconnect(&mut self) {
+    pub fn disconnect(&mut self) {
         if let Some(stream) = self.stream.take() {
             stream.task.abort();
         }
@@ -94,7 +95,7 @@ impl Sessions {
 
     /// Sends a message after those before it, a heartbeat after other heartbeats only. It waits for nobody: a stream that
     /// takes no more is ended.
-    pub(crate) fn send(&mut self, message: FromAgent) {
+    pub fn send(&mut self, message: FromAgent) {
         let Some(stream) = &self.stream else { return };
         let way = match &message {
             FromAgent::Heartbeat { .. } => &stream.heartbeats,

@@ -48,6 +48,8 @@ fn state(files: &[String]) -> Durable {
     durable.apply(Change::PutMachine(id, machine()));
     let drain = Availability::Draining(Drain { timeout_ms: 1000, max_parallel: 2 });
     durable.apply(Change::PutAvailability(id, drain));
+    let edits = [("disk".to_owned(), Some("ssd".to_owned())), ("rack".to_owned(), None)].into();
+    durable.apply(Change::PutLabels(id, edits));
     let exclusive = Some(Duration::from_secs(10));
     durable.apply(Change::PutRetired(id, name(99), Retired { epoch, exclusive }));
     let outcome = UnitOutcome { name: name(0), done: Done::Created, warnings: vec!["odd".to_owned()] };

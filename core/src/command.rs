@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{BootId, ClusterId, CommandId, Epoch, MachineId, Term};
 use crate::leader::Durable;
-use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
-use crate::state::{DesiredState, Observation};
+use crate::machine::{
+    Availability, MachineRecord, MachineState, Pressure, check_label_key, check_label_value,
+};
+use crate::state::{DesiredState, Observation, Phase, UnitState};
 use crate::unit::{ContentHash, UnitName};
 
 /// A change that a client asks for. All of it is done, or nothing.
@@ -33,9 +35,9 @@ pub enum Verb {
     Load,
     /// Submit, and have started.
     Start,
-    /// Have on a machine, not started. Refused for an inactive unit.
+    /// Have on a machine, not started. Refused for an inactive unit. With `replace` it takes a file, too.
     Stop,
-    /// Have on no machine.
+    /// Have on no machine. With `replace` it takes a file, too.
     Unload,
     /// Forget.
     Destroy,
@@ -142,6 +144,8 @@ pub enum Query {
         /// With what each machine has against a unit that waits; of many such units only for the first ones.
         reasons: bool,
     },
+    /// A part of all units, or of their copies.
+    Page(Page),
     /// All machines, and the cluster.
     Machines {
         /// With what is left on these, and why; of many only of the first.
@@ -153,10 +157,36 @@ pub enum Query {
     Backup,
 }
 
+/// A part of a long list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// What is listed.
+    pub rows: Rows,
+    /// So many rows are left out first.
+    pub skip: usize,
+    /// So many follow at most.
+    pub most: usize,
+}
+
+/// What the rows of a list are, in the order of the units' names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// The units that the cluster knows.
+    Units,
+    /// Copies of units of which a machine has told systemd's state. A unit has those of its copies that are rows.
+    States {
+        /// Of this unit only.
+        unit: Option<UnitName>,
+        /// On this machine only.
+        machine: Option<MachineId>,
+    },
+}
+
 /// The answer to a [`Query`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryAnswer {
-    /// To [`Query::Units`], in the order of their names; those that are not known are left out.
+    /// To [`Query::Units`], in the order of their names; those that are not known are left out. To [`Query::Page`], with
+    /// their files.
     Units(Vec<UnitStatus>),
     /// To [`Query::Machines`].
     Machines(ClusterStatus),
@@ -275,13 +305,36 @@ pub struct ClusterStatus {
     pub brake: Option<BrakeStatus>,
 }
 
-/// A change of machines that a client asks for. It may be repeated.
+/// A change of machines that a client asks for. It may be repeated under its id, and is carried out once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineCommand {
+    /// Chosen by the client.
+    pub id: CommandId,
     /// Which machines.
     pub machines: Vec<MachineId>,
     /// What is decided of them.
     pub availability: Availability,
+}
+
+/// A change of a machine's labels that a client asks for. It may be repeated.
+///
+/// The machine need not have joined: then the change waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelEdit {
+    /// The machine.
+    pub machine: MachineId,
+    /// The label.
+    pub key: String,
+    /// Its value; `None` where the machine is not to have it, even if its agent names it.
+    pub value: Option<String>,
+}
+
+impl LabelEdit {
+    pub(crate) fn check(&self) -> Result<(), MachineCommandError> {
+        let key = check_label_key(&self.key);
+        let value = self.value.as_deref().map_or(Ok(()), check_label_value);
+        key.and(value).map_err(MachineCommandError::Label)
+    }
 }
 
 /// Why a command on machines has changed nothing.
@@ -292,6 +345,9 @@ pub enum MachineCommandError {
         "no machine of this cluster has the id {0}; `musterctl list-machines --full` shows those that have joined"
     )]
     NoSuchMachine(MachineId),
+    /// A label that no unit could ask for, for this reason.
+    #[error("{0}")]
+    Label(String),
     /// The store refused the write.
     #[error("nothing was changed: the scheduler cannot write to its store: {0}")]
     Store(String),
@@ -340,7 +396,7 @@ pub struct BrakeStatus {
 pub struct MachineStatus {
     /// Its id.
     pub id: MachineId,
-    /// What its agent said of it.
+    /// What its agent said of it; of its labels what counts, with what clients have changed.
     pub record: MachineRecord,
     /// How the leader sees it.
     pub state: MachineState,
@@ -362,6 +418,40 @@ pub struct MachineStatus {
     pub rival: Option<RivalStatus>,
     /// Whether its host answers, although the machine is unreachable; `None` where that was not asked, or is not known yet.
     pub host_answers: Option<bool>,
+}
+
+impl UnitStatus {
+    /// The copy that was decided, where it has just one.
+    pub fn current_copy(&self) -> Option<&CopyStatus> {
+        self.copies.iter().find(|copy| copy.role == CopyRole::Current)
+    }
+
+    /// How far it is, in the words of what was asked for. `None` for a global unit, which may be as far on one machine and
+    /// not on another.
+    pub fn current_state(&self) -> Option<DesiredState> {
+        if self.global {
+            return None;
+        }
+        Some(match self.current_copy().and_then(|copy| copy.observation.as_ref()) {
+            None | Some(Observation::Refused(_)) => DesiredState::Inactive,
+            Some(Observation::Held { phase, .. }) => match phase {
+                Phase::Loaded | Phase::Starting | Phase::Stopping | Phase::StopFailed(_) => {
+                    DesiredState::Loaded
+                }
+                Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_) => DesiredState::Launched,
+            },
+        })
+    }
+}
+
+impl CopyStatus {
+    /// What systemd says of it.
+    pub fn unit_state(&self) -> Option<&UnitState> {
+        match &self.observation {
+            Some(Observation::Held { state, .. }) => state.as_ref(),
+            _ => None,
+        }
+    }
 }
 
 impl MachineStatus {

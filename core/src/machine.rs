@@ -12,6 +12,62 @@ use crate::unit::{Bytes, MilliCpu};
 /// A machine's labels: fleet's metadata.
 pub type Labels = BTreeMap<String, String>;
 
+/// What clients have changed of a machine's labels, whatever its agent says of them: other values, and `None` for what it
+/// is not to have.
+pub type LabelEdits = BTreeMap<String, Option<String>>;
+
+/// The labels that count: those that the agent names, with what clients have changed.
+pub fn edited(labels: &Labels, edits: Option<&LabelEdits>) -> Labels {
+    let mut labels = labels.clone();
+    for (key, value) in edits.into_iter().flatten() {
+        match value {
+            Some(value) => labels.insert(key.clone(), value.clone()),
+            None => labels.remove(key),
+        };
+    }
+    labels
+}
+
+/// Checks that `MachineMetadata=` can ask for a label with this key.
+///
+/// # Errors
+/// Why it cannot.
+pub fn check_label_key(key: &str) -> Result<(), String> {
+    let compares = key.ends_with(['!', '<', '>', '~']).then_some("it ends in !, <, > or ~");
+    match compares.or_else(|| what_no_unit_can_say(key)) {
+        Some(why) => Err(format!("MachineMetadata= cannot ask for a label {key:?}: {why}")),
+        None => Ok(()),
+    }
+}
+
+/// Checks that `MachineMetadata=` can ask for a label with this value.
+///
+/// # Errors
+/// Why it cannot.
+pub fn check_label_value(value: &str) -> Result<(), String> {
+    match what_no_unit_can_say(value) {
+        Some(why) => Err(format!("MachineMetadata= cannot ask for a label's value {value:?}: {why}")),
+        None => Ok(()),
+    }
+}
+
+/// Why this can be no side of the `=` in `MachineMetadata=KEY=VALUE`.
+fn what_no_unit_can_say(side: &str) -> Option<&'static str> {
+    if side.is_empty() {
+        Some("it is empty")
+    } else if side.contains('=') {
+        Some("it has a \"=\"")
+    } else if side.contains('"') {
+        Some("it has a quotation mark")
+    } else if side.contains(['\n', '\r', '\0']) {
+        Some("it has a line end or a NUL")
+    } else if side.trim_matches([' ', '\t']) != side {
+        Some("it has a blank at an end")
+    } else {
+        None
+    }
+}
+
 /// What a machine has to give to units that reserve something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,7 +84,7 @@ pub struct Capacity {
 pub struct MachineRecord {
     /// The address that other machines reach it by; where its agent was told none, the one that it dials from.
     pub address: String,
-    /// Its labels.
+    /// Its labels, as its agent names them.
     pub labels: Labels,
     /// What it can give to units.
     pub capacity: Capacity,

@@ -45,6 +45,14 @@ faults! {
     QueryBeforeCommit,
     /// a drain is acknowledged before the commit
     AvailabilityBeforeCommit,
+    /// a change of labels is acknowledged before the commit
+    LabelsBeforeCommit,
+    /// a new leader knows nothing of the labels that were changed
+    LabelsForgotten,
+    /// a machine that says Hello has the labels that its agent names
+    HelloTakesLabelsBack,
+    /// all that is on a machine whose labels are changed is placed anew
+    RelabelledAllMove,
     /// an assignment is sent before its commit
     AssignmentBeforeCommit,
     /// what was to be sent with a commit is sent although it failed
@@ -53,6 +61,8 @@ faults! {
     FailedCommitIsKept,
     /// the ids of commands are not read from the store
     CommandsForgotten,
+    /// a change of machines that comes again is made again
+    MachinesChangedAgain,
     /// a heartbeat that was on its way when the lease ended revives it
     LateHeartbeatRevives,
     /// a machine that only ever says Hello stays up
@@ -65,6 +75,8 @@ faults! {
     NewLeaderPlacesAtOnce,
     /// a leader that may have been overtaken answers heartbeats
     DeposedAnswers,
+    /// whether a leader was overtaken is judged by when a message came
+    LeadsByWhatCame,
     /// a leader works on under a term that an agent knows to be overtaken
     HigherTermIgnored,
     /// a restored backup goes on in the term after its own

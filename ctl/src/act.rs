@@ -8,11 +8,10 @@ use std::time::Duration;
 use muster_core::command::{
     Command, CommandError, Done, UnitArgument, UnitError, UnitErrorKind, UnitOutcome, UnitStatus, Verb,
 };
-use muster_core::ids::CommandId;
 use muster_core::unit::UnitName;
 
 use crate::arguments::{self, Argument, Known, Needed, Resolved, Unit, verb_name};
-use crate::client::{Client, Wanted};
+use crate::client::{Client, Wanted, new_id};
 use crate::failure::{Exit, Failure};
 use crate::output::Machines;
 use crate::progress::{Pending, wait};
@@ -62,7 +61,7 @@ pub async fn run(
         content: unit.file.as_ref().map(|file| file.text.clone()),
     };
     let command = Command {
-        id: CommandId::new(uuid::Uuid::now_v7().as_u128()),
+        id: new_id(),
         verb: how.verb,
         units: units.iter().map(argument).collect(),
         replace: how.replace,

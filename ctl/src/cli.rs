@@ -225,6 +225,16 @@ pub enum Sub {
     #[command(after_help = "Example:\n  musterctl uncordon 1234abcd")]
     Uncordon(MachinesArgs),
 
+    /// Change the metadata of a machine, which units ask for with `MachineMetadata=`
+    ///
+    /// It counts more than what the machine's agent is configured with (`labels` in `agent.toml`), at once, and until it is
+    /// changed again: restarts of the machine and of schedulers make no difference. A unit that asks for what the machine has
+    /// no more is stopped there, and placed elsewhere where it fits; nothing else moves.
+    #[command(
+        after_help = "Examples:\n  musterctl metadata 1234abcd disk=ssd zone=a\n  musterctl metadata 198.18.0.101 disk-"
+    )]
+    Metadata(MetadataArgs),
+
     /// Empty machines: their units are placed on others, and stop here once they are active there
     ///
     /// Waits until the machines themselves say that nothing is left, and says what it waits for. What fits nowhere else
@@ -345,6 +355,26 @@ pub struct MachinesArgs {
     /// Machines: ids, the first digits of ids (at least 4), addresses, or both as lists show them
     #[arg(required = true, value_name = "MACHINE", add = Completer::new(Machines))]
     pub machines: Vec<String>,
+}
+
+/// Arguments of `metadata`.
+#[derive(Debug, Args)]
+pub struct MetadataArgs {
+    /// A machine: its id, the first digits of that (at least 4), its address, or both as lists show them
+    #[arg(value_name = "MACHINE", add = Completer::new(Machines))]
+    pub machine: String,
+    /// What it is to have (KEY=VALUE), and what it is not to have any more (KEY-)
+    #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = edit)]
+    pub edits: Vec<(String, Option<String>)>,
+}
+
+/// One change of a machine's metadata.
+fn edit(text: &str) -> Result<(String, Option<String>), String> {
+    if let Some((key, value)) = text.split_once('=') {
+        return Ok((key.to_owned(), Some(value.to_owned())));
+    }
+    let key = text.strip_suffix('-').ok_or("KEY=VALUE is expected, or KEY- for what is to go")?;
+    Ok((key.to_owned(), None))
 }
 
 /// Arguments of `drain`.

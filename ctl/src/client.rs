@@ -4,8 +4,10 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_core::command::{ClusterStatus, Command, CommandResult, MachineCommand, Rto, UnitStatus};
-use muster_core::ids::MachineId;
+use muster_core::command::{
+    ClusterStatus, Command, CommandResult, LabelEdit, MachineCommand, Rto, UnitStatus,
+};
+use muster_core::ids::{CommandId, MachineId};
 use muster_core::leader::EventRecord;
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
@@ -209,6 +211,22 @@ impl Client {
         self.ask(&mut Search::new(), ask).await
     }
 
+    /// Changes labels of machines.
+    ///
+    /// # Errors
+    /// When no unit could ask for one of them, or the scheduler does not answer.
+    pub async fn edit_labels(&mut self, edits: Vec<LabelEdit>) -> Result<(), Failure> {
+        let edits = v1::LabelEdits::from(edits);
+        let ask = async |client: &mut Self| match client.muster.edit_labels(edits.clone()).await {
+            Ok(_) => Ok(()),
+            Err(status) if matches!(status.code(), Code::InvalidArgument | Code::Aborted) => {
+                Err(Trouble::Final(Failure::failed(status.message())))
+            }
+            Err(status) => Err(client.trouble(&status)),
+        };
+        self.ask(&mut Search::new(), ask).await
+    }
+
     /// Releases the brake: for these machines, where it was held; and whether that may be the answer to a repetition.
     ///
     /// # Errors
@@ -393,6 +411,11 @@ impl Client {
             env!("CARGO_PKG_VERSION"),
         ))
     }
+}
+
+/// The id of a command that is given now: it is the same when that is repeated.
+pub fn new_id() -> CommandId {
+    CommandId::new(uuid::Uuid::now_v7().as_u128())
 }
 
 /// Which units are asked for, and what of them.

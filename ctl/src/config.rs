@@ -113,7 +113,17 @@ fn named(texts: &[String], source: Source) -> Result<Endpoints, Failure> {
     let mut addresses = Vec::new();
     for text in texts.iter().flat_map(|text| text.split(',')).map(str::trim) {
         let address = address(text).map_err(|why| {
-            Failure::new(Exit::Usage, format_args!("{text:?} is no scheduler's address ({source}): {why}"))
+            // It may well be meant for fleetctl, and right for it.
+            let hint = match source {
+                Source::Fleetctl => {
+                    format!("\n  {ENDPOINT_VARIABLE} counts more, and fleetctl does not read it")
+                }
+                _ => String::new(),
+            };
+            Failure::new(
+                Exit::Usage,
+                format_args!("{text:?} is no scheduler's address ({source}): {why}{hint}"),
+            )
         })?;
         if !addresses.contains(&address) {
             addresses.push(address);
@@ -341,7 +351,8 @@ mod tests {
         assert_eq!(
             message(endpoints(None, &fleets, &[])),
             "\"file:///var/run/fleet.sock\" is no scheduler's address (from FLEETCTL_ENDPOINT in the environment): \
-             the scheduler is reached by TCP, not by a socket file; write its HOST:PORT"
+             the scheduler is reached by TCP, not by a socket file; write its HOST:PORT\n  \
+             MUSTERCTL_ENDPOINT counts more, and fleetctl does not read it"
         );
     }
 }

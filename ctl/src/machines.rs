@@ -4,15 +4,15 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use muster_core::command::{ClusterStatus, Left, MachineCommand, MachineStatus};
+use muster_core::command::{ClusterStatus, LabelEdit, Left, MachineCommand, MachineStatus};
 use muster_core::ids::MachineId;
 use muster_core::machine::{Availability, Drain, MachineState};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::cli::DrainArgs;
-use crate::client::Client;
+use crate::cli::{DrainArgs, MetadataArgs};
+use crate::client::{Client, new_id};
 use crate::failure::{Exit, Failure};
-use crate::output::{Machines, listed, machine_name};
+use crate::output::{Machines, listed, machine_name, metadata};
 use crate::style::harmless;
 
 /// How long the scheduler may take to do what is due at the deadline of a drain, and to tell of it.
@@ -40,11 +40,42 @@ pub async fn set(
 ) -> Result<(), Failure> {
     let cluster = client.cluster().await?;
     let machines = resolve(&cluster, machines)?;
-    client.change_machines(MachineCommand { machines: machines.clone(), availability }).await?;
+    client.change_machines(MachineCommand { id: new_id(), machines: machines.clone(), availability }).await?;
     let done = if availability == Availability::Open { "uncordoned" } else { "cordoned" };
     let known = Machines::of(&cluster);
     for machine in machines {
         writeln!(out, "Machine {} {done}", known.legend(machine, false))?;
+    }
+    Ok(())
+}
+
+/// `metadata`: says what the machine has afterwards.
+///
+/// # Errors
+/// When the machine is not known, no unit could ask for that, or the scheduler does not answer.
+pub async fn edit_metadata(
+    client: &mut Client,
+    args: &MetadataArgs,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let machines = resolve(&client.cluster().await?, std::slice::from_ref(&args.machine))?;
+    let edit = |machine: &MachineId| {
+        let edit = |(key, value): &(String, Option<String>)| LabelEdit {
+            machine: *machine,
+            key: key.clone(),
+            value: value.clone(),
+        };
+        args.edits.iter().map(edit).collect::<Vec<_>>()
+    };
+    client.edit_labels(machines.iter().flat_map(edit).collect()).await?;
+    let cluster = client.cluster().await?;
+    let known = Machines::of(&cluster);
+    for machine in cluster.machines.iter().filter(|machine| machines.contains(&machine.id)) {
+        let legend = known.legend(machine.id, false);
+        match metadata(machine).as_str() {
+            "" => writeln!(out, "Machine {legend} has no metadata")?,
+            metadata => writeln!(out, "Machine {legend} has {}", harmless(metadata))?,
+        }
     }
     Ok(())
 }
@@ -63,7 +94,7 @@ pub async fn drain(client: &mut Client, args: &DrainArgs, out: &mut impl Write) 
         max_parallel: args.max_parallel.unwrap_or(0),
     };
     let availability = Availability::Draining(drain);
-    client.change_machines(MachineCommand { machines: machines.clone(), availability }).await?;
+    client.change_machines(MachineCommand { id: new_id(), machines: machines.clone(), availability }).await?;
     if args.no_block {
         return begun(&client.cluster().await?, &machines, out);
     }

@@ -104,6 +104,7 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Sub::Uncordon(args) => {
             return machines::set(&mut connect().await?, &args.machines, Availability::Open, out).await;
         }
+        Sub::Metadata(args) => return machines::edit_metadata(&mut connect().await?, &args, out).await,
         Sub::Drain(args) => return machines::drain(&mut connect().await?, &args, out).await,
         Sub::Brake { action: BrakeAction::Release } => {
             return machines::release_brake(&mut connect().await?, out).await;

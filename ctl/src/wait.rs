@@ -7,7 +7,7 @@ use muster_core::ids::Epoch;
 use muster_core::state::{DesiredState, Observation, Phase};
 use muster_core::unit::UnitName;
 
-use crate::output::{Machines, current_copy};
+use crate::output::Machines;
 use crate::style::harmless;
 
 /// What is waited for.
@@ -107,7 +107,7 @@ pub fn judge(goal: &Goal, name: &UnitName, status: Option<&UnitStatus>, machines
     if status.global {
         return everywhere(goal, name, status, machines);
     }
-    match (current_copy(status), &status.waiting) {
+    match (status.current_copy(), &status.waiting) {
         // It has no place, so nothing of it runs.
         (None, _) if *goal == Goal::Stopped => Progress::Done(format!("Unit {name} loaded")),
         // Even if it has a machine: that one is lost, and no other takes it.

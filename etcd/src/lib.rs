@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::StreamExt;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -75,6 +75,14 @@ pub enum Error {
     /// The lease is over.
     #[error("the lease is over")]
     NoLease,
+    /// Nothing was done, for certain, since it is not known there who this client is: it may be asked again.
+    #[error("{endpoint}: {problem}")]
+    Unauthenticated {
+        /// Who was asked.
+        endpoint: String,
+        /// Why that is not known.
+        problem: String,
+    },
     /// No answer: it may have been done or not, or may yet be.
     #[error("{endpoint}: {problem}")]
     Unanswered {
@@ -251,7 +259,7 @@ impl Client {
 
     /// The next request goes to another member than this one, where it is for want of an answer.
     fn failed(&self, index: usize, error: Error) -> Error {
-        if let Error::Unanswered { .. } = error {
+        if let Error::Unauthenticated { .. } | Error::Unanswered { .. } = error {
             let next = (index + 1) % self.members.len();
             self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed).ok();
         }
@@ -279,22 +287,27 @@ impl Client {
         call: impl AsyncFn(Channel, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<A, Error> {
         let member = &self.members[index];
-        let asked = async {
-            if let Some(token) = self.token(member).await? {
-                request.metadata_mut().insert(TOKEN, token);
-            }
-            call(member.channel.clone(), request).await.map(Response::into_inner)
-        };
-        let status = match timeout(wait, asked).await {
-            Ok(Ok(answer)) => return Ok(answer),
+        let deadline = Instant::now() + wait;
+        let late = || Status::deadline_exceeded(format!("no answer in {} ms", wait.as_millis()));
+        let unauthenticated = |problem| Error::Unauthenticated { endpoint: member.endpoint.clone(), problem };
+        let token = timeout_at(deadline, self.token(member)).await.unwrap_or_else(|_| Err(late()));
+        let token = token.map_err(|status| match judge(member, &status) {
+            // It was not asked for anything yet.
+            Error::Unanswered { problem, .. } => unauthenticated(problem),
+            error => error,
+        })?;
+        if let Some(token) = token {
+            request.metadata_mut().insert(TOKEN, token);
+        }
+        let status = match timeout_at(deadline, call(member.channel.clone(), request)).await {
+            Ok(Ok(answer)) => return Ok(answer.into_inner()),
             Ok(Err(status)) => status,
-            Err(_) => Status::deadline_exceeded(format!("no answer in {} ms", wait.as_millis())),
+            Err(_) => late(),
         };
         if is_about_token(&status) {
             // The next request gets a new one; this one was not carried out, and who made it makes it again.
             *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            let problem = format!("it asks for a new token ({})", status.message());
-            return Err(Error::Unanswered { endpoint: member.endpoint.clone(), problem });
+            return Err(unauthenticated(format!("it asks for a new token ({})", status.message())));
         }
         Err(judge(member, &status))
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{
-    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, Left,
-    MachineCommand, MachineStatus, Query, RivalStatus, UnitArgument, UnitError, UnitErrorKind, UnitOutcome,
-    UnitStatus, Verb, Waiting,
+    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, LabelEdit,
+    Left, MachineCommand, MachineStatus, Page, Query, RivalStatus, Rows, UnitArgument, UnitError,
+    UnitErrorKind, UnitOutcome, UnitStatus, Verb, Waiting,
 };
 use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, MachineId, Term};
 use muster_core::machine::{Availability, Drain, MachineRecord, MachineState};
@@ -192,6 +192,36 @@ impl TryFrom<v1::UnitsRequest> for Query {
     fn try_from(request: v1::UnitsRequest) -> Result<Self, ConvertError> {
         let wanted = request.names.map(|wanted| names("names.names", &wanted.names)).transpose()?;
         Ok(Self::Units { names: wanted, content: request.content, reasons: request.reasons })
+    }
+}
+
+impl From<Page> for v1::PageRequest {
+    fn from(page: Page) -> Self {
+        use v1::page_request::Rows as Wire;
+        let rows = match page.rows {
+            Rows::Units => Wire::Units(v1::KnownUnits {}),
+            Rows::States { unit, machine } => Wire::States(v1::States {
+                unit: unit.map(|unit| unit.to_string()),
+                machine: machine.map(|machine| id(machine.bits())),
+            }),
+        };
+        Self { skip: page.skip as u64, most: page.most as u64, rows: Some(rows) }
+    }
+}
+
+impl TryFrom<v1::PageRequest> for Page {
+    type Error = ConvertError;
+
+    fn try_from(request: v1::PageRequest) -> Result<Self, ConvertError> {
+        use v1::page_request::Rows as Wire;
+        let rows = match required("rows", request.rows)? {
+            Wire::Units(v1::KnownUnits {}) => Rows::Units,
+            Wire::States(v1::States { unit, machine }) => Rows::States {
+                unit: unit.map(|unit| name("states.unit", &unit)).transpose()?,
+                machine: machine.map(|id| Ok(MachineId::new(bits("states.machine", &id)?))).transpose()?,
+            },
+        };
+        Ok(Self { rows, skip: count("skip", request.skip)?, most: count("most", request.most)? })
     }
 }
 
@@ -416,7 +446,11 @@ impl TryFrom<v1::Availability> for Availability {
 
 impl From<MachineCommand> for v1::MachinesChange {
     fn from(command: MachineCommand) -> Self {
-        Self { machines: ids(&command.machines), availability: Some(command.availability.into()) }
+        Self {
+            id: id(command.id.bits()),
+            machines: ids(&command.machines),
+            availability: Some(command.availability.into()),
+        }
     }
 }
 
@@ -425,9 +459,35 @@ impl TryFrom<v1::MachinesChange> for MachineCommand {
 
     fn try_from(change: v1::MachinesChange) -> Result<Self, ConvertError> {
         Ok(Self {
+            id: CommandId::new(bits("id", &change.id)?),
             machines: machines("machines", &change.machines)?,
             availability: message("availability", change.availability)?,
         })
+    }
+}
+
+impl From<Vec<LabelEdit>> for v1::LabelEdits {
+    fn from(edits: Vec<LabelEdit>) -> Self {
+        let edit =
+            |LabelEdit { machine, key, value }| v1::LabelEdit { machine: id(machine.bits()), key, value };
+        Self { edits: edits.into_iter().map(edit).collect() }
+    }
+}
+
+impl TryFrom<v1::LabelEdits> for Vec<LabelEdit> {
+    type Error = ConvertError;
+
+    fn try_from(edits: v1::LabelEdits) -> Result<Self, ConvertError> {
+        each("edits", edits.edits)
+    }
+}
+
+impl TryFrom<v1::LabelEdit> for LabelEdit {
+    type Error = ConvertError;
+
+    fn try_from(edit: v1::LabelEdit) -> Result<Self, ConvertError> {
+        let v1::LabelEdit { machine, key, value } = edit;
+        Ok(Self { machine: MachineId::new(bits("machine", &machine)?), key, value })
     }
 }
 

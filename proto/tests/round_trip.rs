@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::command::{
-    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, Left,
-    MachineCommand, MachineStatus, RivalStatus, UnitArgument, UnitError, UnitErrorKind, UnitOutcome,
-    UnitStatus, Verb, Waiting,
+    BrakeStatus, ClusterStatus, Command, CommandError, CommandResult, CopyRole, CopyStatus, Done, LabelEdit,
+    Left, MachineCommand, MachineStatus, Page, RivalStatus, Rows, UnitArgument, UnitError, UnitErrorKind,
+    UnitOutcome, UnitStatus, Verb, Waiting,
 };
 use muster_core::ids::{
     AgentKey, BootId, ClusterId, CommandId, Epoch, MachineId, Revision, SessionNumber, Term,
@@ -427,10 +427,34 @@ proptest! {
     }
 
     #[test]
-    fn a_change_of_machines(machines in vec(any::<u128>(), 0..4), availability in availability()) {
+    fn a_change_of_machines(
+        id in any::<u128>(),
+        machines in vec(any::<u128>(), 0..4),
+        availability in availability(),
+    ) {
         let machines = machines.into_iter().map(MachineId::new).collect();
-        let command = MachineCommand { machines, availability };
+        let command = MachineCommand { id: CommandId::new(id), machines, availability };
         prop_assert_eq!(MachineCommand::try_from(wire(&v1::MachinesChange::from(command.clone()))), Ok(command));
+    }
+
+    #[test]
+    fn changes_of_labels(edits in vec((any::<u128>(), ".*", option::of(".*")), 0..4)) {
+        let edit = |(machine, key, value)| LabelEdit { machine: MachineId::new(machine), key, value };
+        let edits: Vec<LabelEdit> = edits.into_iter().map(edit).collect();
+        prop_assert_eq!(Vec::try_from(wire(&v1::LabelEdits::from(edits.clone()))), Ok(edits));
+    }
+
+    #[test]
+    fn a_page(
+        skip in any::<usize>(),
+        most in any::<usize>(),
+        states in option::of((option::of(unit_name()), option::of(any::<u128>()))),
+    ) {
+        let rows = states.map_or(Rows::Units, |(unit, machine)| {
+            Rows::States { unit, machine: machine.map(MachineId::new) }
+        });
+        let page = Page { rows, skip, most };
+        prop_assert_eq!(Page::try_from(wire(&v1::PageRequest::from(page.clone()))), Ok(page));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use muster_backup::{Backup, BackupError, Header, Reader};
 use muster_core::command::{
-    Command, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError, UnitStatus,
+    Command, LabelEdit, MachineCommand, MachineCommandError, Page, Query, QueryAnswer, RestoreError,
+    UnitStatus,
 };
 use muster_core::unit::UnitName;
 use muster_daemon::clock;
@@ -25,7 +26,7 @@ use tracing::debug;
 
 use crate::events::{Events, Follower};
 use crate::front::{Front, Leading};
-use crate::lead::{Answer, Ask, LeaderHandle, stopped};
+use crate::lead::{Answer, Ask, LeaderHandle};
 use crate::watchers::Watcher;
 
 type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -37,6 +38,7 @@ pub(crate) struct MusterService(pub(crate) Arc<Front>);
 #[tonic::async_trait]
 impl Muster for MusterService {
     type ListUnitsStream = Parts<v1::UnitsPart>;
+    type PageUnitsStream = Parts<v1::UnitsPart>;
     type WatchUnitsStream = Parts<v1::WatchPart>;
     type EventsStream = Parts<v1::EventsPart>;
     type BackupStream = Parts<v1::BackupPart>;
@@ -68,6 +70,16 @@ impl Muster for MusterService {
         Ok(Response::new(Box::pin(tokio_stream::iter(unit_parts(units).map(Ok)))))
     }
 
+    async fn page_units(
+        &self,
+        request: Request<v1::PageRequest>,
+    ) -> Result<Response<Self::PageUnitsStream>, Status> {
+        let page = Page::try_from(request.into_inner())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let units = units(&self.0.leading()?.leader, Query::Page(page)).await?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(unit_parts(units).map(Ok)))))
+    }
+
     async fn list_machines(
         &self,
         request: Request<v1::MachinesRequest>,
@@ -84,16 +96,23 @@ impl Muster for MusterService {
         &self,
         request: Request<v1::MachinesChange>,
     ) -> Result<Response<v1::MachinesChanged>, Status> {
-        let command = MachineCommand::try_from(request.into_inner())
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let Answer::Machines(result) = self.0.leading()?.leader.ask(Ask::Machines(command)).await? else {
-            return Err(other_answer());
-        };
-        match result {
-            Ok(()) => Ok(Response::new(v1::MachinesChanged {})),
-            Err(error @ MachineCommandError::NoSuchMachine(_)) => Err(Status::not_found(error.to_string())),
-            Err(error @ MachineCommandError::Store(_)) => Err(Status::aborted(error.to_string())),
+        let mut change = request.into_inner();
+        if change.id.is_empty() {
+            // The version before gave it none: each time that it asks is another one.
+            change.id = uuid::Uuid::new_v4().as_bytes().to_vec().into();
         }
+        let command =
+            MachineCommand::try_from(change).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.change(Ask::Machines(command)).await
+    }
+
+    async fn edit_labels(
+        &self,
+        request: Request<v1::LabelEdits>,
+    ) -> Result<Response<v1::MachinesChanged>, Status> {
+        let edits = Vec::<LabelEdit>::try_from(request.into_inner())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.change(Ask::EditLabels(edits)).await
     }
 
     async fn release_brake(
@@ -129,7 +148,7 @@ impl Muster for MusterService {
     ) -> Result<Response<Self::EventsStream>, Status> {
         let wanted = EventsWanted::try_from(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let Leading { events, .. } = self.0.leading()?;
+        let Leading { leader, events, .. } = self.0.leading()?;
         let (remembered, follower) = events.recall(wanted.after);
         let most = wanted.last.map_or(usize::MAX, |last| usize::try_from(last).unwrap_or(usize::MAX));
         let records = remembered.records(&events, &wanted.filter, most);
@@ -140,7 +159,7 @@ impl Muster for MusterService {
         // Room for one part: a client that reads slowly falls behind in the ring, and holds up nobody.
         let (parts, stream) = mpsc::channel(1);
         let first: Vec<v1::EventsPart> = first.collect();
-        tokio::spawn(follow(events, wanted, follower, first, parts));
+        tokio::spawn(follow(leader, events, wanted, follower, first, parts));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -196,6 +215,28 @@ impl Muster for MusterService {
     }
 }
 
+impl MusterService {
+    async fn change(&self, machines: Ask) -> Result<Response<v1::MachinesChanged>, Status> {
+        let Answer::Machines(result) = self.0.leading()?.leader.ask(machines).await? else {
+            return Err(other_answer());
+        };
+        match result {
+            Ok(()) => Ok(Response::new(v1::MachinesChanged {})),
+            Err(error) => Err(machine_status(&error)),
+        }
+    }
+}
+
+/// Why a command on machines has changed nothing, as it is answered.
+pub(crate) fn machine_status(error: &MachineCommandError) -> Status {
+    let text = error.to_string();
+    match error {
+        MachineCommandError::NoSuchMachine(_) => Status::not_found(text),
+        MachineCommandError::Label(_) => Status::invalid_argument(text),
+        MachineCommandError::Store(_) => Status::aborted(text),
+    }
+}
+
 /// Sends what is written to it to a client, in parts.
 struct ToClient(mpsc::Sender<Result<v1::BackupPart, Status>>);
 
@@ -246,7 +287,7 @@ async fn units(leader: &LeaderHandle, about: Query) -> Result<Vec<UnitStatus>, S
     }
 }
 
-fn other_answer() -> Status {
+pub(crate) fn other_answer() -> Status {
     Status::internal("the leader answered another question")
 }
 
@@ -259,7 +300,7 @@ async fn watch(leader: LeaderHandle, watcher: Watcher, parts: mpsc::Sender<Resul
             () = parts.closed() => return,
         };
         let Some(names) = names else {
-            parts.send(Err(stopped())).await.ok();
+            parts.send(Err(leader.why_ended())).await.ok();
             return;
         };
         let told = tell(&leader, names, std::mem::take(&mut present), &parts).await;
@@ -298,6 +339,7 @@ async fn tell(
 
 /// Tells a client what has happened and what happens, until it goes, or the scheduler stops.
 async fn follow(
+    leader: LeaderHandle,
     events: Arc<Events>,
     wanted: EventsWanted,
     mut follower: Follower,
@@ -316,7 +358,7 @@ async fn follow(
             () = parts.closed() => return,
         };
         let Some(batch) = batch else {
-            parts.send(Err(stopped())).await.ok();
+            parts.send(Err(leader.why_ended())).await.ok();
             return;
         };
         let records = batch.records(&events, &wanted.filter, usize::MAX);

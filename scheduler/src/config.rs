@@ -17,10 +17,11 @@ use tracing::level_filters::LevelFilter;
 pub const DEFAULT_PATH: &str = "/etc/muster/scheduler.toml";
 
 /// All options, sorted.
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 12] = [
     "advertise",
     "brake_hold",
     "etcd",
+    "fleet_api",
     "heartbeat_interval",
     "insecure_listen",
     "lease_ttl",
@@ -33,6 +34,9 @@ const OPTIONS: [&str; 11] = [
 
 /// The options of `etcd`, sorted.
 const ETCD_OPTIONS: [&str; 7] = ["ca", "cert", "endpoints", "key", "password_file", "prefix", "user"];
+
+/// The options of `fleet_api`, sorted.
+const FLEET_OPTIONS: [&str; 2] = ["listen", "socket"];
 
 /// How many heartbeats fit into a lease, at least: two in a row may be lost without harm.
 const HEARTBEATS_PER_LEASE: u32 = 3;
@@ -62,6 +66,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where the state is instead, if there are several schedulers.
     pub etcd: Option<Etcd>,
+    /// Where fleet's HTTP API is served, if it is.
+    pub fleet_api: Option<FleetApi>,
     /// Where it is written down how far the store is written: the service manager's directory, and no option.
     #[serde(skip)]
     pub runtime_dir: Option<PathBuf>,
@@ -83,6 +89,45 @@ pub struct Config {
     /// What is logged, at least of this importance.
     #[serde(deserialize_with = "config::level")]
     pub log: LevelFilter,
+}
+
+/// Where fleet's HTTP API is served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FleetApi {
+    /// At this loopback address.
+    #[serde(deserialize_with = "some_address")]
+    pub listen: Option<SocketAddr>,
+    /// At this unix socket.
+    pub socket: Option<PathBuf>,
+}
+
+impl FleetApi {
+    fn check(&self) -> Result<(), String> {
+        match self.listen.map(|listen| (listen, reach(listen))) {
+            Some((_, Reach::Loopback)) => {}
+            Some((listen, _)) => {
+                return Err(format!(
+                    "fleet_api.listen = \"{listen}\" is refused: fleet's API knows of no certificates and no passwords, so \
+                     that everybody who reaches the address commands the cluster; a loopback address is allowed, such as \
+                     \"127.0.0.1:7402\""
+                ));
+            }
+            None if self.socket.is_none() => {
+                return Err(
+                    "fleet_api says nowhere to serve fleet's API: give socket, listen, or both".to_owned()
+                );
+            }
+            None => {}
+        }
+        match &self.socket {
+            Some(socket) if !socket.is_absolute() => Err(format!(
+                "fleet_api.socket = \"{}\": a whole path is expected, such as \"/run/muster-scheduler/fleet.sock\"",
+                socket.display()
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The etcd cluster that several schedulers have their state in.
@@ -213,6 +258,7 @@ impl Default for Config {
             advertise: None,
             state_dir: PathBuf::from("/var/lib/muster-scheduler"),
             etcd: None,
+            fleet_api: None,
             runtime_dir: None,
             heartbeat_interval,
             lease_ttl,
@@ -246,7 +292,8 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(path: &Path, text: &str, insecure_listen: Option<SocketAddr>) -> Result<Self, ConfigError> {
-        let mut config: Self = config::parse(path, text, &OPTIONS, &[("etcd", &ETCD_OPTIONS)])?;
+        let mut config: Self =
+            config::parse(path, text, &OPTIONS, &[("etcd", &ETCD_OPTIONS), ("fleet_api", &FLEET_OPTIONS)])?;
         if let Some(address) = insecure_listen {
             (config.listen, config.insecure_listen) = (address, true);
         }
@@ -271,6 +318,9 @@ impl Config {
         }
         if let Some(Err(message)) = self.etcd.as_ref().map(Etcd::check) {
             return Err(Contradiction { options: &["etcd"], message });
+        }
+        if let Some(Err(message)) = self.fleet_api.as_ref().map(FleetApi::check) {
+            return Err(Contradiction { options: &["fleet_api"], message });
         }
         let contradiction = |options, message| Err(Contradiction { options, message });
         let shown = |duration: Duration| humantime::format_duration(duration).to_string();
@@ -398,6 +448,10 @@ const ADDRESS: &str = "an IP address with a port, such as \"127.0.0.1:7400\"";
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     config::text(deserializer, ADDRESS)
+}
+
+fn some_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    address(deserializer).map(Some)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -1,13 +1,16 @@
 //! The running scheduler.
 
+use std::fs::File;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use std::{fs, thread};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 use anyhow::{Context, Result};
+use futures_util::{Stream, StreamExt};
 use muster_core::ids::{MachineId, Term};
 use muster_core::leader::{Durable, Leader, Settings};
 use muster_core::time::Time;
@@ -16,11 +19,11 @@ use muster_proto::MAX_MESSAGE_BYTES;
 use muster_proto::v1::agents_server::AgentsServer;
 use muster_proto::v1::muster_server::MusterServer;
 use muster_proto::v1::schedulers_server::SchedulersServer;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
@@ -29,13 +32,14 @@ use crate::api::MusterService;
 use crate::config::Config;
 use crate::describe::{Description, SchedulersService, StepDown};
 use crate::events::{self, Events};
+use crate::fleet;
 use crate::front::{Front, Leading};
 use crate::lead::{Ended, Lead, Requests, ToLeader, inbox};
 use crate::membership::Membership;
 use crate::notify;
 use crate::sessions::{AgentsService, Sessions};
 use crate::store::etcd::{Abandon, Elected, Reign, election_lasts};
-use crate::store::{Committed, Committer, Embedded, Store};
+use crate::store::{Committed, Committer, Embedded, Store, lock_directory};
 use crate::watchers::Watchers;
 
 /// After this long without a word a peer is asked whether it is there.
@@ -50,6 +54,12 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 /// How much all requests of one connection may.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
+/// How long it is until a connection is taken again after one could not be.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// How often that is said at most.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How long requests that were begun may take to end when the scheduler stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -63,9 +73,12 @@ pub struct Daemon {
     front: Arc<Front>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     stop_serving: oneshot::Sender<()>,
+    fleet: Option<fleet::Server>,
     /// Leads, or follows and leads again; ends when it is told to, or can lead no more.
     governing: JoinHandle<Result<()>>,
     stop: watch::Sender<bool>,
+    /// Keeps other processes from what this one has in `/run`.
+    _runtime_dir: Option<File>,
 }
 
 impl Daemon {
@@ -79,6 +92,7 @@ impl Daemon {
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
+        let runtime_dir = config.runtime_dir.as_deref().map(lock_directory).transpose()?;
         let front = Arc::new(Front::default());
         let overlap = config.etcd.as_ref().map_or(Duration::ZERO, |_| election_lasts(config.lease_ttl));
         let settings = Settings { own_machine: own_machine(), overlap, ..config.settings() };
@@ -99,6 +113,10 @@ impl Daemon {
             (tokio::spawn(lead_alone(office, government, stopped)), None)
         };
 
+        let fleet = match &config.fleet_api {
+            Some(config) => Some(fleet::Server::start(config, Arc::clone(&front)).await?),
+            None => None,
+        };
         let (stop_serving, serving_stopped) = oneshot::channel::<()>();
         let clients = MusterService(Arc::clone(&front));
         let description = Description { address: advertised, front: Arc::clone(&front), others };
@@ -110,16 +128,21 @@ impl Daemon {
             .add_service(MusterServer::new(clients).max_decoding_message_size(MAX_MESSAGE_BYTES))
             .add_service(AgentsServer::new(AgentsService(Arc::clone(&front))))
             .add_service(SchedulersServer::new(SchedulersService(description)))
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
+            .serve_with_incoming_shutdown(connections(listener), async {
                 serving_stopped.await.ok();
             });
         let server = tokio::spawn(server);
-        Ok(Self { address, front, server, stop_serving, governing, stop })
+        Ok(Self { address, front, server, stop_serving, fleet, governing, stop, _runtime_dir: runtime_dir })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it serves fleet's API on TCP, if it does.
+    pub fn fleet_address(&self) -> Option<SocketAddr> {
+        self.fleet.as_ref()?.address()
     }
 
     /// Waits until it can do its work no more; gives why.
@@ -145,12 +168,39 @@ impl Daemon {
     pub async fn shutdown(self) -> Result<()> {
         self.stop_serving.send(()).ok();
         self.front.close();
-        if timeout(DRAIN_TIMEOUT, self.server).await.is_err() {
+        let fleet = async {
+            if let Some(fleet) = self.fleet {
+                fleet.stop(DRAIN_TIMEOUT).await;
+            }
+        };
+        let (served, ()) = tokio::join!(timeout(DRAIN_TIMEOUT, self.server), fleet);
+        if served.is_err() {
             warn!("some requests did not end in time");
         }
         self.stop.send(true).ok();
         self.governing.await.context("the leader's loop panicked")?
     }
+}
+
+/// The connections that are made to it. While it can take none, since it has no descriptors left, it tries again from time
+/// to time: at once would be without a pause.
+fn connections(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    let mut complained: Option<Instant> = None;
+    TcpIncoming::from(listener).with_nodelay(Some(true)).then(move |taken| {
+        let fails = taken.is_err();
+        if let Err(error) = &taken
+            && complained.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL)
+        {
+            warn!(%error, "cannot take a connection; it is tried again");
+            complained = Some(Instant::now());
+        }
+        async move {
+            if fails {
+                sleep(ACCEPT_AGAIN).await;
+            }
+            taken
+        }
+    })
 }
 
 /// The machine that the scheduler runs on. It need not have an id, nor an agent.
@@ -192,6 +242,7 @@ impl Opened {
 /// A leader at work.
 #[derive(Debug)]
 struct Government {
+    front: Arc<Front>,
     leading: Leading,
     journal: thread::JoinHandle<()>,
     /// How the leader's loop ended.
@@ -245,11 +296,17 @@ impl Office {
         let until = Arc::new(Mutex::new(until));
         let leading = Leading { cluster, term: current, since_ms, until, leader, sessions, watchers, events };
         self.front.leads(leading.clone());
-        Ok(Government { leading, journal, ended })
+        Ok(Government { front: Arc::clone(&self.front), leading, journal, ended })
     }
 }
 
 impl Government {
+    /// Another leads, there if that is known, or will.
+    fn is_deposed(&self, leader: Option<String>) {
+        self.leading.leader.is_deposed(leader.as_deref());
+        self.front.follows(leader);
+    }
+
     /// It is over: all streams end, and what happened is in the journal.
     async fn conclude(self) {
         self.leading.close();
@@ -376,7 +433,7 @@ async fn govern(
             // It goes on in that loop.
             Reigned::Restored(_) => {}
             Reigned::Stopped => break Ok(()),
-            Reigned::SteppedDown(done) => {
+            Reigned::SteppedDown(StepDown { done, .. }) => {
                 candidate.steps_back();
                 reign.end().await;
                 done.send(()).ok();
@@ -394,6 +451,18 @@ async fn govern(
 /// Waits until this scheduler is to stop.
 async fn told(stop: &mut watch::Receiver<bool>) {
     stop.wait_for(|stop| *stop).await.map(drop).ok();
+}
+
+/// Waits until somebody wishes that who leads in this term steps down. What was wished of an earlier reign is forgotten, and
+/// who wished it is told so.
+async fn wished(wishes: &mut mpsc::Receiver<StepDown>, term: &AtomicU64) -> StepDown {
+    loop {
+        match wishes.recv().await {
+            Some(wish) if wish.term.0 == term.load(Ordering::Relaxed) => return wish,
+            Some(_) => {}
+            None => pending().await,
+        }
+    }
 }
 
 /// How a reign has ended.
@@ -417,8 +486,6 @@ async fn reigns(
 ) -> Reigned {
     let mut reign = reign.clone();
     let mut wish = None;
-    // Those were meant for an earlier one.
-    while wishes.try_recv().is_ok() {}
     let ended = loop {
         tokio::select! {
             ended = &mut government.ended => break ended.unwrap_or(Ended::Panicked),
@@ -434,13 +501,18 @@ async fn reigns(
                 }
             },
             () = told(stop) => break government.ends_soon(abandon).await,
-            Some(done) = wishes.recv() => {
+            wanted = wished(wishes, &government.leading.term) => {
                 info!("stepping down, as somebody wishes");
-                wish = Some(done);
+                wish = Some(wanted);
                 break government.ends_soon(abandon).await;
             }
         }
     };
+    match ended {
+        Ended::Lost(_) | Ended::Deposed(_) => government.is_deposed(reign.leader().await),
+        Ended::Stopped if wish.is_some() => government.is_deposed(None),
+        Ended::Stopped | Ended::Restored(_) | Ended::Panicked => {}
+    }
     government.conclude().await;
     match ended {
         Ended::Stopped => wish.map_or(Reigned::Stopped, Reigned::SteppedDown),
@@ -457,5 +529,25 @@ async fn reigns(
             Reigned::Restored(store)
         }
         Ended::Panicked => Reigned::Panicked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_wished_of_an_earlier_reign_does_not_end_this_one() {
+        let (wish, mut wishes) = mpsc::channel(2);
+        let asked = [3, 4].map(|term| {
+            let (done, stepped_down) = oneshot::channel();
+            wish.try_send(StepDown { term: Term(term), done }).expect("there is room");
+            stepped_down
+        });
+        let [earlier, present] = asked;
+        let wanted = wished(&mut wishes, &AtomicU64::new(4)).await;
+        earlier.await.expect_err("it is forgotten");
+        wanted.done.send(()).expect("somebody waits");
+        present.await.expect("it steps down");
     }
 }

@@ -15,8 +15,12 @@ use crate::front::{Front, Role};
 use crate::lead::stopped;
 use crate::store::etcd::{MemberHealth, Observer};
 
-/// Somebody wants the leader to step down, and waits until it has.
-pub(crate) type StepDown = oneshot::Sender<()>;
+/// Somebody wants who leads in this term to step down, and waits until it has.
+#[derive(Debug)]
+pub(crate) struct StepDown {
+    pub(crate) term: Term,
+    pub(crate) done: oneshot::Sender<()>,
+}
 
 /// Where what is known of this scheduler is found.
 #[derive(Debug)]
@@ -81,8 +85,10 @@ impl Description {
             ));
         }
         let (done, stepped_down) = oneshot::channel();
-        wishes.send(done).await.map_err(|_| stopped())?;
-        stepped_down.await.map_err(|_| stopped())
+        let wish = StepDown { term: Term(term), done };
+        wishes.send(wish).await.map_err(|_| stopped())?;
+        // By the time that the wish is read this scheduler may lead no more, or again in another term.
+        stepped_down.await.map_err(|_| not_leading(None))
     }
 }
 

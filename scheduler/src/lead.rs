@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use muster_backup::Backup;
 use muster_core::command::{
-    Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
+    Command, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
 };
 use muster_core::ids::MachineId;
 use muster_core::leader::{ConnectionId, Durable, Effect, Input, Leader, RequestId};
 use muster_core::message::FromAgent;
 use muster_core::time::Time;
 use muster_daemon::clock;
+use muster_proto::not_leading;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -72,11 +73,13 @@ pub(crate) enum Ended {
 }
 
 /// What a client asks for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Ask {
     Command(Command),
     Query(Query),
     Machines(MachineCommand),
+    /// Answered with [`Answer::Machines`].
+    EditLabels(Vec<LabelEdit>),
     ReleaseBrake,
     Restore(Box<Backup>),
 }
@@ -130,6 +133,8 @@ pub(crate) struct LeaderHandle {
     requests: mpsc::Sender<ToLeader>,
     questions: Arc<Semaphore>,
     changes: Arc<Semaphore>,
+    /// What is said to those whose streams end with it, where another leads or may.
+    last_word: Arc<OnceLock<Status>>,
 }
 
 /// What waits for the leader. A heartbeat waits for other heartbeats only, and the end of a commit not for clients,
@@ -153,6 +158,7 @@ pub(crate) fn inbox() -> (LeaderHandle, Inbox) {
             requests,
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             changes: Arc::new(Semaphore::new(CHANGES)),
+            last_word: Arc::default(),
         },
         Inbox { heartbeats: heartbeats_received, urgent: urgent_received, requests: requests_received },
     )
@@ -178,10 +184,10 @@ impl LeaderHandle {
         // A backup takes as much room as the answer to a question may.
         let large = matches!(ask, Ask::Query(_) | Ask::Restore(_));
         let room = if large { &self.questions } else { &self.changes };
-        let room = Arc::clone(room).acquire_owned().await.map_err(|_| stopped())?;
+        let room = Arc::clone(room).acquire_owned().await.map_err(|_| self.why_ended())?;
         let (answer, answered) = oneshot::channel();
         self.send(ToLeader::Asked(Asked { ask, waiting: Waiting { answer, _room: room } })).await;
-        answered.await.map_err(|_| stopped())
+        answered.await.map_err(|_| self.why_ended())
     }
 
     /// Says something that nobody waits for. After the leader has stopped it is lost, as it would be in a crash.
@@ -193,6 +199,21 @@ impl LeaderHandle {
         } else {
             self.requests.send(message).await.ok();
         }
+    }
+
+    /// It leads no more, and another one does, there if that is known, or will.
+    pub(crate) fn is_deposed(&self, leader: Option<&str>) {
+        self.last_word.set(not_leading(leader)).ok();
+    }
+
+    /// What is said to those whose streams end with it; nothing where it stops.
+    pub(crate) fn last_word(&self) -> Option<Status> {
+        self.last_word.get().cloned()
+    }
+
+    /// Why nothing is answered any more.
+    pub(crate) fn why_ended(&self) -> Status {
+        self.last_word().unwrap_or_else(stopped)
     }
 
     /// Whether the leader has stopped.
@@ -248,6 +269,7 @@ impl Requests {
             Ask::Command(command) => Input::Command(request, command),
             Ask::Query(query) => Input::Query(request, query),
             Ask::Machines(command) => Input::Machines(request, command),
+            Ask::EditLabels(edits) => Input::EditLabels(request, edits),
             Ask::ReleaseBrake => Input::ReleaseBrake(request),
             Ask::Restore(backup) => {
                 let Backup { header, durable } = *backup;
@@ -268,7 +290,8 @@ impl Lead {
     pub(crate) async fn run(mut self, elected_until: Option<Time>) -> Ended {
         let mut notifier = Notifier::new();
         if let Some(until) = elected_until {
-            self.step(clock::now(), Input::Leads(until));
+            let now = clock::now();
+            self.step(now, now, Input::Leads(until));
         }
         loop {
             let now = clock::now();
@@ -276,8 +299,7 @@ impl Lead {
             let sleep = timer.min(LONGEST_SLEEP).min(notifier.next());
             // It is closed by nobody but this loop.
             let (came, message) = timeout(sleep, self.inbox.next()).await.ok().flatten().unzip();
-            // The leader's own time never goes back, also where a heartbeat has overtaken this.
-            let now = came.unwrap_or_else(clock::now);
+            let now = clock::now();
             let input = match message {
                 None => Input::Tick,
                 Some(message) => match message {
@@ -311,7 +333,8 @@ impl Lead {
                     }
                 },
             };
-            self.step(now, input);
+            // The leader's own time never goes back, also where a heartbeat has overtaken this.
+            self.step(came.unwrap_or(now), now, input);
             notifier.turned(|| self.leader.size());
         }
     }
@@ -324,9 +347,9 @@ impl Lead {
         self.committer.finish()
     }
 
-    fn step(&mut self, now: Time, input: Input) {
+    fn step(&mut self, came: Time, now: Time, input: Input) {
         let mut events = Vec::new();
-        for effect in self.leader.step(now, input) {
+        for effect in self.leader.step(came, now, input) {
             match effect {
                 Effect::Persist(commit, changes) => self.committer.commit(commit, changes),
                 Effect::TakeTerm { above } => self.committer.take_term(above),

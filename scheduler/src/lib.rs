@@ -13,6 +13,7 @@
 //! | [`store`] | what survives |
 //! | `sessions` | agents' streams |
 //! | `api`, `watchers` | clients' requests |
+//! | `fleet` | fleet's HTTP API |
 //! | `describe` | what this scheduler says of itself |
 //! | `events` | what happened, for clients and the journal |
 //! | `notify` | service manager |
@@ -22,6 +23,7 @@ pub mod config;
 pub mod daemon;
 mod describe;
 mod events;
+mod fleet;
 mod front;
 mod lead;
 mod membership;

@@ -8,12 +8,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use muster_daemon::{log, notify, program};
+use muster_daemon::{descriptors, log, notify, program};
 use muster_scheduler::config::{Config, DEFAULT_PATH, insecure_address};
 use muster_scheduler::daemon::Daemon;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 /// Leads a Muster cluster: places units on machines, and keeps them there.
 #[derive(Debug, Parser)]
@@ -49,6 +49,9 @@ fn start(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     log::start(config.log)?;
+    if let Err(error) = descriptors::allow_all() {
+        warn!(%error, "cannot raise the limit of open files: there may be no room for all agents");
+    }
     run(&config)
 }
 

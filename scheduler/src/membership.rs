@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use muster_core::ids::ClusterId;
+use muster_daemon::files::replace;
 use muster_etcd::Client;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -55,7 +56,10 @@ impl Membership {
         };
         let path = config.state_dir.join(CLUSTER_FILE);
         let cluster = read(&path)?.map(|text| {
-            text.trim().parse::<ClusterId>().with_context(|| format!("{} names no cluster", path.display()))
+            text.trim().parse::<ClusterId>().with_context(|| {
+                let path = path.display();
+                format!("{path} names no cluster; remove it if `prefix` and `endpoints` are those of this scheduler's cluster")
+            })
         });
         let home = Home::new(path, cluster.transpose()?, lock);
         let client = Client::new(etcd.client()?).context("the configuration of etcd")?;
@@ -100,11 +104,11 @@ fn read(path: &Path) -> Result<Option<String>> {
 }
 
 /// The id in this file, or a new one that is written there.
-fn own_id(path: &PathBuf) -> Result<Uuid> {
+fn own_id(path: &Path) -> Result<Uuid> {
     if let Some(id) = read(path)?.and_then(|text| text.trim().parse().ok()) {
         return Ok(id);
     }
     let id = Uuid::new_v4();
-    fs::write(path, id.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+    replace(path, id.to_string().as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(id)
 }

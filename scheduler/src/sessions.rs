@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::front::Front;
-use crate::lead::{LeaderHandle, ToLeader, stopped};
+use crate::lead::{LeaderHandle, ToLeader};
 
 /// How many messages may wait for an agent that reads slowly. One that is further behind loses its stream; it gets a
 /// snapshot when it comes back.
@@ -79,8 +79,13 @@ impl Sessions {
         self.open.remove(&connection);
     }
 
-    /// Ends all sessions.
+    /// Ends all sessions; says who leads, if it is not this scheduler any more.
     pub(crate) fn close_all(&self) {
+        if let Some(last_word) = self.leader.last_word() {
+            for outbox in &self.open {
+                outbox.messages.try_send(Err(last_word.clone())).ok();
+            }
+        }
         self.open.clear();
     }
 
@@ -189,7 +194,7 @@ impl Agents for AgentsService {
     ) -> Result<Response<ToAgents>, Status> {
         let sessions = self.0.leading()?.sessions;
         if sessions.leader.is_stopped() {
-            return Err(stopped());
+            return Err(sessions.leader.why_ended());
         }
         let peer = request.remote_addr().map(|address| address.ip());
         debug!(?peer, "an agent opened a session");

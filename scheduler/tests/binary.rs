@@ -1,7 +1,5 @@
 //! The program itself: exit codes, signals, the service manager.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixDatagram;
@@ -18,7 +16,8 @@ use muster_core::ids::CommandId;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::{MAX_MESSAGE_BYTES, v1};
 use muster_scheduler::config::DEFAULT_PATH;
-use rustix::process::{Pid, Signal, kill_process};
+use muster_test_etcd::wait_for;
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
 
@@ -56,7 +55,7 @@ impl Scheduler {
             Some(line.split_once("address=")?.1.split(' ').next()?.to_owned())
         };
         let shown = || format!("{:?}", log.lock().expect("lock"));
-        let address = common::wait_for("the scheduler to lead", find, shown);
+        let address = wait_for("the scheduler to lead", find, shown);
         Self { child, log, address }
     }
 
@@ -72,7 +71,7 @@ impl Scheduler {
     fn wait(&mut self) -> ExitStatus {
         let log = Arc::clone(&self.log);
         let child = &mut self.child;
-        common::wait_for(
+        wait_for(
             "the scheduler to end",
             || child.try_wait().expect("wait"),
             || format!("{:?}", log.lock().expect("lock")),
@@ -233,6 +232,40 @@ fn the_journal_gets_priorities() {
     let mut said = String::new();
     fs::File::open(&log).expect("open").read_to_string(&mut said).expect("read");
     assert_snapshot!(said, @"<3>cannot make the directory /proc/nothing: No such file or directory (os error 2)");
+}
+
+/// What the process may open.
+fn descriptors(scheduler: &Scheduler, limit: Rlimit) -> Rlimit {
+    prlimit(Some(Pid::from_child(&scheduler.child)), Resource::Nofile, limit).expect("a limit")
+}
+
+#[tokio::test]
+async fn connections_that_there_is_no_room_for_disturb_nobody_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // As systemd has it: few, where more are allowed to whoever asks.
+    let scheduler = Scheduler::start(directory.path(), |command| {
+        let mut limited = Command::new("prlimit");
+        limited.arg("--nofile=256:4096").arg(command.get_program()).args(command.get_args());
+        limited.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM").stderr(Stdio::piped());
+        *command = limited;
+    });
+    let own = descriptors(&scheduler, Rlimit { current: Some(64), maximum: Some(64) });
+    assert_eq!(own.current, Some(4096), "it asks for as many as it may have: two for each agent");
+    let mut early = scheduler.client();
+    assert!(names(&mut early).await.is_empty());
+    let mut connections = Vec::new();
+    for _ in 0..100 {
+        connections
+            .push(tokio::net::TcpStream::connect(&scheduler.address).await.expect("the kernel takes it"));
+    }
+    let log = || scheduler.log.lock().expect("lock").join("\n");
+    let complained = || log().contains("cannot take a connection").then_some(());
+    wait_for("it to say so", complained, log);
+    early.execute(command(1)).await.expect("who was there before is answered");
+    // Each is noticed to have ended as soon as the descriptors of others are free.
+    drop(connections);
+    assert_eq!(names(&mut scheduler.client()).await, ["unit-1.service"]);
+    assert_eq!(log().matches("cannot take a connection").count(), 1, "once: {}", log());
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use insta::assert_snapshot;
-use muster_scheduler::config::{Config, ConfigError, insecure_address};
+use muster_scheduler::config::{Config, ConfigError, FleetApi, insecure_address};
 
 const SAMPLE: &str = include_str!("../../packaging/scheduler.toml");
 
@@ -17,30 +17,62 @@ fn error(text: &str) -> String {
 
 #[test]
 fn the_sample_lists_every_option_with_its_default() {
-    assert_eq!(read(SAMPLE).expect("the sample is right"), Config::default());
-    for line in SAMPLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+    // The one thing that is on in the sample, and off without it.
+    let socket = Some("/run/muster-scheduler/fleet.sock".into());
+    let fleet_api = Some(FleetApi { listen: None, socket });
+    assert_eq!(read(SAMPLE).expect("the sample is right"), Config { fleet_api, ..Config::default() });
+    let (own, tables) = SAMPLE.split_once("[fleet_api]").expect("a table");
+    for line in own.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let option = line.split(' ').next().expect("a word");
         assert_snapshot_of_removal(option, line);
     }
     // What has no default is commented out, and is right when it is not.
-    let in_full =
-        SAMPLE.lines().map(|line| line.strip_prefix('#').filter(|rest| is_option(rest)).unwrap_or(line));
-    let in_full = in_full.collect::<Vec<_>>().join("\n").replace("http://", "https://");
-    let etcd = read(&in_full).expect("the sample in full is right").etcd.expect("etcd");
-    assert_eq!(etcd.prefix, "/muster/", "the default");
-    let options = |text: &str| text.lines().filter(|line| is_option(line) && !line.starts_with('[')).count();
-    let (own, of_etcd) = in_full.split_once("[etcd]").expect("a table");
+    let in_full = |text: &str| {
+        let lines =
+            text.lines().map(|line| line.strip_prefix('#').filter(|rest| is_option(rest)).unwrap_or(line));
+        lines.collect::<Vec<_>>().join("\n").replace("http://", "https://")
+    };
+    let config = read(&in_full(SAMPLE)).expect("the sample in full is right");
+    assert_eq!(config.etcd.expect("etcd").prefix, "/muster/", "the default");
+    assert!(config.fleet_api.expect("fleet_api").listen.is_some());
+    let options =
+        |text: &str| in_full(text).lines().filter(|line| is_option(line) && !line.starts_with('[')).count();
+    let (of_fleet, of_etcd) = tables.split_once("#[etcd]").expect("a table");
     let known = |text| error(text).split(',').count();
-    // "etcd" itself is one.
-    assert_eq!(options(own) + 1, known("x = 1"), "{}", error("x = 1"));
+    // "etcd" and "fleet_api" themselves are two.
+    assert_eq!(options(own) + 2, known("x = 1"), "{}", error("x = 1"));
+    assert_eq!(options(of_fleet), known("[fleet_api]\nx = 1"), "{}", error("[fleet_api]\nx = 1"));
     assert_eq!(options(of_etcd), known("[etcd]\nx = 1"), "{}", error("[etcd]\nx = 1"));
+}
+
+#[test]
+fn fleets_api_is_served_on_loopback_alone() {
+    let listen = |address: &str| error(&format!("[fleet_api]\nlisten = '{address}'\n"));
+    for address in ["0.0.0.0:7402", "198.18.0.1:7402", "[::]:7402", "10.0.0.1:7402"] {
+        assert_eq!(
+            listen(address),
+            format!(
+                "scheduler.toml:1: fleet_api.listen = \"{address}\" is refused: fleet's API knows of no certificates and no \
+                 passwords, so that everybody who reaches the address commands the cluster; a loopback address is allowed, \
+                 such as \"127.0.0.1:7402\""
+            )
+        );
+    }
+    for address in ["127.0.0.1:7402", "[::1]:0"] {
+        let config = read(&format!("[fleet_api]\nlisten = '{address}'\n")).expect("loopback");
+        assert_eq!(config.fleet_api.expect("there").listen, Some(address.parse().expect("an address")));
+    }
+    assert_snapshot!(listen("localhost:1"), @r#"scheduler.toml:2: "localhost:1" is not an IP address with a port, such as "127.0.0.1:7400": invalid socket address syntax"#);
+    assert_snapshot!(error("[fleet_api]\n"), @"scheduler.toml:1: fleet_api says nowhere to serve fleet's API: give socket, listen, or both");
+    assert_snapshot!(error("[fleet_api]\nsocket = 'fleet.sock'\n"), @r#"scheduler.toml:1: fleet_api.socket = "fleet.sock": a whole path is expected, such as "/run/muster-scheduler/fleet.sock""#);
+    assert_snapshot!(error("[fleet_api]\nsockets = '/x'\n"), @r#"scheduler.toml:2: unknown option "sockets"; did you mean "socket"?"#);
 }
 
 /// Whether this line of the sample gives an option or a table, and is no comment.
 fn is_option(line: &str) -> bool {
     let name = line.split(" = ").next().unwrap_or_default();
     let names_one = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    (names_one(name) && name != line) || line == "[etcd]"
+    (names_one(name) && name != line) || matches!(line, "[etcd]" | "[fleet_api]")
 }
 
 /// Each line of the sample is one option: spelled otherwise it is refused.
@@ -61,15 +93,15 @@ fn every_option_is_read() {
          heartbeat_interval = '250ms'\nlease_ttl = '4s 500ms'\nsystemd_timeout = '1m 30s'\nlog = 'debug'\n",
     )
     .expect("it is right");
-    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, advertise: None, state_dir: "/tmp/state", etcd: None, runtime_dir: None, heartbeat_interval: 250ms, lease_ttl: 4.5s, systemd_timeout: 90s, brake_hold: 60s, restart_grace: 30s, log: LevelFilter::DEBUG }"#);
+    assert_snapshot!(format!("{config:?}"), @r#"Config { listen: 198.19.3.4:7000, insecure_listen: true, advertise: None, state_dir: "/tmp/state", etcd: None, fleet_api: None, runtime_dir: None, heartbeat_interval: 250ms, lease_ttl: 4.5s, systemd_timeout: 90s, brake_hold: 60s, restart_grace: 30s, log: LevelFilter::DEBUG }"#);
     assert_eq!(config.settings().lease_ttl, config.lease_ttl);
 }
 
 #[test]
 fn mistakes_are_shown_with_their_line() {
     assert_snapshot!(error("# leases\n\nlease_tll = \"5s\"\n"), @r#"scheduler.toml:3: unknown option "lease_tll"; did you mean "lease_ttl"?"#);
-    assert_snapshot!(error("tls = true\n"), @r#"scheduler.toml:1: unknown option "tls"; the options are advertise, brake_hold, etcd, heartbeat_interval, insecure_listen, lease_ttl, listen, log, restart_grace, state_dir, systemd_timeout"#);
-    assert_snapshot!(error("[leases]\nlease_ttl = \"5s\"\n"), @r#"scheduler.toml:1: unknown option "leases"; the options are advertise, brake_hold, etcd, heartbeat_interval, insecure_listen, lease_ttl, listen, log, restart_grace, state_dir, systemd_timeout"#);
+    assert_snapshot!(error("tls = true\n"), @r#"scheduler.toml:1: unknown option "tls"; the options are advertise, brake_hold, etcd, fleet_api, heartbeat_interval, insecure_listen, lease_ttl, listen, log, restart_grace, state_dir, systemd_timeout"#);
+    assert_snapshot!(error("[leases]\nlease_ttl = \"5s\"\n"), @r#"scheduler.toml:1: unknown option "leases"; the options are advertise, brake_hold, etcd, fleet_api, heartbeat_interval, insecure_listen, lease_ttl, listen, log, restart_grace, state_dir, systemd_timeout"#);
     assert_snapshot!(error("\nlease_ttl = 5\n"), @r#"scheduler.toml:2: a duration such as "5s", "500ms" or "1m 30s" is expected, in quotes"#);
     assert_snapshot!(error("lease_ttl = \"5 parsecs\"\n"), @r#"scheduler.toml:1: "5 parsecs" is not a duration such as "5s", "500ms" or "1m 30s": unknown time unit "parsecs", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations)"#);
     assert_snapshot!(error("lease_ttl = \"25h\"\n"), @r#"scheduler.toml:1: a duration is at most "24h""#);

@@ -12,28 +12,22 @@ use muster_core::command::{
     UnitOutcome, UnitStatus, Verb,
 };
 use muster_core::ids::{AgentKey, BootId, ClusterId, CommandId, MachineId, SessionNumber, Term};
-use muster_core::machine::{Capacity, Labels, MachineState, Pressure};
+use muster_core::machine::{Capacity, Labels, MachineState};
 use muster_core::message::{
     FromAgent, HeldUnit, Hello, LeaderMessage, Refused, ReportedChange, ToAgent, UnitReport,
 };
-use muster_core::state::{DesiredState, Observation, Phase, Target, UnitState};
+use muster_core::state::{DesiredState, Observation};
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
-use muster_proto::v1::agents_client::AgentsClient;
 use muster_proto::v1::muster_client::MusterClient;
-use muster_proto::{MAX_MESSAGE_BYTES, PART_BYTES, SESSION_KEY, ToAgentParts, split_from_agent, v1};
+use muster_proto::{MAX_MESSAGE_BYTES, PART_BYTES, ToAgentParts, split_from_agent, v1};
 use muster_scheduler::config::Config;
 use muster_scheduler::daemon::Daemon;
-use tokio::sync::mpsc;
+use muster_test_etcd::Etcd;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
 
-use self::common::etcd::Etcd;
-
-/// How long anything may take before a test has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+use self::common::agent::{Agent, PATIENCE, beat, channel, running};
 
 const FILE: &str = "[Unit]\nDescription=A test\n[Service]\nExecStart=/bin/sleep infinity\n";
 
@@ -44,10 +38,6 @@ async fn start(state: &Path) -> Daemon {
         ..Config::default()
     };
     Daemon::start(&config).await.expect("start")
-}
-
-fn channel(daemon: &Daemon) -> Channel {
-    Endpoint::from_shared(format!("http://{}", daemon.address())).expect("an address").connect_lazy()
 }
 
 #[derive(Clone)]
@@ -165,92 +155,6 @@ fn unit_name(name: &str) -> UnitName {
     name.parse().expect("a name")
 }
 
-/// An agent that does what it is told, at once.
-struct Agent {
-    to_leader: mpsc::Sender<v1::AgentMessage>,
-    from_leader: Streaming<v1::LeaderMessage>,
-    parts: ToAgentParts,
-    key: AsciiMetadataValue,
-}
-
-impl Agent {
-    async fn dial(daemon: &Daemon) -> Self {
-        let (to_leader, messages) = mpsc::channel(16);
-        let mut client = AgentsClient::new(channel(daemon));
-        let session = client.session(ReceiverStream::new(messages)).await.expect("a session");
-        let key = session.metadata().get(SESSION_KEY).expect("a key").clone();
-        Self { to_leader, from_leader: session.into_inner(), parts: ToAgentParts::default(), key }
-    }
-
-    /// Opens a stream of heartbeats with this key.
-    async fn heartbeats(
-        daemon: &Daemon,
-        key: AsciiMetadataValue,
-    ) -> Result<(mpsc::Sender<v1::AgentMessage>, Streaming<v1::LeaderMessage>), Status> {
-        let (to_leader, messages) = mpsc::channel(16);
-        let mut request = Request::new(ReceiverStream::new(messages));
-        request.metadata_mut().insert(SESSION_KEY, key);
-        let acks = AgentsClient::new(channel(daemon)).heartbeats(request).await?;
-        Ok((to_leader, acks.into_inner()))
-    }
-
-    async fn say(&self, said: FromAgent) {
-        for part in split_from_agent(said) {
-            self.to_leader.send(part).await.expect("the session is open");
-        }
-    }
-
-    async fn hear(&mut self) -> Option<ToAgent> {
-        loop {
-            let part =
-                timeout(PATIENCE, self.from_leader.message()).await.expect("something is said in time");
-            if let Some(said) = self.parts.push(part.ok()??).expect("it makes sense") {
-                return Some(said);
-            }
-        }
-    }
-
-    async fn hello(&mut self, machine: u128) {
-        self.hello_from(machine, "198.18.0.7").await;
-    }
-
-    async fn hello_from(&mut self, machine: u128, address: &str) {
-        self.say(FromAgent::Hello(Hello {
-            cluster: None,
-            machine: MachineId::new(machine),
-            boot: BootId::new(machine),
-            key: AgentKey::new(machine),
-            session: SessionNumber(1),
-            term: Term(0),
-            address: address.to_owned(),
-            labels: Labels::from([("rack".to_owned(), "a".to_owned())]),
-            capacity: Capacity { cpu: MilliCpu(2000), memory: Bytes(1 << 30) },
-            version: "0.1.0".to_owned(),
-            pid1_age: Duration::ZERO,
-            leaving: false,
-            units: Vec::new(),
-        }))
-        .await;
-        let welcome = self.hear().await.expect("a welcome");
-        assert!(matches!(welcome.body, LeaderMessage::Welcome(_)), "{welcome:?}");
-    }
-
-    /// Waits until it is told to hold a unit, and says that it runs.
-    async fn run(&mut self) -> UnitName {
-        self.say(beat(1)).await;
-        loop {
-            let said = self.hear().await.expect("the session goes on");
-            let LeaderMessage::Assignments(assignments) = said.body else { continue };
-            let Some(hold) = assignments.hold.into_iter().next() else { continue };
-            assert_eq!((hold.content.as_deref(), hold.target), (Some(FILE), Target::Launched));
-            let change = ReportedChange::Observed(running());
-            let report = UnitReport { name: hold.name.clone(), epoch: hold.epoch, change };
-            self.say(FromAgent::Report(vec![report])).await;
-            return hold.name;
-        }
-    }
-}
-
 /// What a machine keeps while schedulers come and go.
 #[derive(Default)]
 struct Machine {
@@ -326,16 +230,6 @@ impl Machine {
             }
         }
     }
-}
-
-fn running() -> Observation {
-    let state =
-        UnitState { load: "loaded".to_owned(), active: "active".to_owned(), sub: "running".to_owned() };
-    Observation::Held { phase: Phase::Launched, state: Some(state) }
-}
-
-fn beat(number: u64) -> FromAgent {
-    FromAgent::Heartbeat { number, pid1_age: Duration::ZERO, pressure: Pressure::default() }
 }
 
 fn is_running(unit: &UnitStatus) -> bool {
@@ -433,7 +327,7 @@ async fn an_agent_gets_its_units_and_watchers_see_them_run() {
     let mut agent = Agent::dial(&daemon).await;
     agent.hello(7).await;
     client.execute(1, Verb::Start, &[("web.service", Some(FILE))]).await.expect("done");
-    assert_eq!(agent.run().await, unit_name("web.service"));
+    assert_eq!(agent.run(FILE).await, unit_name("web.service"));
     watch.until("web.service to run", is_running).await;
 
     let status = client.machines().await;

@@ -13,11 +13,11 @@ use muster_core::leader::{Change, Durable};
 use muster_core::unit::UnitName;
 use muster_scheduler::store::etcd::EtcdStore;
 use muster_scheduler::store::{CommitError, Store};
+use muster_test_etcd::{Certificates, Etcd, runtime, wait_for};
 use rustix::process::Signal;
 use uuid::Uuid;
 
-use self::common::etcd::{Certificates, Etcd, Scheduler, Start, runtime};
-use self::common::wait_for;
+use self::common::etcd::{Scheduler, Start};
 
 fn name(number: u64) -> UnitName {
     format!("unit-{number}.service").parse().expect("a name")
@@ -80,7 +80,7 @@ fn a_leader_that_was_overtaken_writes_nothing_and_learns_of_it() {
 fn a_scheduler_that_was_killed_and_starts_again_need_not_wait_for_itself() {
     let (etcd, runtime, id) = (Etcd::start(1, &[]), runtime(), Uuid::new_v4());
     let start = || Start { id, ..Start::default() };
-    let first = common::etcd::runtime();
+    let first = muster_test_etcd::runtime();
     let mut killed = Scheduler::start(&first, etcd.config(), start()).expect("it can take part");
     let (_store, _) = killed.wins();
     // It ends here, as SIGKILL ends a process; and somebody renews its lease, so that it does not run out.

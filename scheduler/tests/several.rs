@@ -5,27 +5,33 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use insta::assert_snapshot;
 use muster_core::command::{Command, CommandResult, UnitArgument, Verb};
 use muster_core::ids::CommandId;
+use muster_proto::v1::agents_client::AgentsClient;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::v1::schedulers_client::SchedulersClient;
 use muster_proto::{SchedulerRole, SchedulerStatus, StoreStatus, is_not_leading, leader_of, v1};
 use muster_scheduler::config::{Config, Etcd as EtcdConfig};
 use muster_scheduler::daemon::Daemon;
+use muster_test_etcd::{Etcd, wait_for};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use self::common::etcd::Etcd;
+use self::common::proxy::{Fate, Proxy, writes};
 
 async fn start(etcd: &Etcd, directory: &Path, name: &str) -> Daemon {
+    Daemon::start(&config(etcd.endpoints(), directory, name)).await.expect("start")
+}
+
+fn config(endpoints: Vec<String>, directory: &Path, name: &str) -> Config {
     let [state_dir, runtime_dir] = ["state", "run"].map(|kind| directory.join(format!("{name}-{kind}")));
-    std::fs::create_dir_all(&runtime_dir).expect("a directory");
-    let config = Config {
+    Config {
         listen: "127.0.0.1:0".parse().expect("an address"),
         state_dir,
         runtime_dir: Some(runtime_dir),
         etcd: Some(EtcdConfig {
-            endpoints: etcd.endpoints(),
+            endpoints,
             prefix: "/muster/".to_owned(),
             ca: None,
             cert: None,
@@ -34,8 +40,7 @@ async fn start(etcd: &Etcd, directory: &Path, name: &str) -> Daemon {
             password_file: None,
         }),
         ..Config::default()
-    };
-    Daemon::start(&config).await.expect("start")
+    }
 }
 
 fn channel(daemon: &Daemon) -> Channel {
@@ -136,4 +141,97 @@ async fn a_leader_steps_down_where_another_can_lead() {
     submit(&second, 2, "a.service").await.expect("it leads").expect("it is done");
     first.shutdown().await.expect("shutdown");
     second.shutdown().await.expect("shutdown");
+}
+
+/// Whose streams end with a leader that was overtaken is told who leads now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_deposed_leader_end_with_who_leads() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
+    let first = start(&etcd, directory.path(), "first").await;
+    describes(&first, "it leads", leads).await;
+    let second = start(&etcd, directory.path(), "second").await;
+    describes(&second, "it follows", |status| status.role == SchedulerRole::Following).await;
+    let mut client = MusterClient::new(channel(&first));
+    let watch = client.watch_units(v1::WatchRequest { names: vec!["a.service".to_owned()] }).await;
+    let mut watch = watch.expect("it leads").into_inner();
+    watch.message().await.expect("it leads").expect("the unit as it is");
+    let events = v1::EventsRequest { follow: true, ..Default::default() };
+    let mut events = client.events(events).await.expect("it leads").into_inner();
+    let mut agent = AgentsClient::new(channel(&first));
+    let mut session = agent.session(tokio_stream::pending()).await.expect("it leads").into_inner();
+
+    tokio::task::block_in_place(|| etcd.ctl(&["del", "/muster/leader"]));
+    let address = Some(second.address().to_string());
+    let ended = watch.message().await.expect_err("it leads no more");
+    assert_eq!(leader_of(&ended), address, "{ended}");
+    let ended = loop {
+        if let Err(ended) = events.message().await {
+            break ended;
+        }
+    };
+    assert_eq!(leader_of(&ended), address, "{ended}");
+    let ended = session.message().await.expect_err("it leads no more");
+    assert_eq!(leader_of(&ended), address, "{ended}");
+    let refused = submit(&first, 1, "a.service").await.expect_err("it does not lead");
+    assert!(is_not_leading(&refused), "{refused}");
+    first.shutdown().await.expect("shutdown");
+    // One that stops says nothing of others.
+    let mut session = AgentsClient::new(channel(&second));
+    describes(&second, "it leads", leads).await;
+    let mut session = session.session(tokio_stream::pending()).await.expect("it leads").into_inner();
+    second.shutdown().await.expect("shutdown");
+    assert!(session.message().await.expect("no error").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_stopped_while_it_takes_its_term_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
+    let proxy = tokio::task::block_in_place(|| Proxy::new(&etcd));
+    // Not the one that makes the cluster.
+    proxy.rules(|transaction| {
+        let begins = writes(transaction, "/muster/term") && !writes(transaction, "/muster/cluster");
+        if begins { Fate::Waits } else { Fate::Answered }
+    });
+    let first = Daemon::start(&config(proxy.endpoints(), directory.path(), "first")).await.expect("start");
+    let leader = || tokio::task::block_in_place(|| etcd.ctl(&["get", "/muster/leader"]));
+    tokio::task::block_in_place(|| {
+        wait_for("its term to be asked for", || (proxy.waiting() > 0).then_some(()), leader);
+    });
+    assert_ne!(leader(), "", "it is elected");
+    let stopped = tokio::time::timeout(Duration::from_secs(30), first.shutdown()).await;
+    stopped.expect("it ends").expect("and well");
+    assert_eq!(leader(), "");
+    // Neither its election nor what was on its way is in the way of the next one.
+    proxy.rules(|_| Fate::Answered);
+    let second = start(&etcd, directory.path(), "second").await;
+    let status = describes(&second, "it leads", leads).await;
+    assert_eq!(status.term.0, 1);
+    second.shutdown().await.expect("shutdown");
+    // The runtime of its own ends where nothing waits for it.
+    tokio::task::block_in_place(|| drop(proxy));
+}
+
+#[tokio::test]
+async fn files_that_are_not_what_they_should_be_or_are_others_are_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // None of this needs etcd.
+    let one = config(vec!["http://127.0.0.1:1".to_owned()], directory.path(), "one");
+    let other = config(vec!["http://127.0.0.1:1".to_owned()], directory.path(), "other");
+    let refused = async |config: &Config| {
+        let error = Daemon::start(config).await.expect_err("it is refused");
+        error.to_string().replace(&directory.path().display().to_string(), "DIR")
+    };
+    let running = Daemon::start(&one).await.expect("start");
+    let same_state = Config { state_dir: one.state_dir.clone(), ..other.clone() };
+    assert_snapshot!(refused(&same_state).await, @"DIR/one-state is in use by another process: is another muster-scheduler running on this directory?");
+    let same_run = Config { runtime_dir: one.runtime_dir.clone(), ..other.clone() };
+    assert_snapshot!(refused(&same_run).await, @"DIR/one-run is in use by another process: is another muster-scheduler running on this directory?");
+    let own_store = Config { etcd: None, ..same_run };
+    assert_snapshot!(refused(&own_store).await, @"DIR/one-run is in use by another process: is another muster-scheduler running on this directory?");
+    running.shutdown().await.expect("shutdown");
+    std::fs::create_dir_all(&other.state_dir).expect("a directory");
+    std::fs::write(other.state_dir.join("cluster"), "0123").expect("written");
+    assert_snapshot!(refused(&other).await, @"DIR/other-state/cluster names no cluster; remove it if `prefix` and `endpoints` are those of this scheduler's cluster");
 }

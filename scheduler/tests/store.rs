@@ -17,10 +17,11 @@ use muster_core::machine::{Capacity, Labels, MachineRecord};
 use muster_core::state::DesiredState;
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
 use muster_scheduler::store::{CommitError, Embedded, FILE_NAME, Store, StoreError};
+use muster_test_etcd::{Etcd, runtime, wait_for};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use self::common::etcd::{self, Etcd};
+use self::common::etcd::Opened;
 
 fn name(number: usize) -> UnitName {
     format!("unit-{number}.service").parse().expect("a name")
@@ -59,7 +60,7 @@ fn command(number: u64) -> StoredCommand {
 
 /// Any change, of few units and machines, so that they meet.
 fn change() -> impl Strategy<Value = Change> {
-    (0_u8..8, 0_usize..4, 0_u64..3, any::<u16>()).prop_map(|(kind, which, machine_number, value)| {
+    (0_u8..9, 0_usize..4, 0_u64..3, any::<u16>()).prop_map(|(kind, which, machine_number, value)| {
         let (unit_name, value) = (name(which), u64::from(value));
         let id = MachineId::new(machine_number.into());
         match kind {
@@ -76,6 +77,10 @@ fn change() -> impl Strategy<Value = Change> {
                 )
             }
             5 => Change::DeleteRetired(id, unit_name),
+            7 => Change::PutLabels(
+                id,
+                [("a".to_owned(), Some(format!("\"{value}\""))), ("b".to_owned(), None)].into(),
+            ),
             6 => Change::PutCommand(value % 5, command(value)),
             _ => Change::DeleteCommand(value % 5),
         }
@@ -210,7 +215,7 @@ fn open_again(directory: &Path) -> Embedded {
         Err(StoreError::Locked { .. }) => None,
         opened => Some(opened.expect("open")),
     };
-    common::wait_for("the lock", open, || directory.display().to_string())
+    wait_for("the lock", open, || directory.display().to_string())
 }
 
 contract!(
@@ -225,8 +230,8 @@ contract!(
 );
 
 fn in_etcd(test: fn(contract::Open<'_>)) {
-    let (server, runtime) = (Etcd::start(1, &[]), etcd::runtime());
-    test(&|| Box::new(etcd::Opened::new(&runtime, server.config())));
+    let (server, runtime) = (Etcd::start(1, &[]), runtime());
+    test(&|| Box::new(Opened::new(&runtime, server.config())));
 }
 
 contract!(
@@ -246,9 +251,11 @@ fn one_process_at_a_time() {
     let first = Embedded::open(directory.path()).expect("open");
     let error = Embedded::open(directory.path()).expect_err("locked");
     assert!(matches!(error, StoreError::Locked { .. }), "{error:?}");
-    assert!(error.to_string().ends_with(
-        "is in use by another process: is another muster-scheduler running on this state directory?"
-    ));
+    assert!(
+        error.to_string().ends_with(
+            "is in use by another process: is another muster-scheduler running on this directory?"
+        )
+    );
     drop(first);
     open_again(directory.path());
 }

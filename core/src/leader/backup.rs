@@ -35,6 +35,7 @@ impl Leader {
             files: files.into_iter().map(|(name, text)| (name, text.into())).collect(),
             machines: self.machines.iter().map(|(id, machine)| (*id, machine.record.clone())).collect(),
             availability: availability.filter(|(_, decided)| *decided != Availability::Open).collect(),
+            labels: self.labels.clone(),
             retired: self.retired.clone(),
             commands: self.commands.all().clone(),
         }

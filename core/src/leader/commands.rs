@@ -109,9 +109,19 @@ impl Leader {
             self.event(Event::Command { verb: command.verb, units });
         }
         let result = Ok(outcomes);
-        let kept = self.commands.keep(StoredCommand { id: command.id, result: result.clone() });
-        self.turn.changes.extend(kept);
+        self.keep_result(command.id, result.clone());
         result
+    }
+
+    /// Whether the command of this id was carried out.
+    pub(super) fn knows_result_of(&self, id: CommandId) -> bool {
+        self.commands.result(id).is_some()
+    }
+
+    /// The command of this id is carried out.
+    pub(super) fn keep_result(&mut self, id: CommandId, result: CommandResult) {
+        let kept = self.commands.keep(StoredCommand { id, result });
+        self.turn.changes.extend(kept);
     }
 
     /// Checks all units of a command. Nothing is changed.
@@ -155,17 +165,15 @@ impl Leader {
             }
             Verb::Submit | Verb::Load | Verb::Start => {}
             Verb::Destroy if self.strays.contains_key(name) => return step(None),
-            Verb::Unload | Verb::Destroy => {
-                return known.map_or(Err(UnitErrorKind::NotFound), |_| step(None));
+            _ if known.is_none() => return Err(UnitErrorKind::NotFound),
+            Verb::Stop | Verb::Restart
+                if known.is_some_and(|unit| unit.desired == DesiredState::Inactive) =>
+            {
+                let done = if command.verb == Verb::Stop { "stopped" } else { "restarted" };
+                return Err(UnitErrorKind::Inactive(done.to_owned()));
             }
-            Verb::Stop | Verb::Restart => {
-                let unit = known.ok_or(UnitErrorKind::NotFound)?;
-                if unit.desired == DesiredState::Inactive {
-                    let done = if command.verb == Verb::Stop { "stopped" } else { "restarted" };
-                    return Err(UnitErrorKind::Inactive(done.to_owned()));
-                }
-                return step(None);
-            }
+            Verb::Stop | Verb::Unload if command.replace => {}
+            Verb::Stop | Verb::Unload | Verb::Destroy | Verb::Restart => return step(None),
         }
         let template = || {
             let template = name.template()?;
@@ -183,7 +191,9 @@ impl Leader {
             return Err(UnitErrorKind::Invalid(vec![reason.to_owned()]));
         }
         let file = check_file(name, content)?;
-        if let Some(unit) = known.filter(|_| command.replace) {
+        // Those that end it are asked for it.
+        let ends = matches!(command.verb, Verb::Stop | Verb::Unload);
+        if let Some(unit) = known.filter(|_| command.replace && !ends) {
             let verb_sets = wanted(command.verb).unwrap_or(DesiredState::Inactive);
             if unit.desired > verb_sets {
                 let verb = if unit.desired == DesiredState::Loaded { "load" } else { "start" };
@@ -197,6 +207,12 @@ impl Leader {
     fn carry_out(&mut self, verb: Verb, replace: bool, step: Step) -> UnitOutcome {
         let Step { name, file } = step;
         let warnings = file.as_ref().map(|file| file.warnings.clone()).unwrap_or_default();
+        // Not started anew for a file with which it is to end.
+        let ended = if matches!(verb, Verb::Stop | Verb::Unload) {
+            self.set_desired(&name, wanted(verb).unwrap_or_default())
+        } else {
+            Done::Unchanged
+        };
         let content = file.map(|file| {
             if !self.units.contains_key(&name) {
                 self.create(&name, file);
@@ -210,9 +226,8 @@ impl Leader {
         });
         let state = match verb {
             Verb::Submit => Done::Unchanged,
-            Verb::Load | Verb::Stop | Verb::Start | Verb::Unload => {
-                self.set_desired(&name, wanted(verb).unwrap_or_default())
-            }
+            Verb::Stop | Verb::Unload => ended,
+            Verb::Load | Verb::Start => self.set_desired(&name, wanted(verb).unwrap_or_default()),
             Verb::Restart => self.restart(&name),
             Verb::Destroy => self.destroy(&name),
         };

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::CommandResult;
 use crate::ids::{ClusterId, CommandId, Epoch, MachineId};
-use crate::machine::{Availability, MachineRecord};
+use crate::machine::{Availability, LabelEdits, MachineRecord};
 use crate::state::DesiredState;
 use crate::unit::{ContentHash, Options, UnitFile, UnitName};
 
@@ -32,6 +32,8 @@ pub struct Durable {
     pub machines: BTreeMap<MachineId, MachineRecord>,
     /// What was decided of machines, where it is not [`Availability::Open`].
     pub availability: BTreeMap<MachineId, Availability>,
+    /// What clients have changed of machines' labels; such a machine need not have joined.
+    pub labels: BTreeMap<MachineId, LabelEdits>,
     /// Copies that were ended by a decision and that their machine has not said to be gone: of this epoch or older.
     pub retired: BTreeMap<(MachineId, UnitName), Retired>,
     /// The results of recent commands, by the order in which they were given.
@@ -47,6 +49,7 @@ impl Durable {
             files: BTreeMap::new(),
             machines: BTreeMap::new(),
             availability: BTreeMap::new(),
+            labels: BTreeMap::new(),
             retired: BTreeMap::new(),
             commands: BTreeMap::new(),
         }
@@ -73,6 +76,9 @@ impl Durable {
             }
             Change::PutAvailability(id, availability) => {
                 self.availability.insert(id, availability);
+            }
+            Change::PutLabels(id, edits) => {
+                self.labels.insert(id, edits);
             }
             Change::PutRetired(machine, name, retired) => {
                 self.retired.insert((machine, name), retired);
@@ -101,6 +107,8 @@ pub enum Place {
     Machine(MachineId),
     /// What was decided of a machine.
     Availability(MachineId),
+    /// What clients have changed of a machine's labels.
+    Labels(MachineId),
     /// A copy that was ended.
     Retired(MachineId, UnitName),
     /// A command's result.
@@ -114,16 +122,17 @@ impl Durable {
         after: Option<&Place>,
     ) -> impl Iterator<Item = (Place, Change)> + use<'a> {
         // The last key of the section that the place is in; sections before it are done.
-        let (mut unit, mut file, mut machine, mut decided, mut retired, mut command) =
-            (None, None, None, None, None, None);
+        let (mut unit, mut file, mut machine, mut decided, mut labels, mut retired, mut command) =
+            (None, None, None, None, None, None, None);
         let section = match after.cloned() {
             None => 0,
             Some(Place::Unit(name)) => (0, unit = Some(name)).0,
             Some(Place::File(name)) => (1, file = Some(name)).0,
             Some(Place::Machine(id)) => (2, machine = Some(id)).0,
             Some(Place::Availability(id)) => (3, decided = Some(id)).0,
-            Some(Place::Retired(id, name)) => (4, retired = Some((id, name))).0,
-            Some(Place::Command(number)) => (5, command = Some(number)).0,
+            Some(Place::Labels(id)) => (4, labels = Some(id)).0,
+            Some(Place::Retired(id, name)) => (5, retired = Some((id, name))).0,
+            Some(Place::Command(number)) => (6, command = Some(number)).0,
         };
         let units = rest(&self.units, section == 0, unit)
             .map(|(name, unit)| (Place::Unit(name.clone()), Change::PutUnit(name.clone(), unit.clone())));
@@ -133,12 +142,14 @@ impl Durable {
             .map(|(id, record)| (Place::Machine(*id), Change::PutMachine(*id, record.clone())));
         let availability = rest(&self.availability, section <= 3, decided)
             .map(|(id, decided)| (Place::Availability(*id), Change::PutAvailability(*id, *decided)));
-        let retired = rest(&self.retired, section <= 4, retired).map(|((id, name), retired)| {
+        let labels = rest(&self.labels, section <= 4, labels)
+            .map(|(id, edits)| (Place::Labels(*id), Change::PutLabels(*id, edits.clone())));
+        let retired = rest(&self.retired, section <= 5, retired).map(|((id, name), retired)| {
             (Place::Retired(*id, name.clone()), Change::PutRetired(*id, name.clone(), *retired))
         });
         let commands = rest(&self.commands, true, command)
             .map(|(number, command)| (Place::Command(*number), Change::PutCommand(*number, command.clone())));
-        units.chain(files).chain(machines).chain(availability).chain(retired).chain(commands)
+        units.chain(files).chain(machines).chain(availability).chain(labels).chain(retired).chain(commands)
     }
 }
 
@@ -306,6 +317,8 @@ pub enum Change {
     PutMachine(MachineId, MachineRecord),
     /// An operator decided this of a machine.
     PutAvailability(MachineId, Availability),
+    /// Clients have changed this of a machine's labels, in all.
+    PutLabels(MachineId, LabelEdits),
     /// A copy on this machine was ended by a decision.
     PutRetired(MachineId, UnitName, Retired),
     /// That copy is gone.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::command::{
-    Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
+    Command, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query, QueryAnswer, RestoreError,
 };
 use crate::ids::{CommitId, MachineId, Term};
 use crate::leader::durable::{Change, Durable};
@@ -90,6 +90,8 @@ pub enum Input {
     Command(RequestId, Command),
     /// A client asks for a change of machines.
     Machines(RequestId, MachineCommand),
+    /// A client asks for changes of machines' labels, in this order.
+    EditLabels(RequestId, Vec<LabelEdit>),
     /// A client asks a question.
     Query(RequestId, Query),
     /// An agent says something.

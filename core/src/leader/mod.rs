@@ -22,6 +22,7 @@
 //! | `placing` | which unit goes where, and when that is asked again |
 //! | `groups` | units tied by `MachineOf=`, or by what they activate |
 //! | `gates` | placements that wait: exclusive units, `Requires=`, `After=` |
+//! | `labels` | what clients change of machines' labels |
 //! | `failing` | units that systemd gives up |
 //! | `together` | what is checked of several unit files at once |
 //! | `status`, `rto` | clients' questions |
@@ -37,6 +38,7 @@ mod gates;
 mod groups;
 mod hosts;
 mod io;
+mod labels;
 mod left;
 mod moving;
 mod office;
@@ -79,7 +81,7 @@ use self::rivals::Rivals;
 use self::welcome::Longer;
 use crate::by_name::ByName;
 use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
-use crate::machine::{Availability, MachineRecord, MachineState, Pressure};
+use crate::machine::{Availability, LabelEdits, MachineRecord, MachineState, Pressure};
 use crate::message::Refused;
 use crate::placement::Placer;
 use crate::planted::{self, Fault};
@@ -104,6 +106,8 @@ pub struct Leader {
     orders: u64,
     units: ByName<Unit>,
     machines: BTreeMap<MachineId, Machine>,
+    /// What clients have changed of machines' labels.
+    labels: BTreeMap<MachineId, LabelEdits>,
     /// Machines whose record is other than the store's.
     unsaved: BTreeSet<MachineId>,
     longer: Longer,
@@ -154,6 +158,8 @@ pub struct Leader {
     settled: bool,
     /// When that is so at the latest, in the leader's own time.
     settles: Time,
+    /// Until when an earlier leader may have granted leases, in the leader's own time.
+    elected: Time,
     /// Assignments that a machine did not take, since it holds or has stopped a later epoch.
     stale: BTreeSet<(MachineId, UnitName, Epoch)>,
     /// Set while a higher term is being recorded.
@@ -261,6 +267,7 @@ impl Leader {
             orders: 0,
             units: ByName::default(),
             machines: BTreeMap::new(),
+            labels: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             longer: Longer::default(),
             rebooted: BTreeSet::new(),
@@ -291,6 +298,7 @@ impl Leader {
             globals: BTreeMap::new(),
             settled: durable.machines.is_empty() || planted::is(Fault::NewLeaderPlacesAtOnce),
             settles: now,
+            elected: now,
             stale: BTreeSet::new(),
             taking_term: false,
             paused_until: None,
@@ -312,6 +320,7 @@ impl Leader {
             machine.lease_until = longest;
             leader.deadlines.insert((deadline, *id));
         }
+        leader.elected = elected;
         leader.settles = lease;
         // Before the first term there was no leader.
         if term > Term(1) && !planted::is(Fault::ExclusiveFromStart) {
@@ -326,9 +335,12 @@ impl Leader {
         self.exclusive_from = None;
     }
 
-    /// Takes in what happened at `now`, and says what to do, in this order.
-    pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
-        self.now = self.now.max(now);
+    /// Takes in what came at that moment, and says what to do, in this order. Leases count from when it came, so that none
+    /// ends while a heartbeat waits. `now` was read after it was taken: whether this leader still leads is judged by that,
+    /// since it may have stood still while the message waited.
+    pub fn step(&mut self, came: Time, now: Time, input: Input) -> Vec<Effect> {
+        self.now = self.now.max(came);
+        self.office.clock = self.office.clock.max(now).max(self.now);
         self.look_at_clock();
         // First, so that what was on its way when a lease ended does not revive it.
         if !planted::is(Fault::LateHeartbeatRevives) {
@@ -338,6 +350,7 @@ impl Leader {
         match input {
             Input::Command(request, command) => self.execute(request, &command),
             Input::Machines(request, command) => self.command_machines(request, &command),
+            Input::EditLabels(request, edits) => self.edit_labels(request, &edits),
             Input::Query(request, query) => self.answer(request, query),
             Input::Agent(connection, message) => self.hear(connection, message),
             Input::Disconnected(connection) => self.disconnected(connection),
@@ -478,7 +491,8 @@ impl Leader {
 
     /// Takes in what the store holds. What was observed is kept.
     fn load(&mut self, durable: Durable) {
-        let Durable { cluster: _, units, mut files, machines, availability, retired, commands } = durable;
+        let Durable { cluster: _, units, mut files, machines, availability, labels, retired, commands } =
+            durable;
         self.units = ByName::default();
         self.placer = Placer::default();
         self.queue = Queue::default();
@@ -507,8 +521,9 @@ impl Leader {
         for id in self.machines.keys().copied().collect::<Vec<_>>() {
             self.take_availability(id, availability.get(&id).copied().unwrap_or_default());
         }
+        self.labels = if planted::is(Fault::LabelsForgotten) { BTreeMap::new() } else { labels };
         for (id, machine) in &self.machines {
-            self.placer.set_machine(*id, machine.record.labels.clone(), machine.record.capacity);
+            self.placer.set_machine(*id, self.labels_of(*id), machine.record.capacity);
         }
         for (name, stored) in units {
             let file = files.remove(&name).unwrap_or_else(|| "".into());

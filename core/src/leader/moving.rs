@@ -109,11 +109,14 @@ impl Leader {
     /// Carries out a command on machines: all of it, or nothing.
     pub(super) fn command_machines(&mut self, request: RequestId, command: &MachineCommand) {
         let unknown = command.machines.iter().find(|id| !self.machines.contains_key(id));
+        // What was decided since stays as it is when a command comes again.
+        let known = self.knows_result_of(command.id) && !planted::is(Fault::MachinesChangedAgain);
         let result = unknown.map_or(Ok(()), |id| Err(MachineCommandError::NoSuchMachine(*id)));
-        if result.is_ok() {
+        if result.is_ok() && !known {
             for id in &command.machines {
                 self.set_availability(*id, command.availability);
             }
+            self.keep_result(command.id, Ok(Vec::new()));
         }
         if planted::is(Fault::AvailabilityBeforeCommit) {
             return self.outbox.now(Effect::AnswerMachines(request, result));

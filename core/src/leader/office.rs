@@ -13,6 +13,8 @@ use crate::time::Time;
 pub(super) struct Office {
     /// Until then, by its own clock; for good where the store is its own.
     pub(super) until: Option<Time>,
+    /// What its clock said when it last took something in, which may have come long before.
+    pub(super) clock: Time,
     /// Whether something was not said to machines.
     silent: bool,
     /// The answers that clients wait for.
@@ -24,8 +26,8 @@ pub(super) struct Office {
 impl Leader {
     /// Whether the leader may grant leases and give orders at this moment.
     pub(super) fn leads(&self) -> bool {
-        let elected =
-            planted::is(Fault::DeposedAnswers) || self.office.until.is_none_or(|until| self.now < until);
+        let now = if planted::is(Fault::LeadsByWhatCame) { self.now } else { self.office.clock };
+        let elected = planted::is(Fault::DeposedAnswers) || self.office.until.is_none_or(|until| now < until);
         elected && self.office.restoring.is_none()
     }
 

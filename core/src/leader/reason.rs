@@ -59,6 +59,9 @@ pub enum PlaceReason {
     /// The machine that it was on was rebooted.
     #[error("its machine was rebooted")]
     Rebooted,
+    /// The labels of the machine that it was on were changed.
+    #[error("the metadata of its machine was changed")]
+    Relabelled,
     /// It failed where it was; this is the so-manieth time within its interval.
     #[error("it failed, for the {0}. time")]
     Failed(usize),
@@ -76,6 +79,9 @@ pub enum UnplaceReason {
     /// It does not fit there with its new file.
     #[error("it does not fit there with its new file")]
     NoLongerFits,
+    /// The machine's labels were changed, and are not those that it asks for any more.
+    #[error("the machine's metadata was changed, and is not what it asks for any more")]
+    Relabelled,
     /// It is global, and the machine is drained.
     #[error("the machine is drained, and nothing else is left there")]
     Drained,

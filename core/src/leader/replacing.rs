@@ -130,7 +130,10 @@ impl Leader {
             let also = |other| {
                 other != machine && self.old_copies_allow(party, other) && self.targets_are_on(party, other)
             };
-            let Some(place) = self.placer.best(party, also) else { break };
+            // Rather not where one of them has failed lately.
+            let untried = |other| also(other) && !party.iter().any(|name| self.has_failed_on(name, other));
+            let place = self.placer.best(party, untried).or_else(|| self.placer.best(party, also));
+            let Some(place) = place else { break };
             for name in party {
                 if self.placer.copies(name).all(|on| on != place) {
                     self.placer.assign(name, place);

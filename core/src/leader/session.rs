@@ -175,7 +175,9 @@ impl Leader {
         let rebooted = machine.record.boot != record.boot || planted::is(Fault::EveryHelloIsAReboot);
         let left = machine.record.leaving;
         // An earlier leader may have granted more than this one does. What was granted for a restart is over with it.
-        let granted = machine.deadline.filter(|_| !rebooted && !machine.record.restarting);
+        let before = self.elected + self.settings.with_margin(machine.record.lease);
+        let granted = machine.deadline.filter(|_| !rebooted);
+        let granted = granted.map(|end| if machine.record.restarting { end.min(before) } else { end });
         machine.record = record;
         if rebooted {
             // What an earlier boot was granted has ended with it.
@@ -189,8 +191,12 @@ impl Leader {
             Some(Session { connection, number: hello.session, revision: Revision(0), lease: Duration::ZERO });
         machine.pressure = Pressure::default();
         machine.observed.clear();
-        self.placer.set_machine(id, machine.record.labels.clone(), machine.record.capacity);
         let was = std::mem::replace(&mut machine.state, state);
+        let capacity = machine.record.capacity;
+        if planted::is(Fault::HelloTakesLabelsBack) {
+            self.labels.remove(&id);
+        }
+        self.placer.set_machine(id, self.labels_of(id), capacity);
         let arrival = match was {
             _ if !known => Some(Arrival::Joined),
             _ if rebooted => Some(Arrival::Rebooted),

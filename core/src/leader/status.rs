@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::{Effect, Held, Leader, Machine, Unit};
 use crate::command::{
-    BrakeStatus, ClusterStatus, CopyRole, CopyStatus, MachineStatus, Query, QueryAnswer, UnitStatus, Waiting,
+    BrakeStatus, ClusterStatus, CopyRole, CopyStatus, MachineStatus, Page, Query, QueryAnswer, Rows,
+    UnitStatus, Waiting,
 };
 use crate::ids::{Epoch, MachineId};
 use crate::leader::groups::Group;
 use crate::leader::io::RequestId;
-use crate::machine::{Availability, MachineState};
+use crate::machine::{Availability, MachineRecord, MachineState};
 use crate::planted::{self, Fault};
 use crate::state::DesiredState;
 use crate::unit::{ContentHash, UnitName};
@@ -54,6 +55,7 @@ impl Leader {
                     None => self.all_names().into_iter().filter_map(unit).collect(),
                 })
             }
+            Query::Page(page) => QueryAnswer::Units(self.page(page)),
             Query::Machines { left_on } => QueryAnswer::Machines(self.cluster_status(left_on)),
             Query::Rto(name) => QueryAnswer::Rto(self.rto(name)),
             Query::Backup => return self.turn.backups.push(request),
@@ -67,6 +69,50 @@ impl Leader {
     /// The units that the cluster knows, and those of which copies are left.
     fn all_names(&self) -> BTreeSet<&UnitName> {
         self.units.keys().chain(self.placer.forgotten()).chain(self.strays.keys()).collect()
+    }
+
+    fn page(&self, page: &Page) -> Vec<UnitStatus> {
+        match &page.rows {
+            Rows::Units => {
+                let names = self.units.keys().skip(page.skip).take(page.most);
+                names.filter_map(|name| self.unit_status(name, true, false)).collect()
+            }
+            Rows::States { unit, machine } => self.page_of_states(page, unit.as_ref(), *machine),
+        }
+    }
+
+    fn page_of_states(
+        &self,
+        page: &Page,
+        unit: Option<&UnitName>,
+        machine: Option<MachineId>,
+    ) -> Vec<UnitStatus> {
+        let names = match unit {
+            Some(unit) => BTreeSet::from([unit]),
+            None => self.all_names(),
+        };
+        let (mut skip, mut most) = (page.skip, page.most);
+        let mut units = Vec::new();
+        for name in names {
+            if most == 0 {
+                break;
+            }
+            let mut rows = self.copies(name);
+            rows.retain(|copy| copy.unit_state().is_some() && machine.is_none_or(|id| id == copy.machine));
+            // Of one machine there is one state, whatever else was decided there.
+            let mut seen = BTreeSet::new();
+            rows.retain(|copy| seen.insert(copy.machine));
+            let left_out = skip.min(rows.len());
+            skip -= left_out;
+            let copies: Vec<CopyStatus> = rows.into_iter().skip(left_out).take(most).collect();
+            most -= copies.len();
+            if !copies.is_empty() {
+                units.extend(
+                    self.unit_status(name, true, false).map(|status| UnitStatus { copies, ..status }),
+                );
+            }
+        }
+        units
     }
 
     fn unit_status(&self, name: &UnitName, content: bool, explain: bool) -> Option<UnitStatus> {
@@ -252,7 +298,7 @@ impl Leader {
             let heard = machine.last_heard.map(|heard| self.now.since(heard).as_millis());
             MachineStatus {
                 id: *id,
-                record: machine.record.clone(),
+                record: MachineRecord { labels: self.labels_of(*id), ..machine.record.clone() },
                 state: machine.state,
                 availability: machine.availability,
                 last_heard_ms: heard.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),

@@ -171,10 +171,8 @@ fn fits<'a>(members: &[Member<'a>], machine: MachineId, host: &Host) -> Result<(
         if options.machine_id.as_ref().is_some_and(|id| !named(id).contains(&machine)) {
             return Err(Misfit::MachineId { unit });
         }
-        for (key, wanted) in &options.metadata {
-            if !host.labels.get(key).is_some_and(|value| wanted.contains(value)) {
-                return Err(Misfit::Metadata { unit, key, wanted });
-            }
+        if let Err((key, wanted)) = suits(options, host) {
+            return Err(Misfit::Metadata { unit, key, wanted });
         }
         let already_here = entry.on.contains_key(&machine);
         conflicts(unit, entry, host, already_here)?;
@@ -197,6 +195,13 @@ fn fits<'a>(members: &[Member<'a>], machine: MachineId, host: &Host) -> Result<(
         return Err(Misfit::Memory { needed: needed.1, free: memory });
     }
     Ok(())
+}
+
+/// Whether the host has the labels that are asked for; else the first that it has not.
+fn suits<'a>(options: &'a Options, host: &Host) -> Result<(), (&'a String, &'a BTreeSet<String>)> {
+    let has =
+        |key, wanted: &BTreeSet<String>| host.labels.get(key).is_some_and(|value| wanted.contains(value));
+    options.metadata.iter().find(|(key, wanted)| !has(*key, wanted)).map_or(Ok(()), Err)
 }
 
 /// Whether a unit on the host is in conflict with this one. A copy of the unit itself is not.
@@ -462,6 +467,12 @@ impl Placer {
     pub fn may_stay(&self, name: &UnitName, machine: MachineId) -> bool {
         let members = self.members(std::slice::from_ref(name));
         self.hosts.get(&machine).is_some_and(|host| fits(&members, machine, host).is_ok())
+    }
+
+    /// Whether the machine has the labels that the unit asks for.
+    pub fn labels_suit(&self, name: &UnitName, machine: MachineId) -> bool {
+        let (Some(entry), Some(host)) = (self.units.get(name), self.hosts.get(&machine)) else { return true };
+        suits(&entry.options, host).is_ok()
     }
 
     fn members<'a>(&'a self, group: &'a [UnitName]) -> Vec<Member<'a>> {

@@ -7,6 +7,7 @@ use std::fmt;
 
 mod file;
 mod glob;
+pub mod install;
 mod keys;
 mod name;
 mod options;

@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use muster_core::command::{Command, UnitArgument, UnitStatus, Verb};
-use muster_core::ids::CommandId;
 use muster_core::unit::UnitName;
 
 use crate::arguments::verb_name;
 use crate::cli::ImportArgs;
-use crate::client::{Client, Wanted};
+use crate::client::{Client, Wanted, new_id};
 use crate::failure::Failure;
 use crate::output::listed;
 use crate::output::table::{Columns, Field, Rows, write_table};
@@ -143,8 +142,7 @@ async fn carry_out(
     units: Vec<UnitArgument>,
     replace: bool,
 ) -> Result<(), Failure> {
-    let id = CommandId::new(uuid::Uuid::now_v7().as_u128());
-    match client.execute(Command { id, verb, units, replace }).await? {
+    match client.execute(Command { id: new_id(), verb, units, replace }).await? {
         Ok(_) => Ok(()),
         Err(error) => Err(Failure::failed(format_args!(
             "the scheduler refuses to {} units:\n  {}\nWhat was done before stands; it is safe to give the command once more.",

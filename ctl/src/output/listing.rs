@@ -12,7 +12,7 @@ use muster_core::state::{Observation, Phase};
 use serde_json::{Value, json};
 
 use super::table::{Field, Rows};
-use super::{Machines, ago, current_copy, current_state, listed, machine_name, unit_state};
+use super::{Machines, ago, listed, machine_name, metadata};
 use crate::style::{Role, harmless};
 
 /// What `list-units` can show; the first four are shown unless others are asked for.
@@ -66,7 +66,7 @@ pub fn unit_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> Rows 
 }
 
 fn unit_row(status: &UnitStatus, copy: &CopyStatus, machines: &Machines, full: bool) -> Vec<Field> {
-    let state = unit_state(copy);
+    let state = copy.unit_state();
     let active = Role::of_active_state(state.map_or("", |state| &state.active));
     vec![
         Field::text("unit", status.name.as_str()),
@@ -86,7 +86,7 @@ fn unit_row(status: &UnitStatus, copy: &CopyStatus, machines: &Machines, full: b
 /// One row for each unit.
 pub fn unit_file_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> Rows {
     let row = |status: &UnitStatus| {
-        let current = current_copy(status).filter(|_| !status.global);
+        let current = status.current_copy().filter(|_| !status.global);
         let target = match current {
             _ if status.global => Field::text("target", "global"),
             Some(copy) => {
@@ -99,7 +99,7 @@ pub fn unit_file_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> 
             Field::text("unit", status.name.as_str()),
             hash(status, full),
             Field::text("dstate", status.desired.to_string()),
-            Field::optional("state", current_state(status).map(|state| state.to_string())),
+            Field::optional("state", status.current_state().map(|state| state.to_string())),
             target,
             Field::optional("desc", description),
             Field::text("global", status.global.to_string()).with_json(status.global),
@@ -152,7 +152,6 @@ pub fn machine_rows(cluster: &ClusterStatus, full: bool, lost: bool) -> Rows {
 
 fn machine_row(machine: &MachineStatus, brake: Option<&BrakeStatus>, full: bool) -> Vec<Field> {
     let MachineStatus { record, reserved, .. } = machine;
-    let labels: Vec<String> = record.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let state = match machine.state {
         MachineState::Up => Role::Good,
         MachineState::Degraded | MachineState::Awaited => Role::Warn,
@@ -170,7 +169,7 @@ fn machine_row(machine: &MachineStatus, brake: Option<&BrakeStatus>, full: bool)
     vec![
         Field::text("machine", machine.id.to_string()).shown_as(machine_name(machine.id, full)),
         ip(machine),
-        Field::optional("metadata", Some(labels.join(",")).filter(|text| !text.is_empty()))
+        Field::optional("metadata", Some(metadata(machine)).filter(|text| !text.is_empty()))
             .with_json(json!(record.labels)),
         Field::text("state", machine.state.to_string()).in_role(state),
         Field::text("units", machine.units.to_string()).with_json(machine.units),

@@ -10,10 +10,9 @@ pub mod table;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use muster_core::command::{ClusterStatus, CopyRole, CopyStatus, UnitStatus};
+use muster_core::command::{ClusterStatus, CopyStatus, MachineStatus};
 use muster_core::ids::MachineId;
 use muster_core::machine::MachineState;
-use muster_core::state::{DesiredState, Observation, Phase, UnitState};
 
 use crate::style::harmless;
 
@@ -62,37 +61,15 @@ pub fn machine_name(id: MachineId, full: bool) -> String {
     if full { id.to_string() } else { format!("{}...", id.short()) }
 }
 
-/// The copy of a unit that was decided, where it has just one.
-pub fn current_copy(status: &UnitStatus) -> Option<&CopyStatus> {
-    status.copies.iter().find(|copy| copy.role == CopyRole::Current)
-}
-
-/// What systemd says of a copy.
-pub fn unit_state(copy: &CopyStatus) -> Option<&UnitState> {
-    match &copy.observation {
-        Some(Observation::Held { state, .. }) => state.as_ref(),
-        _ => None,
-    }
-}
-
 /// Whether systemd says that this copy is active.
 pub fn is_active(copy: &CopyStatus) -> bool {
-    unit_state(copy).is_some_and(|state| matches!(state.active.as_str(), "active" | "reloading"))
+    copy.unit_state().is_some_and(|state| matches!(state.active.as_str(), "active" | "reloading"))
 }
 
-/// How far a unit is, in the words of what was asked for. `None` for a global unit, which may be as far on one machine
-/// and not on another.
-pub fn current_state(status: &UnitStatus) -> Option<DesiredState> {
-    if status.global {
-        return None;
-    }
-    Some(match current_copy(status).and_then(|copy| copy.observation.as_ref()) {
-        None | Some(Observation::Refused(_)) => DesiredState::Inactive,
-        Some(Observation::Held { phase, .. }) => match phase {
-            Phase::Loaded | Phase::Starting | Phase::Stopping | Phase::StopFailed(_) => DesiredState::Loaded,
-            Phase::Launched | Phase::StartFailed(_) | Phase::Failed(_) => DesiredState::Launched,
-        },
-    })
+/// `key=value,key=value`.
+pub fn metadata(machine: &MachineStatus) -> String {
+    let labels = machine.record.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    labels.collect::<Vec<_>>().join(",")
 }
 
 /// How many machines a sentence names.

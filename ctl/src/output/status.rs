@@ -9,7 +9,7 @@ use muster_core::state::{DesiredState, Observation, Phase};
 use serde_json::{Value, json};
 
 use super::listing::{error, phase_name, role_name};
-use super::{Machines, current_state, is_active, unit_state};
+use super::{Machines, is_active};
 use crate::style::{Role, harmless};
 
 /// Whether every current copy of the unit is active, and there is one.
@@ -38,7 +38,7 @@ pub fn write_page(out: &mut impl Write, status: &UnitStatus, machines: &Machines
             "nothing: the cluster does not know this unit".to_owned()
         },
     );
-    if let Some(state) = current_state(status) {
+    if let Some(state) = status.current_state() {
         page.line("Current", &state.to_string());
     }
     let (current, older): (Vec<_>, Vec<_>) =
@@ -71,7 +71,7 @@ impl Page {
     fn heading(&mut self, status: &UnitStatus) {
         let failed = |copy: &CopyStatus| {
             copy.observation.as_ref().is_some_and(|seen| error(seen).is_some())
-                || unit_state(copy).is_some_and(|state| state.active == "failed")
+                || copy.unit_state().is_some_and(|state| state.active == "failed")
         };
         let role = if status.copies.iter().any(failed) {
             Role::Bad
@@ -144,7 +144,7 @@ impl Page {
 }
 
 fn active(copy: &CopyStatus) -> String {
-    match unit_state(copy) {
+    match copy.unit_state() {
         Some(state) => {
             let role = Role::of_active_state(&state.active);
             let text = role.paint(&format!("{} ({})", harmless(&state.active), harmless(&state.sub)));
@@ -163,7 +163,7 @@ fn older_copy(copy: &CopyStatus, machines: &Machines) -> String {
         _ if machines.lost(copy.machine) => "is stopped when its machine is heard from",
         _ => "is being stopped",
     };
-    let seen = match unit_state(copy) {
+    let seen = match copy.unit_state() {
         Some(_) => format!(", {}", active(copy)),
         None => String::new(),
     };
@@ -179,7 +179,7 @@ fn older_copy(copy: &CopyStatus, machines: &Machines) -> String {
 /// The same for programs.
 pub fn as_json(status: &UnitStatus, machines: &Machines) -> Value {
     let copy = |copy: &CopyStatus| {
-        let state = unit_state(copy);
+        let state = copy.unit_state();
         json!({
             "machine": copy.machine.to_string(),
             "ip": machines.address(copy.machine),
@@ -202,7 +202,7 @@ pub fn as_json(status: &UnitStatus, machines: &Machines) -> Value {
         "desc": status.description,
         "hash": status.hash.to_string(),
         "dstate": status.desired.to_string(),
-        "state": current_state(status).map(|state| state.to_string()),
+        "state": status.current_state().map(|state| state.to_string()),
         "global": status.global,
         "copies": status.copies.iter().map(copy).collect::<Vec<_>>(),
         "waiting": status.waiting.as_ref().map(waiting),

@@ -76,7 +76,11 @@ fn a_fleet_is_imported() {
     assert_eq!(known(&cluster), "api@.service\tinactive\nloaded.socket\tloaded\nweb.service\tlaunched\n");
     eventually("web.service is active", || {
         let run = cluster.ctl(&["list-units", "--no-legend"]);
-        if run.stdout.contains(&format!("web.service\t{M1}\tactive\t\trunning\n")) { Ok(()) } else { Err(run) }
+        if run.stdout.contains(&format!("web.service\t{M1}\tactive\t\trunning\n")) {
+            Ok(())
+        } else {
+            Err(run)
+        }
     });
     let web = "[Unit]\nDescription=The web\n\n[Service]\nExecStart=/bin/sleep inf\n\n[X-Fleet]\nMachineID=11111111\n";
     ended(&cluster.ctl(&["cat", "web"]), 0, web, "");

@@ -290,11 +290,8 @@ fn a_global_unit_fails_where_it_fails() {
 #[test]
 fn what_has_no_effect_is_told() {
     let cluster = Cluster::start();
-    let web =
-        file(cluster.directory(), "web.service", &format!("{WEB}\n[Install]\nWantedBy=multi-user.target\n"));
-    let warning = format!(
-        "WARNING: {web}: line 7: [Install]: has no effect: Muster enables no units, it starts those that are asked for\n"
-    );
+    let web = file(cluster.directory(), "web.service", &format!("{WEB}\n[Install]\nAlias=www.service\n"));
+    let warning = format!("WARNING: {web}: line 8: [Install] Alias=: has no effect in a cluster\n");
     ended(&cluster.ctl(&["submit", &web]), 0, "Unit web.service inactive\n", &warning);
 }
 
@@ -646,3 +643,38 @@ fn schedulers_describe_themselves() {
 
 /// How long anything here may take at most.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn the_metadata_of_a_machine_is_changed() {
+    let cluster = Cluster::start();
+    cluster.add_machine(1);
+    let run = cluster.ctl(&["metadata", "1111", "disk=ssd", "zone=b", "gone-"]);
+    ended(&run, 0, &format!("Machine {M1} has disk=ssd,zone=b\n"), "");
+    let fast = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nMachineMetadata=disk=ssd\n";
+    let fast = file(cluster.directory(), "fast.service", fast);
+    ended(&cluster.ctl(&["start", &fast]), 0, &format!("Unit fast.service launched on {M1}\n"), "");
+    ended(
+        &cluster.ctl(&["metadata", M1, "disk-", "zone-"]),
+        0,
+        &format!("Machine {M1} has no metadata\n"),
+        "",
+    );
+    let listed = cluster.ctl(&["list-machines", "--no-legend", "--fields", "machine,metadata"]);
+    ended(&listed, 0, "11111111...  -\n", "");
+    let events = cluster.ctl(&["events", "1111"]).stdout;
+    assert!(
+        events.contains("a client changed the metadata of machine 11111111: disk- and zone-")
+            && events.contains(
+                "fast.service is taken off 11111111: the machine's metadata was changed, and is not what it asks for any more"
+            ),
+        "{events}"
+    );
+    let refused = cluster.ctl(&["metadata", M1, "a>=b"]);
+    ended(
+        &refused,
+        1,
+        "",
+        "error: MachineMetadata= cannot ask for a label \"a>\": it ends in !, <, > or ~\n",
+    );
+    assert_eq!(cluster.ctl(&["metadata", M1, "disk"]).code, Some(2));
+}

@@ -44,6 +44,8 @@ const FILES: TableDefinition<'_, &str, &str> = TableDefinition::new("files");
 const MACHINES: TableDefinition<'_, u128, &str> = TableDefinition::new("machines");
 /// A machine's id to what an operator decided of it, as JSON.
 const AVAILABILITY: TableDefinition<'_, u128, &str> = TableDefinition::new("availability");
+/// A machine's id to what clients have changed of its labels, as JSON.
+const LABELS: TableDefinition<'_, u128, &str> = TableDefinition::new("labels");
 /// A machine's id and a unit's name to what is known of its copies there that were ended, as JSON.
 const RETIRED: TableDefinition<'_, (u128, &str), &str> = TableDefinition::new("retired");
 /// A command's number to its id and result, as JSON.
@@ -209,6 +211,7 @@ fn replace(database: &Database, durable: &Durable, above: Term) -> Result<u64, r
     transaction.delete_table(FILES)?;
     transaction.delete_table(MACHINES)?;
     transaction.delete_table(AVAILABILITY)?;
+    transaction.delete_table(LABELS)?;
     transaction.delete_table(RETIRED)?;
     transaction.delete_table(COMMANDS)?;
     apply(&transaction, durable.changes_after(None).map(|(_, change)| change))?;
@@ -259,6 +262,7 @@ fn apply(
     let mut files = transaction.open_table(FILES)?;
     let mut machines = transaction.open_table(MACHINES)?;
     let mut availability = transaction.open_table(AVAILABILITY)?;
+    let mut labels = transaction.open_table(LABELS)?;
     let mut retired = transaction.open_table(RETIRED)?;
     let mut commands = transaction.open_table(COMMANDS)?;
     for change in changes {
@@ -281,6 +285,9 @@ fn apply(
             }
             Change::PutAvailability(id, decided) => {
                 availability.insert(id.bits(), to_json(&decided)?.as_str())?;
+            }
+            Change::PutLabels(id, edits) => {
+                labels.insert(id.bits(), to_json(&edits)?.as_str())?;
             }
             Change::PutRetired(machine, name, record) => {
                 retired.insert((machine.bits(), name.as_str()), to_json(&record)?.as_str())?;
@@ -315,6 +322,10 @@ fn load(transaction: &ReadTransaction, cluster: ClusterId) -> Result<Durable, re
     })?;
     each(transaction, AVAILABILITY, |id, decided| {
         durable.availability.insert(MachineId::new(id), from_json(decided)?);
+        Ok(())
+    })?;
+    each(transaction, LABELS, |id, edits| {
+        durable.labels.insert(MachineId::new(id), from_json(edits)?);
         Ok(())
     })?;
     each(transaction, RETIRED, |(machine, name), record| {

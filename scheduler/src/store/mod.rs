@@ -51,8 +51,8 @@ impl std::fmt::Debug for dyn Store {
 /// What became of a commit that did not succeed. The difference decides what the leader may do next.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// A later term was taken: this leader leads no more.
-    #[error("term {later} was taken, which ends term {ours}")]
+    /// A later term was taken, or may be by another one: this leader leads no more.
+    #[error("the election of term {ours} is over; the store is in term {later}")]
     Refused {
         /// The leader's term.
         ours: Term,
@@ -71,9 +71,9 @@ pub enum CommitError {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it.
-    #[error("{} is in use by another process: is another muster-scheduler running on this state directory?", path.display())]
+    #[error("{} is in use by another process: is another muster-scheduler running on this directory?", path.display())]
     Locked {
-        /// The state directory.
+        /// The directory of its state, or the one in `/run`.
         path: PathBuf,
     },
     /// It is written by a later (or much earlier) version.
@@ -128,7 +128,7 @@ fn unreadable(error: &serde_json::Error) -> String {
     }
 }
 
-/// Makes sure that nobody else uses the state directory, for as long as the file is open.
+/// Makes sure that nobody else uses the directory, for as long as the file is open.
 pub(crate) fn lock_directory(path: &Path) -> Result<File, StoreError> {
     let io = |doing, source| StoreError::Io { doing, path: path.to_owned(), source };
     // Unit files may hold secrets.

@@ -2,11 +2,12 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+pub mod agent;
 pub mod etcd;
+pub mod proxy;
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 /// Set in a test that runs in mounts of its own.
 const INSIDE: &str = "MUSTER_TEST_MOUNTS";
@@ -50,19 +51,4 @@ pub fn mount_ext4(image: &Path, directory: &Path, kib: u64) {
 fn run(command: &mut Command) {
     let status = command.status().unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
     assert!(status.success(), "{command:?}: {status}");
-}
-
-/// Waits until `done` gives something.
-///
-/// # Panics
-/// After half a minute, with what `state` shows.
-pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>, state: impl Fn() -> String) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        if let Some(value) = done() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}: {}", state());
-        std::thread::yield_now();
-    }
 }

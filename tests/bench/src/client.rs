@@ -1,15 +1,20 @@
 //! A client of a scheduler that is spoken to without `musterctl`.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use muster_core::command::{Command, CommandResult, UnitArgument, UnitStatus, Verb};
 use muster_core::ids::CommandId;
+use muster_core::machine::MachineState;
 use muster_core::state::Observation;
 use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::{MAX_MESSAGE_BYTES, v1};
 use tonic::transport::{Channel, Endpoint};
+
+/// How long it may take until units are active that are launched.
+const LAUNCH_LIMIT: Duration = Duration::from_secs(120);
 
 /// One connection to a scheduler.
 #[derive(Clone, Debug)]
@@ -33,6 +38,33 @@ impl Client {
     pub async fn execute(mut self, command: v1::CommandRequest) -> Result<()> {
         let answer = self.0.execute(command).await?.into_inner();
         CommandResult::try_from(answer)?.map(drop).map_err(|error| anyhow!("{error}"))
+    }
+
+    /// Has so many units launched, so many with each command, and waits until all are active.
+    pub async fn launch(&mut self, count: usize, per_command: usize) -> Result<()> {
+        let units = (0..count).map(unit).collect::<Result<Vec<_>>>()?;
+        for units in units.chunks(per_command) {
+            self.clone().execute(command(Verb::Start, units.to_vec())).await?;
+        }
+        let deadline = Instant::now() + LAUNCH_LIMIT;
+        loop {
+            let active = self.active().await?;
+            if active == count {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "only {active} of {count} units are active");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// How many machines are up, and how many are unreachable.
+    pub async fn machines(&mut self) -> Result<(usize, usize)> {
+        let machines = self.0.list_machines(v1::MachinesRequest::default()).await?.into_inner().machines;
+        let count = |state: MachineState| {
+            let state = v1::MachineState::from(state) as i32;
+            machines.iter().filter(|machine| machine.state == state).count()
+        };
+        Ok((count(MachineState::Up), count(MachineState::Unreachable)))
     }
 
     /// How many units are active.

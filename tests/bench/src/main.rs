@@ -3,15 +3,20 @@
 //! Prints a table and writes `target/bench.json`. Figures that are compared with something are ratios within one run, in
 //! turns: the machines that this runs on are shared, and no two minutes on them are alike.
 
+mod agents;
 mod client;
 mod dbus;
+mod etcd;
+mod failover;
 mod figure;
 mod machines;
 mod memory;
 mod one;
 mod placements;
 mod scheduler;
+mod several;
 mod submit;
+mod thousand;
 mod three;
 mod writes;
 
@@ -31,10 +36,18 @@ struct Group {
     measure: fn() -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 11] = [
     Group { figures: &["placements_per_s"], measure: placements::measure },
     Group { figures: &["submit_ratio"], measure: submit::measure },
     Group { figures: &["scheduler_rss_mib"], measure: memory::measure },
+    Group { figures: &["submit_etcd_ratio", "submit_etcd_batches"], measure: etcd::submit },
+    Group { figures: &["idle_etcd_writes"], measure: etcd::idle },
+    Group { figures: &["leaderless_s"], measure: failover::leaderless },
+    Group { figures: &["takeover_100k_s"], measure: failover::takeover },
+    Group {
+        figures: &["agents_1000_back_s", "agents_1000_lapses", "agents_1000_answer_s"],
+        measure: thousand::measure,
+    },
     Group { figures: &["start_ratio", "reloads_for_new_units", "agent_rss_mib"], measure: one::measure },
     Group { figures: &["cluster_up_3_s"], measure: three::boot },
     Group {

@@ -76,13 +76,13 @@ fn thread_cpu_time() -> Duration {
 
 /// A step, and the end of the commit that it asks for: all effects.
 fn settle(leader: &mut Leader, now: Time, input: Input) -> Result<Vec<Effect>> {
-    let mut effects = leader.step(now, input);
+    let mut effects = leader.step(now, now, input);
     let commits: Vec<_> = effects
         .iter()
         .filter_map(|effect| if let Effect::Persist(commit, _) = effect { Some(*commit) } else { None })
         .collect();
     for commit in commits {
-        effects.extend(leader.step(now, Input::Committed(commit)));
+        effects.extend(leader.step(now, now, Input::Committed(commit)));
     }
     let refused = effects.iter().find_map(|effect| match effect {
         Effect::AnswerCommand(_, Err(error)) => Some(error),

@@ -5,17 +5,22 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use muster_proto::v1::schedulers_client::SchedulersClient;
+use muster_proto::{SchedulerRole, SchedulerStatus, v1};
 use tempfile::TempDir;
+use tokio::time::sleep;
 
-use crate::client::Client;
+use crate::client::{Client, channel};
 use crate::machines::field;
 
 const READY_LIMIT: Duration = Duration::from_secs(20);
+/// How many open files systemd allows to who does not ask for more.
+const USUAL_OPEN_FILES: u32 = 1024;
 
-/// A running scheduler; it ends with this value, and its store is removed.
+/// A running scheduler; it is killed with this value, and its store is removed.
 #[derive(Debug)]
 pub struct Scheduler {
     process: Child,
@@ -26,20 +31,46 @@ pub struct Scheduler {
 impl Scheduler {
     /// Starts one with an empty store on a port of the kernel's choice, and waits until it answers.
     pub async fn start() -> Result<Self> {
+        let (mut scheduler, leads) = Self::spawn("127.0.0.1:0", "")?;
+        scheduler.address = leads.recv_timeout(READY_LIMIT).context("the scheduler does not come up")?;
+        // It listens already.
+        scheduler.client().await?;
+        Ok(scheduler)
+    }
+
+    /// Starts one of several at this address, with their state in this etcd, and waits until one of them leads.
+    pub async fn join(address: String, etcd: &[String]) -> Result<Self> {
+        let (mut scheduler, _) = Self::spawn(&address, &format!("[etcd]\nendpoints = {etcd:?}\n"))?;
+        scheduler.address = address;
+        let deadline = Instant::now() + READY_LIMIT;
+        loop {
+            let status = scheduler.describe().await;
+            if status.as_ref().is_ok_and(|status| status.role != SchedulerRole::Waiting) {
+                return Ok(scheduler);
+            }
+            ensure!(Instant::now() < deadline, "the scheduler does not come up: {status:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Starts one, and gives where it listens once it leads.
+    fn spawn(listen: &str, more: &str) -> Result<(Self, mpsc::Receiver<String>)> {
         let directory = tempfile::Builder::new().prefix("bench-").tempdir_in(muster_cluster::target_dir())?;
         let config = directory.path().join("scheduler.toml");
         let state = directory.path().join("state");
         fs::create_dir(&state)?;
-        fs::write(&config, format!("listen = \"127.0.0.1:0\"\nstate_dir = \"{}\"\n", state.display()))?;
+        fs::write(&config, format!("listen = \"{listen}\"\nstate_dir = \"{}\"\n{more}", state.display()))?;
         let program = muster_cluster::bin_dir()?.join("muster-scheduler");
-        let process = Command::new(&program)
+        // It is to ask for more open files by itself where it needs them, as under systemd.
+        let mut process = Command::new("prlimit")
+            .arg(format!("--nofile={USUAL_OPEN_FILES}:"))
+            .arg(&program)
             .arg("--config")
             .arg(&config)
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| program.display().to_string())?;
-        let mut scheduler = Self { process, directory, address: String::new() };
-        let log = scheduler.process.stderr.take().context("no pipe")?;
+            .with_context(|| format!("cannot run prlimit and {}", program.display()))?;
+        let log = process.stderr.take().context("no pipe")?;
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(log).lines().map_while(Result::ok) {
@@ -50,10 +81,13 @@ impl Scheduler {
                 }
             }
         });
-        scheduler.address = told.recv_timeout(READY_LIMIT).context("the scheduler does not come up")?;
-        // It listens already.
-        scheduler.client().await?;
-        Ok(scheduler)
+        Ok((Self { process, directory, address: String::new() }, told))
+    }
+
+    /// What it says of itself.
+    pub async fn describe(&self) -> Result<SchedulerStatus> {
+        let mut client = SchedulersClient::new(channel(&self.address).await?);
+        Ok(client.describe(v1::DescribeRequest {}).await?.into_inner().try_into()?)
     }
 
     pub fn address(&self) -> &str {

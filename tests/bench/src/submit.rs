@@ -9,14 +9,14 @@ use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use muster_core::command::Verb;
 
-use crate::client::{command, unit};
+use crate::client::{Client, command, unit};
 use crate::figure::{Bar, Figure, median, say};
 use crate::scheduler::Scheduler;
 
-const UNITS: u16 = 10_000;
+pub const UNITS: u16 = 10_000;
 const PAIRS: usize = 5;
 /// How many submissions wait for their acknowledgement at once.
-const IN_FLIGHT: usize = 1_000;
+pub const IN_FLIGHT: usize = 1_000;
 const FLUSHES: u16 = 300;
 
 #[tokio::main(flavor = "current_thread")]
@@ -26,11 +26,11 @@ pub async fn measure() -> Result<Vec<Figure>> {
         let scheduler = Scheduler::start().await?;
         // Both ways round, so that what changes slowly on the disk touches both alike.
         let (rate, flush) = if pair % 2 == 0 {
-            let rate = acknowledgements_per_s(&scheduler).await?;
+            let rate = acknowledgements_per_s(&scheduler.client().await?).await?;
             (rate, flushes_per_s(scheduler.directory())?)
         } else {
             let flush = flushes_per_s(scheduler.directory())?;
-            (acknowledgements_per_s(&scheduler).await?, flush)
+            (acknowledgements_per_s(&scheduler.client().await?).await?, flush)
         };
         say(&format!("pair {pair} of {PAIRS}: {rate:.0} acknowledgements/s, {flush:.0} fdatasync/s"));
         rates.push(rate);
@@ -51,8 +51,7 @@ pub async fn measure() -> Result<Vec<Figure>> {
     }])
 }
 
-async fn acknowledgements_per_s(scheduler: &Scheduler) -> Result<f64> {
-    let client = scheduler.client().await?;
+pub async fn acknowledgements_per_s(client: &Client) -> Result<f64> {
     let submit = |number: u16| Ok(command(Verb::Submit, vec![unit(number.into())?]));
     let commands = (0..UNITS).map(submit).collect::<Result<Vec<_>>>()?;
     let began = Instant::now();

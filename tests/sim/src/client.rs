@@ -1,12 +1,13 @@
 //! Clients: they ask, lose answers, ask again under the same id, and give up.
 
 use muster_core::command::{
-    Command, CommandError, CommandResult, MachineCommand, MachineCommandError, Query, UnitArgument,
+    Command, CommandError, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query, UnitArgument,
 };
 use muster_core::ids::CommandId;
 use muster_core::leader::{Input, RequestId};
 
 use crate::faults::{Ask, Order};
+use crate::palette::ROLE;
 use crate::queue::{MILLI, SECOND};
 use crate::world::{Event, World};
 
@@ -71,7 +72,12 @@ impl World {
             (Some(command), _) => Input::Command(request, command),
             (None, Ask::Machine { machine, availability }) => {
                 let machines = vec![self.machines[*machine].id];
-                Input::Machines(request, MachineCommand { machines, availability: *availability })
+                let (id, availability) = (command_id(number), *availability);
+                Input::Machines(request, MachineCommand { id, machines, availability })
+            }
+            (None, Ask::Relabel { machine, role }) => {
+                let (machine, value) = (self.machines[*machine].id, role.map(str::to_owned));
+                Input::EditLabels(request, vec![LabelEdit { machine, key: ROLE.to_owned(), value }])
             }
             (None, Ask::ReleaseBrake) => Input::ReleaseBrake(request),
             (None, _) => Input::Query(request, Query::Units { names: None, content: true, reasons: true }),

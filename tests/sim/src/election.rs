@@ -313,7 +313,7 @@ impl World {
         }
         let deposed = self.election.as_mut().and_then(|election| election.deposed.as_mut());
         if let Some(deposed) = deposed.filter(|deposed| deposed.incarnation == incarnation) {
-            deposed.process.inbox.push_back(input);
+            deposed.process.inbox.push_back((None, input));
             self.queue.after(MILLI / 2, Event::DeposedTurn(incarnation));
         }
     }
@@ -328,10 +328,10 @@ impl World {
             return;
         };
         let mut inputs = std::mem::take(&mut deposed.process.inbox);
-        inputs.push_back(Input::Tick);
+        inputs.push_back((None, Input::Tick));
         let mut effects = Vec::new();
-        for input in inputs {
-            effects.append(&mut deposed.process.leader.step(time, input));
+        for (came, input) in inputs {
+            effects.append(&mut deposed.process.leader.step(came.unwrap_or(time), time, input));
         }
         let now = self.queue.now();
         if deposed.timer.is_none_or(|timer| timer <= now) {

@@ -75,6 +75,11 @@ pub(crate) enum Ask {
         machine: usize,
         availability: Availability,
     },
+    /// The machine has this role from now on, or none.
+    Relabel {
+        machine: usize,
+        role: Option<&'static str>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -295,6 +300,7 @@ impl Plan {
         schedulers_in_a_row(&mut Random::new(seed, "row"), machines, &mut entries);
         drains_again(&mut Random::new(seed, "drains"), machines, &mut entries);
         replacements(&mut Random::new(seed, "replacing"), machines, &mut entries);
+        relabels(&mut Random::new(seed, "labels"), machines, &mut entries);
         entries.sort_by_key(|entry| entry.at);
         Self {
             seed,
@@ -605,6 +611,20 @@ fn units_that_wait(random: &mut Random, entries: &mut [Entry]) {
     }
 }
 
+/// In some histories machines are given other labels. These are numbered apart, too.
+fn relabels(random: &mut Random, machines: usize, entries: &mut Vec<Entry>) {
+    if !random.chance(250) {
+        return;
+    }
+    for number in 0..=random.below(12) {
+        let (machine, at) = (random.below(machines), random.between(5 * SECOND, FAULTS_LAST - SECOND));
+        let ask = Ask::Relabel { machine, role: *random.pick(&[Some("web"), Some("db"), None]) };
+        let lost_answers = u32::from(random.chance(150));
+        let what = What::Client(Order { ask, lost_answers, tries: 20 });
+        entries.push(Entry { number: 12_000 + number, at, what });
+    }
+}
+
 /// What happens to the schedulers of a cluster that has several. They are numbered apart, so that other entries have the
 /// numbers that they have always had.
 fn elections(random: &mut Random, entries: &mut Vec<Entry>) {
@@ -911,6 +931,7 @@ impl fmt::Display for Order {
             Ask::Query => write!(f, "query")?,
             Ask::ReleaseBrake => write!(f, "release the brake")?,
             Ask::Machine { machine, availability } => write!(f, "m{machine} {availability:?}")?,
+            Ask::Relabel { machine, role } => write!(f, "m{machine} role {}", role.unwrap_or("-"))?,
             Ask::Command { verb, units, content, replace } => {
                 write!(f, "{verb:?} {units:?}")?;
                 if let Some(content) = content {

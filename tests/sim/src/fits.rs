@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use muster_core::unit::UnitName;
 
 use crate::book::Decided;
-use crate::palette::{CPU, MEMORY, Options, Palette, machine_id, matches, role};
+use crate::palette::{CPU, MEMORY, Options, Palette, machine_id, matches};
 
 fn options<'a>(palette: &'a Palette, decided: &Decided, name: &UnitName) -> Option<&'a Options> {
     Some(&palette.contents.get(*decided.files.get(name)?)?.options)
@@ -50,7 +50,7 @@ fn group_misfit(
         if options.machine.is_some_and(|wanted| wanted != machine) {
             return Some(format!("{name} is for m{:?}", options.machine));
         }
-        if options.role.is_some_and(|wanted| wanted != role(machine)) {
+        if options.role.is_some_and(|wanted| decided.role(machine) != Some(wanted)) {
             return Some(format!("{name} is for another role"));
         }
         for target in options.machine_of {

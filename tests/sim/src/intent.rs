@@ -59,6 +59,13 @@ impl Intent {
                 known.0 = content;
             }
         }
+        // What ends takes a file only where it is to be replaced.
+        if matches!(verb, Verb::Stop | Verb::Unload)
+            && replace
+            && let (Some(known), Some(content)) = (self.units.get_mut(&unit), content)
+        {
+            known.0 = content;
+        }
         if verb == Verb::Destroy {
             self.units.remove(&unit);
         }

@@ -192,7 +192,10 @@ pub(crate) fn machine_id(number: usize) -> MachineId {
     MachineId::new((number as u128 + 1) << 96)
 }
 
-/// The label of the machine with this number.
+/// The label that machines differ in.
+pub(crate) const ROLE: &str = "role";
+
+/// What the agent of the machine with this number says of that.
 pub(crate) fn role(number: usize) -> &'static str {
     if number.is_multiple_of(2) { "web" } else { "db" }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use muster_core::command::Query;
 use muster_core::ids::Term;
 use muster_core::leader::{Effect, Input, Leader, RequestId};
+use muster_core::time::Time;
 
 use crate::invariants::Acknowledged;
 use crate::queue::{Clock, MILLI, Micros, micros};
@@ -35,7 +36,8 @@ pub(crate) struct Process {
     pub(crate) term: Term,
     /// All that it has taken.
     pub(crate) terms: Vec<Term>,
-    pub(crate) inbox: VecDeque<Input>,
+    /// With the moment when each came, by its own clock, where it was stopped since; else that is when it is taken.
+    pub(crate) inbox: VecDeque<(Option<Time>, Input)>,
     turning: bool,
     timer: Option<Micros>,
     /// It is killed after so many effects, and stays down for so long.
@@ -92,6 +94,10 @@ impl World {
     pub(crate) fn scheduler_freezes(&mut self) {
         self.scheduler.count_stall(self.queue.now());
         self.scheduler.frozen += 1;
+        let now = self.scheduler.clock.time(self.queue.now());
+        if let Some(process) = self.scheduler.process.as_mut().filter(|_| self.scheduler.frozen == 1) {
+            process.inbox.iter_mut().for_each(|(came, _)| *came = came.or(Some(now)));
+        }
         self.look_at_links();
     }
 
@@ -167,7 +173,7 @@ impl World {
 
     pub(crate) fn tell_leader(&mut self, input: Input) {
         let Some(process) = &mut self.scheduler.process else { return };
-        process.inbox.push_back(input);
+        process.inbox.push_back((None, input));
         if !std::mem::replace(&mut process.turning, true) {
             // A loop that has other things to do is a little late.
             let most = if self.random.chance(30) { 90 * MILLI } else { MILLI / 2 };
@@ -187,13 +193,13 @@ impl World {
         let inputs = std::mem::take(&mut process.inbox);
         let due = process.leader.next_timer() <= now;
         if inputs.is_empty() && due {
-            self.leader_step(Input::Tick);
+            self.leader_step(now, Input::Tick);
         }
-        for input in inputs {
+        for (came, input) in inputs {
             if matches!(input, Input::CommitFailed { .. }) {
                 self.store_resumes();
             }
-            self.leader_step(input);
+            self.leader_step(came.unwrap_or(now), input);
             if self.scheduler.incarnation != incarnation || self.violation.is_some() {
                 return;
             }
@@ -204,7 +210,8 @@ impl World {
 
     /// Asks the leader something; the answer is in `answer` if it came at once.
     pub(crate) fn leader_is_asked(&mut self, query: Query) {
-        self.leader_step(Input::Query(OURS, query));
+        let now = self.scheduler.clock.time(self.queue.now());
+        self.leader_step(now, Input::Query(OURS, query));
         self.set_leader_timer();
     }
 
@@ -250,7 +257,7 @@ impl World {
         }
     }
 
-    fn leader_step(&mut self, input: Input) {
+    fn leader_step(&mut self, came: Time, input: Input) {
         let now = self.scheduler.clock.time(self.queue.now());
         self.stats.steps += 1;
         let cause = self.before_step(&input);
@@ -264,7 +271,7 @@ impl World {
             process.terms.push(term);
             self.book.office = self.queue.now();
         }
-        let effects = process.leader.step(now, input);
+        let effects = process.leader.step(came, now, input);
         self.nothing_acknowledged_is_lost(&Acknowledged::Step(&cause, &effects));
         for effect in effects {
             let Some(process) = &mut self.scheduler.process else { return };

@@ -138,6 +138,9 @@ pub(crate) struct Out {
 pub(crate) struct Systemd {
     pub(crate) units: BTreeMap<UnitName, Loaded>,
     jobs: u32,
+    /// What those that were forgotten have counted: one that is loaded again begins there, or what was still to happen to it
+    /// then would happen to it now.
+    restarts: u32,
     random: Random,
     pub(crate) behaviours: BTreeMap<UnitName, Behaviour>,
     /// How many faults lose the ends of jobs.
@@ -161,6 +164,7 @@ impl Systemd {
         Self {
             units: BTreeMap::new(),
             jobs: 0,
+            restarts: 0,
             random,
             behaviours: BTreeMap::new(),
             loses_signals: 0,
@@ -212,7 +216,7 @@ impl Systemd {
                 runs: None,
                 job: None,
                 referenced,
-                restarts: 0,
+                restarts: self.restarts,
                 foreign: false,
                 killed: false,
                 result: "success",
@@ -225,8 +229,10 @@ impl Systemd {
     /// systemd forgets what is inactive and nobody refers to.
     fn collect(&mut self, name: &UnitName) {
         let idle = |unit: &Loaded| !unit.referenced && unit.job.is_none() && unit.active == State::Inactive;
-        if self.units.get(name).is_some_and(idle) {
-            self.units.remove(name);
+        if self.units.get(name).is_some_and(idle)
+            && let Some(unit) = self.units.remove(name)
+        {
+            self.restarts = self.restarts.max(unit.restarts);
         }
     }
 

@@ -147,8 +147,8 @@ fn who_is_said_to_lead_is_asked_next_also_where_it_is_not_configured() {
 fn two_that_name_each_other_are_not_asked_again_and_again() {
     let mut cluster = Cluster::new(1, &[("a", Follows("b")), ("b", Follows("a"))]);
     cluster.later(Duration::from_secs(60));
-    // Two in each round, and a round in 0.75 s to 1.6 s once they have become rare.
-    assert!((60..200).contains(&cluster.asked.len()), "{:?}", cluster.asked);
+    // Two in each round, and a round in 0.5 s to 1.1 s once they have become rare.
+    assert!((100..250).contains(&cluster.asked.len()), "{:?}", cluster.asked);
     cluster.are(&[("a", Leads)]);
     cluster.finds("a");
 }
@@ -156,7 +156,7 @@ fn two_that_name_each_other_are_not_asked_again_and_again() {
 #[test]
 fn whoever_leads_after_any_time_is_found_within_a_lease() {
     // The budget in session.rs, but for what the network and the schedulers take.
-    let most = LEASE * 72 / 100 + Duration::from_millis(10);
+    let most = LEASE * 62 / 100 + Duration::from_millis(10);
     for others in [[Silent, Silent], [Silent, Refuses], [Refuses, Refuses], [Follows("a"), Silent]] {
         let took = (0..300).map(|seed| {
             let all = [("a", Refuses), ("b", others[0]), ("c", others[1]), ("d", Refuses), ("e", Refuses)];
@@ -201,6 +201,24 @@ fn a_leader_that_is_dead_costs_no_machine_its_lease() {
         cluster.finds("a");
         cluster.later(Duration::from_millis(3_000 + seed));
         cluster.are(&[("a", Silent)]);
+        cluster.later(Duration::from_millis(2_600));
+        let lease_end = cluster.agent.lease_end().expect("a lease");
+        cluster.are(&[("b", Leads), ("c", Follows("b"))]);
+        cluster.finds("b");
+        let left = lease_end.since(cluster.now);
+        assert!(left >= LEASE / 20, "{left:?} are left: {:?}", cluster.asked);
+    }
+}
+
+/// As above, but its machine lives: streams end at once, and it refuses new ones.
+#[test]
+fn a_leader_that_was_killed_costs_no_machine_its_lease() {
+    for seed in 0..1000 {
+        let mut cluster = Cluster::new(seed, &[("a", Leads), ("b", Follows("a")), ("c", Follows("a"))]);
+        cluster.finds("a");
+        cluster.later(Duration::from_millis(3_000 + seed));
+        cluster.are(&[("a", Refuses)]);
+        cluster.ends(None);
         cluster.later(Duration::from_millis(2_600));
         let lease_end = cluster.agent.lease_end().expect("a lease");
         cluster.are(&[("b", Leads), ("c", Follows("b"))]);

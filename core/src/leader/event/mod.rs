@@ -13,7 +13,7 @@ use crate::command::Verb;
 use crate::ids::{Epoch, MachineId, Term};
 use crate::leader::reason::{Arrival, LingerEnd, LossReason, PlaceReason, ReleaseReason, UnplaceReason};
 use crate::leader::record::{EventNumber, EventRecord};
-use crate::machine::Availability;
+use crate::machine::{Availability, LabelEdits};
 use crate::state::{Observation, Phase};
 use crate::unit::UnitName;
 
@@ -68,6 +68,13 @@ pub enum Event {
         machine: MachineId,
         /// What was decided.
         availability: Availability,
+    },
+    /// A client changed labels of a machine.
+    Labels {
+        /// The machine, which need not have joined.
+        machine: MachineId,
+        /// What was changed.
+        edits: LabelEdits,
     },
     /// A drained machine has said that nothing is left there.
     Drained(MachineId),
@@ -364,6 +371,7 @@ impl Event {
                 Availability::Cordoned => "machine_cordoned",
                 Availability::Draining(_) => "machine_drains",
             },
+            Self::Labels { .. } => "machine_metadata",
             Self::Drained(_) => "machine_drained",
             Self::NotDrained { .. } => "machine_not_drained",
             Self::FitNowhere { .. } => "unit_waits",
@@ -424,6 +432,7 @@ impl Event {
             | Self::MachineRecovered(_)
             | Self::HostAnswers(_)
             | Self::Availability { .. }
+            | Self::Labels { .. }
             | Self::Drained(_)
             | Self::MachineLeaves(_)
             | Self::AgentRestarts { .. }
@@ -449,6 +458,7 @@ impl Event {
             | Self::MachineUp { machine, .. }
             | Self::MachineLost { machine, .. }
             | Self::Availability { machine, .. }
+            | Self::Labels { machine, .. }
             | Self::AgentRestarts { machine, .. }
             | Self::MachineRefused { machine, .. }
             | Self::IdInUse { machine, .. }
@@ -523,6 +533,7 @@ impl Event {
             self,
             Self::Command { .. }
                 | Self::Availability { .. }
+                | Self::Labels { .. }
                 | Self::Drained(_)
                 | Self::NotDrained { .. }
                 | Self::Placed { .. }
@@ -547,6 +558,9 @@ impl Event {
                 size_of_val(machines.as_slice())
             }
             Self::MachineLost { held, .. } => names_weight(held),
+            Self::Labels { edits, .. } => {
+                edits.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, String::len)).sum()
+            }
             _ => 0,
         };
         size_of::<Self>() + names_weight(self.units()) + text

@@ -52,6 +52,7 @@ impl Event {
             | Self::Command { .. }
             | Self::HostAnswers(_)
             | Self::Availability { .. }
+            | Self::Labels { .. }
             | Self::AgentRestarts { .. }
             | Self::Stalled(_)
             | Self::StoreSilent(_)
@@ -116,6 +117,15 @@ impl fmt::Display for Event {
                     Availability::Draining(_) => "drains",
                 };
                 write!(f, "an operator {decided} machine {}", machine.short())
+            }
+            Self::Labels { machine, edits } => {
+                let edits: Vec<String> = edits
+                    .iter()
+                    .map(|(key, value)| {
+                        value.as_ref().map_or(format!("{key}-"), |value| format!("{key}={value}"))
+                    })
+                    .collect();
+                write!(f, "a client changed the metadata of machine {}: {}", machine.short(), Listed(&edits))
             }
             Self::Drained(machine) => {
                 write!(f, "machine {} is drained: {NOTHING_LEFT}", machine.short())

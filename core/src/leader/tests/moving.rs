@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::world::{World, drain, held, machine, name, with_units};
+use super::world::{World, drain, held, machine, machines_command, name, with_units};
 use crate::command::{Left, MachineCommandError, Verb};
-use crate::ids::MachineId;
+use crate::ids::{CommandId, MachineId, Term};
 use crate::leader::{Arrival, Event, Input};
 use crate::machine::{Availability, Drain};
 use crate::message::{FromAgent, Goodbye, ReportedChange, UnitReport};
@@ -659,10 +659,7 @@ fn an_agent_that_is_restarted_has_a_longer_lease() {
 fn a_drain_is_a_decision_and_waits_for_its_commit() {
     let mut world = with_units(1);
     world.committing = false;
-    world.step(Input::Machines(
-        crate::leader::RequestId(7000),
-        crate::command::MachineCommand { availability: drain(0), machines: vec![M1] },
-    ));
+    world.step(Input::Machines(crate::leader::RequestId(7000), machines_command(drain(0), M1)));
     assert!(world.machine_results.is_empty());
     assert_eq!(held(&world, M2), 0);
     world.fail_store();
@@ -718,4 +715,34 @@ fn a_drain_that_is_asked_for_again_when_its_time_has_passed_begins_anew() {
     assert_eq!((held(&world, M1), held(&world, M2)), (1, 1));
     world.pass(2);
     assert_eq!((held(&world, M1), held(&world, M2)), (0, 1));
+}
+
+/// Its answer was lost, and somebody else has decided something since.
+#[test]
+fn a_drain_that_is_repeated_under_its_id_is_no_second_one() {
+    let mut world = with_units(2);
+    let first = CommandId::new(99);
+    world.machine_command_as(first, drain(0), M1).unwrap();
+    world.pass(2);
+    assert_eq!((held(&world, M1), held(&world, M2)), (0, 2));
+    world.machine_command(Availability::Open, M1).unwrap();
+    world.machine_command_as(first, drain(0), M1).unwrap();
+    world.pass(2);
+    assert_eq!(world.machines().machines[0].availability, Availability::Open);
+    // Nor under the next leader.
+    let mut next = World::of(world.stored.clone(), Term(2));
+    next.agents = std::mem::take(&mut world.agents);
+    for id in [M1, M2] {
+        next.agents.get_mut(&id).unwrap().connection = None;
+        next.connect(id);
+    }
+    next.machine_command_as(first, drain(0), M1).unwrap();
+    next.pass(2);
+    assert_eq!(next.machines().machines[0].availability, Availability::Open);
+    // One that changed nothing is carried out when it comes again.
+    let error = next.machine_command_as(CommandId::new(98), drain(0), machine(9)).unwrap_err();
+    assert_eq!(error, MachineCommandError::NoSuchMachine(machine(9)));
+    next.join(machine(9), &[]);
+    next.machine_command_as(CommandId::new(98), drain(0), machine(9)).unwrap();
+    assert_eq!(next.machines().machines[2].availability, drain(0));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::{World, machine, service};
 use crate::command::{Query, Verb};
-use crate::ids::CommandId;
+use crate::ids::{CommandId, CommitId};
 use crate::leader::{Input, RequestId};
 use crate::machine::MachineState;
 use crate::message::{FromAgent, Goodbye};
@@ -104,4 +104,35 @@ fn nobody_takes_the_place_of_another_one_under_who_may_have_been_overtaken() {
     world.step(Input::Disconnected(old));
     // It would wait for its welcome.
     assert_eq!(world.agents[&machine(1)].connection, None);
+}
+
+#[test]
+fn who_stood_still_goes_by_the_clock_after_a_message_was_taken_and_not_by_when_it_came() {
+    let mut world = elected();
+    world.committing = false;
+    let command =
+        world.command_as(CommandId::new(99), Verb::Start, &[("b.service", Some(&service("")))], false);
+    let (connection, heartbeat) = {
+        let agent = world.agents.get_mut(&machine(1)).unwrap();
+        (agent.connection.unwrap(), agent.heartbeat())
+    };
+    let acked = world.agents[&machine(1)].acked;
+    // All this comes while it leads, and is taken in after it has stood still for longer than that lasts.
+    let came = world.now + Duration::from_secs(1);
+    world.now = world.now + Duration::from_secs(60);
+    let request = RequestId(world.id());
+    let query = Query::Units { names: None, content: false, reasons: false };
+    world.step_late(came, Input::Agent(connection, heartbeat));
+    world.committing = true;
+    world.step_late(came, Input::Committed(CommitId(u64::MAX)));
+    world.step_late(came, Input::Query(request, query));
+    world.step_late(came, Input::Leads(came + Duration::from_secs(5)));
+    assert_eq!(world.agents[&machine(1)].acked, acked);
+    assert!(!world.results.contains_key(&command) && !world.answers.contains_key(&request));
+    assert!(world.running("b.service").is_empty());
+    // Nobody has taken its place.
+    world.step(Input::Leads(world.now + Duration::from_secs(5)));
+    assert!(world.results[&command].is_ok() && world.answers.contains_key(&request));
+    assert_eq!(world.running("b.service").len(), 1);
+    assert!(world.machines().machines.iter().all(|machine| machine.state == MachineState::Up));
 }

@@ -1,6 +1,6 @@
 //! Moves that are overtaken by something else: restarts, failures, other moves. Each of these was a bug once.
 
-use super::world::{World, drain, held, machine, name, with_units};
+use super::world::{World, drain, held, machine, machines_command, name, with_units};
 use crate::command::Verb;
 use crate::ids::MachineId;
 use crate::ids::Term;
@@ -38,10 +38,7 @@ fn store_failure_keeps_old_copy() {
     slow(&mut world, M2);
     world.machine_command(drain(0), M1).unwrap();
     world.committing = false;
-    world.step(Input::Machines(
-        RequestId(7000),
-        crate::command::MachineCommand { availability: Availability::Cordoned, machines: vec![M2] },
-    ));
+    world.step(Input::Machines(RequestId(7000), machines_command(Availability::Cordoned, M2)));
     world.fail_store();
     world.committing = true;
     world.pass(3);
@@ -234,10 +231,7 @@ fn all_shut_down() {
 fn farewell_survives_store_failure() {
     let mut world = with_units(0);
     world.committing = false;
-    world.step(Input::Machines(
-        RequestId(7000),
-        crate::command::MachineCommand { availability: Availability::Cordoned, machines: vec![M2] },
-    ));
+    world.step(Input::Machines(RequestId(7000), machines_command(Availability::Cordoned, M2)));
     world.goodbye(M1, Goodbye::Shutdown);
     world.fail_store();
     world.committing = true;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::command::{
-    ClusterStatus, Command, CommandResult, MachineCommand, MachineCommandError, Query, QueryAnswer,
-    RestoreError, UnitArgument, UnitStatus, Verb,
+    ClusterStatus, Command, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query,
+    QueryAnswer, RestoreError, UnitArgument, UnitStatus, Verb,
 };
 use crate::ids::{AgentKey, BootId, ClusterId, CommandId, CommitId, Epoch, MachineId, SessionNumber, Term};
 use crate::leader::{Change, ConnectionId, Durable, Effect, Event, Input, Leader, RequestId, Settings};
@@ -107,6 +107,11 @@ pub(super) fn with_units(units: u32) -> World {
 /// How many units the machine holds.
 pub(super) fn held(world: &World, id: MachineId) -> usize {
     world.agents[&id].held.len()
+}
+
+/// What is decided of a machine, under an id of its own.
+pub(super) fn machines_command(availability: Availability, id: MachineId) -> MachineCommand {
+    MachineCommand { id: CommandId::new(7000), machines: vec![id], availability }
 }
 
 pub(super) fn service(options: &str) -> String {
@@ -289,13 +294,18 @@ impl World {
 
     /// Takes in an input and all that follows from it.
     pub(super) fn step(&mut self, input: Input) {
+        self.step_late(self.now, input);
+    }
+
+    /// The same of an input that came at that moment.
+    pub(super) fn step_late(&mut self, came: Time, input: Input) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
-            for effect in self.leader.step(self.now, input) {
+            for effect in self.leader.step(came, self.now, input) {
                 self.carry_out(effect, &mut inputs);
             }
             assert_eq!(self.leader.differences(), Vec::<String>::new());
-            assert!(self.leader.next_timer() > self.now, "it would spin");
+            assert!(self.leader.next_timer() > came, "it would spin");
         }
     }
 
@@ -426,8 +436,35 @@ impl World {
         availability: Availability,
         id: MachineId,
     ) -> Result<(), MachineCommandError> {
+        let command = CommandId::new(self.id().into());
+        self.machine_command_as(command, availability, id)
+    }
+
+    /// The same under this id.
+    pub(super) fn machine_command_as(
+        &mut self,
+        command: CommandId,
+        availability: Availability,
+        id: MachineId,
+    ) -> Result<(), MachineCommandError> {
         let request = RequestId(self.id());
-        self.step(Input::Machines(request, MachineCommand { machines: vec![id], availability }));
+        let command = MachineCommand { id: command, machines: vec![id], availability };
+        self.step(Input::Machines(request, command));
+        self.machine_results.remove(&request).expect("an answer")
+    }
+
+    pub(super) fn edit_labels(
+        &mut self,
+        id: MachineId,
+        edits: &[(&str, Option<&str>)],
+    ) -> Result<(), MachineCommandError> {
+        let request = RequestId(self.id());
+        let edit = |(key, value): &(&str, Option<&str>)| LabelEdit {
+            machine: id,
+            key: (*key).to_owned(),
+            value: value.map(str::to_owned),
+        };
+        self.step(Input::EditLabels(request, edits.iter().map(edit).collect()));
         self.machine_results.remove(&request).expect("an answer")
     }
 

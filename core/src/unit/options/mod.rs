@@ -16,7 +16,7 @@ use self::values::{
 use super::file::Item;
 use super::{
     Bytes, Entry, Glob, MilliCpu, OptionError, QuantityError, UnitFile, UnitName, UnitType, WHITESPACE,
-    Warning, did_you_mean, keys, nearest, quantity,
+    Warning, did_you_mean, install, keys, nearest, quantity,
 };
 
 /// A machine as `MachineID=` names it: by its whole id or exactly the first eight digits of it.
@@ -321,12 +321,6 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn section(&mut self, section: &str, line: u32) {
-        if section == "Install" && self.warnings.len() < MAX_FINDINGS {
-            // fleet enabled such units, whereupon systemd started them behind its back.
-            let message =
-                "[Install]: has no effect: Muster enables no units, it starts those that are asked for";
-            self.warnings.push(Warning { line: Some(line), message: message.to_owned() });
-        }
         if Section::of(section).is_some() || self.is_read_by_systemd(section) {
             return;
         }
@@ -384,6 +378,8 @@ impl<'a> Reader<'a> {
             self.check_systemd_key(&entry);
             if entry.section == self.name.unit_type().section() {
                 self.own_setting(&entry);
+            } else if entry.section == "Install" {
+                self.install_setting(&entry);
             }
         }
     }
@@ -446,6 +442,16 @@ impl<'a> Reader<'a> {
         let message =
             format!("[{}] {}=: unknown to systemd 252{}", entry.section, entry.key, did_you_mean(near));
         self.warnings.push(Warning { line: Some(entry.line), message: clip(message) });
+    }
+
+    /// What is said of being enabled: some of it has no effect.
+    fn install_setting(&mut self, entry: &Entry<'_>) {
+        let known = keys::of_section("Install").is_some_and(|keys| keys.contains(&*entry.key));
+        let works = install::KEYS.iter().any(|(key, _)| *key == entry.key);
+        if known && !works && self.warnings.len() < MAX_FINDINGS {
+            let message = format!("[Install] {}=: has no effect in a cluster", entry.key);
+            self.warnings.push(Warning { line: Some(entry.line), message: clip(message) });
+        }
     }
 
     /// Reads a setting of the unit itself as systemd does: the last valid one counts, an empty one takes it back.

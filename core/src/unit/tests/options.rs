@@ -388,7 +388,7 @@ fn resources_of_the_unit_itself() {
 #[test]
 fn what_systemd_does_not_know_is_warned_of() {
     let text = "Foo=1\n[Unit]\nDescripton=x\nExecStart=/a\nX-Mine=1\nfoo\n[Sevice]\nbar\n[Socket]\nListenStream=1\n[Service]\nBogusKey=1\n\
-                [Install]\nAfter=a\n[X-Fleets]\nfoo\n";
+                [Install]\nAfter=a\nAlias=b.service\nWantedBy=multi-user.target\n[X-Fleets]\nfoo\n";
     assert_eq!(
         warnings("a.service", text),
         [
@@ -399,9 +399,9 @@ fn what_systemd_does_not_know_is_warned_of() {
             "line 7: [Sevice]: unknown section, ignored; did you mean [Service]?",
             "line 9: [Socket]: systemd ignores this section in a service unit",
             "line 12: [Service] BogusKey=: unknown to systemd 252",
-            "line 13: [Install]: has no effect: Muster enables no units, it starts those that are asked for",
             "line 14: [Install] After=: unknown to systemd 252; did you mean After= in [Unit]?",
-            "line 15: [X-Fleets]: unknown section, ignored; did you mean [X-Fleet]?",
+            "line 15: [Install] Alias=: has no effect in a cluster",
+            "line 17: [X-Fleets]: unknown section, ignored; did you mean [X-Fleet]?",
         ]
     );
 }

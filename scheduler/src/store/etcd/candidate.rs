@@ -1,6 +1,6 @@
 //! Who does not lead: he follows the log, so that he has the state when he is elected, and is elected when nobody leads.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use muster_core::ids::ClusterId;
 use muster_core::time::Time;
 use muster_daemon::clock;
+use muster_daemon::files::replace_on_disk;
 use muster_etcd::pb::watch_create_request::FilterType;
 use muster_etcd::{Client, Error, pb};
 use tokio::runtime::Handle;
@@ -62,7 +63,7 @@ impl Home {
         if self.cluster == Some(cluster) {
             return;
         }
-        match fs::write(&self.path, format!("{cluster}\n")) {
+        match replace_on_disk(&self.path, format!("{cluster}\n").as_bytes()) {
             Ok(()) => self.cluster = Some(cluster),
             Err(error) => {
                 warn!(path = %self.path.display(), %error, "cannot write down which cluster this is");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use muster_core::ids::{ClusterId, Term};
 use muster_core::leader::{Change, Durable};
+use muster_core::unit::ContentHash;
 use muster_etcd::{Client, Error, pb};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -74,7 +75,12 @@ pub enum ReadError {
 impl ReadError {
     /// Whether it may be better later, without anybody doing anything here.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Etcd(Error::Unanswered { .. } | Error::Compacted | Error::NoLease))
+        matches!(
+            self,
+            Self::Etcd(
+                Error::Unauthenticated { .. } | Error::Unanswered { .. } | Error::Compacted | Error::NoLease
+            )
+        )
     }
 }
 
@@ -87,6 +93,8 @@ pub(super) struct Mirror {
     pub(super) term_revision: i64,
     /// The last entry that is in it.
     pub(super) number: u64,
+    /// What that was, where it was read.
+    last: Option<ContentHash>,
     /// How large the entries after the snapshot are together.
     pub(super) log_bytes: u64,
     pub(super) snapshot: SnapshotRecord,
@@ -133,6 +141,7 @@ impl Mirror {
             .push(value)
             .map_err(|problem| format!("entry {number} of the log makes no sense: {problem}"))?;
         self.number = number;
+        self.last = Some(ContentHash::of(value));
         self.log_bytes += value.len() as u64;
         changes.into_iter().flatten().for_each(|change| take(&mut self.durable, change));
         Ok(())
@@ -150,6 +159,7 @@ impl Mirror {
             term,
             term_revision: revision,
             number: snapshot.from,
+            last: None,
             log_bytes: 0,
             snapshot,
             snapshot_revision: revision,
@@ -315,16 +325,13 @@ pub(super) async fn refresh(
             && mirror.term <= head.term
     };
     let mut kept = mirror.take().filter(goes_on);
-    // Nor is it of use where etcd was put back to what it was before the last entry.
-    if let Some(last) = kept.as_ref().map(|mirror| mirror.number).filter(|last| *last > head.snapshot.from) {
-        let entry = pb::RangeRequest {
-            key: keys.entry(last).into(),
-            revision: head.revision,
-            keys_only: true,
-            ..Default::default()
-        };
-        let there = client.range(entry, READ).await?;
-        kept = kept.filter(|_| !there.kvs.is_empty());
+    // Nor is it of use where etcd was put back to what it was before the last entry, and has another one by now, perhaps.
+    if let Some(number) = kept.as_ref().map(|mirror| mirror.number).filter(|last| *last > head.snapshot.from)
+    {
+        let key = keys.entry(number).into();
+        let entry = pb::RangeRequest { key, revision: head.revision, ..Default::default() };
+        let there = client.range(entry, READ).await?.kvs.first().map(|kv| ContentHash::of(&kv.value));
+        kept = kept.filter(|mirror| mirror.last.is_some() && mirror.last == there);
     }
     let mut current = match kept {
         Some(mirror) => mirror,
@@ -370,6 +377,7 @@ async fn load(client: &Client, keys: &Keys, head: &Head) -> Result<Mirror, ReadE
         term: head.term,
         term_revision: head.term_revision,
         number: head.snapshot.from,
+        last: None,
         log_bytes: 0,
         snapshot: head.snapshot,
         snapshot_revision: head.snapshot_revision,

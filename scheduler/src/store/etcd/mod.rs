@@ -46,11 +46,18 @@ use super::{CommitError, Store, StoreError};
 /// How long one try of a commit may take before another member is asked.
 const ANSWER: Duration = Duration::from_secs(2);
 
+/// How long an answer may take that somebody waits for who could look for the leader himself.
+const WHO_LEADS: Duration = Duration::from_millis(200);
+
 /// How long it is until the next try, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// How long it is asked again for what it did not answer at first and refuses since.
 const REFUSED: Duration = Duration::from_secs(10);
+
+/// What is wrong where a comparison does not hold that does for as long as this leader has its key.
+const PUT_BACK: &str = "it does not hold what this leader has written: it was put back to an older copy of itself, or somebody \
+                        else writes there";
 
 /// The log is not begun anew before it is so large, in bytes.
 const MIN_LOG_BYTES: u64 = 8 * 1024 * 1024;
@@ -167,17 +174,19 @@ impl EtcdStore {
                 }
                 Ok(answer) => match self.judge(answer, &write.value)? {
                     Some(revision) => return Ok(revision),
+                    None if refused.is_none() => return Err(self.unknown(PUT_BACK)),
+                    // It may come there still.
                     None if unanswered => {}
-                    None if refused.is_some() => {
-                        return Err(CommitError::Failed(refused.unwrap_or_default()));
-                    }
-                    None => return Err(self.unknown("another wrote in this leader's place")),
+                    None => return Err(CommitError::Failed(refused.unwrap_or_default())),
                 },
                 Err(error @ Error::Unanswered { .. }) => {
                     if !unanswered {
                         warn!(%error, "etcd does not answer; it is asked again");
                     }
                     unanswered = true;
+                }
+                Err(error @ Error::Unauthenticated { .. }) => {
+                    debug!(%error, "etcd is asked again, with a new token");
                 }
                 Err(error) if unanswered => {
                     debug!(%error, "etcd refuses what it was asked before");
@@ -415,6 +424,14 @@ impl Reign {
                 Err(error) => debug!(%error, "whether this scheduler still leads is not known"),
             }
         }
+    }
+
+    /// Who leads in its place, where etcd knows that by now: the address.
+    pub async fn leader(&self) -> Option<String> {
+        let range = pb::RangeRequest { key: self.keys.leader().into(), ..Default::default() };
+        let answer = self.client.range(range, WHO_LEADS).await.ok()?;
+        let other = answer.kvs.first().filter(|kv| kv.create_revision != self.office)?;
+        mirror::json::<LeaderRecord>(other).ok().map(|leader| leader.address)
     }
 
     /// Gives the leadership up, so that another is elected at once.

@@ -89,7 +89,8 @@ impl Observer {
         let members = self.client.status(ANSWER).await.into_iter().map(|(endpoint, status)| MemberHealth {
             endpoint: endpoint.to_owned(),
             status: status.map_err(|error| match error {
-                muster_etcd::Error::Unanswered { problem, .. } => problem,
+                muster_etcd::Error::Unauthenticated { problem, .. }
+                | muster_etcd::Error::Unanswered { problem, .. } => problem,
                 other => other.to_string(),
             }),
         });

@@ -148,7 +148,7 @@ fn until(asked: Time, ttl: i64) -> Time {
 
 /// Another member may answer at once; what is refused is so for longer.
 fn pause_after(error: &Error) -> Duration {
-    if let Error::Unanswered { .. } = error { AGAIN } else { ANSWER }
+    if let Error::Unauthenticated { .. } | Error::Unanswered { .. } = error { AGAIN } else { ANSWER }
 }
 
 /// Once for each reason.

@@ -8,6 +8,7 @@ mod exclusive;
 mod failing;
 mod failure;
 mod fidelity;
+mod fleet;
 mod guard;
 mod machines;
 mod restarts;

@@ -1,12 +1,13 @@
 //! What the leader and the agents hear, as the book takes it down.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use muster_core::agent;
 use muster_core::command::{Command, CommandResult, Verb};
 use muster_core::ids::MachineId;
 use muster_core::leader::{Change, ConnectionId, Effect, Input, RequestId};
-use muster_core::machine::{Availability, Drain};
+use muster_core::machine::{Availability, Drain, MachineRecord};
 use muster_core::message::{FromAgent, Goodbye, LeaderMessage, ReportedChange, ToAgent};
 use muster_core::state::Target;
 
@@ -33,6 +34,13 @@ impl World {
             }
             Input::CommitFailed { .. } => {
                 let durable = self.book.durable;
+                // Whatever it has said since, it is the boot of which the record knows that is lost.
+                let (decided, stored) = (&self.book.decided.machines, &self.store.durable.machines);
+                for (machine, book) in self.machines.iter().zip(&mut self.book.machines) {
+                    let boot =
+                        |of: &BTreeMap<_, MachineRecord>| of.get(&machine.id).map(|record| record.boot);
+                    book.rebooted |= boot(stored).is_some_and(|known| boot(decided) != Some(known));
+                }
                 self.go_back_to_store();
                 self.touches_all();
                 self.book.store_failed = true;
@@ -52,12 +60,15 @@ impl World {
                 for number in machines.iter().filter_map(|id| self.machine_number(*id)).collect::<Vec<_>>() {
                     self.touches_machine(number);
                 }
-                if let Availability::Draining(drain) = command.availability {
+                let (id, new) = (command.id, !self.book.commands.contains(&command.id));
+                if let Availability::Draining(drain) = command.availability
+                    && new
+                {
                     self.drain_begins(&machines, drain);
                 }
                 let expected = Expected::Machines { machines, availability: command.availability };
                 self.book.expected.insert(*request, expected);
-                Cause::Other
+                Cause::Machines { id, new }
             }
             Input::ReleaseBrake(_) => {
                 // That the brake is on is told with the commits that are under way; and a lease that is over may put it on first.
@@ -68,6 +79,14 @@ impl World {
                     self.silent_machines_are_given_up();
                 }
                 Cause::Other
+            }
+            Input::EditLabels(request, edits) => {
+                let machine = edits.first().map(|edit| edit.machine);
+                if let Some(number) = machine.and_then(|id| self.machine_number(id)) {
+                    self.touches_machine(number);
+                }
+                self.book.expected.insert(*request, Expected::Labels(edits.clone()));
+                machine.map_or(Cause::Other, Cause::Relabel)
             }
             Input::Disconnected(_)
             | Input::TermTaken(_)
@@ -141,7 +160,7 @@ impl World {
             let file = self.book.decided.files.get(name);
             placed && file.is_some_and(|file| exclusive(file) != exclusive(content))
         };
-        let brings = matches!(verb, Verb::Submit | Verb::Load | Verb::Start);
+        let brings = !matches!(verb, Verb::Destroy | Verb::Restart);
         match units.iter().find(changes).filter(|_| brings) {
             Some(unit) => Err(format!("u{unit:02} is guarded otherwise where it is")),
             None => Ok(()),
@@ -256,6 +275,10 @@ impl World {
             } else if let Some(Expected::Command { outcome: Ok(()), .. }) = self.book.expected.get(request) {
                 let text = format!("command {} is refused or not recorded: {ask:?}", id.bits());
                 self.violate("nothing_acknowledged_is_lost", text);
+            }
+        } else if let Cause::Machines { id, new: true } = cause {
+            if results().any(|result| result == *id) {
+                self.book.commands.insert(*id);
             }
         } else if let Some(id) = results().next() {
             self.violate(

@@ -6,9 +6,10 @@ mod hearing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use muster_core::command::LabelEdit;
 use muster_core::ids::{CommandId, CommitId, Epoch, MachineId, Revision, SessionNumber, Term};
 use muster_core::leader::{Change, ConnectionId, RequestId, Retired, StoredUnit};
-use muster_core::machine::{Availability, MachineRecord};
+use muster_core::machine::{Availability, LabelEdits, MachineRecord};
 use muster_core::message::HeldUnit;
 use muster_core::state::{Observation, Phase};
 use muster_core::time::Time;
@@ -18,6 +19,7 @@ use crate::client::client_of;
 use crate::faults::Ask;
 use crate::intent::Intent;
 use crate::invariants::Brake;
+use crate::palette::{ROLE, machine_id, role};
 use crate::queue::Micros;
 use crate::world::World;
 
@@ -36,6 +38,8 @@ pub(crate) struct Book {
     pub(crate) placed: BTreeSet<(UnitName, MachineId, Epoch)>,
     pub(crate) retired: BTreeMap<(MachineId, UnitName), Epoch>,
     pub(crate) availabilities: BTreeSet<(MachineId, String)>,
+    /// The roles that machines were ever given, durably.
+    pub(crate) roles: BTreeSet<(MachineId, Option<String>)>,
     /// The latest epoch of each unit that was ever decided.
     pub(crate) last_epoch: BTreeMap<UnitName, Epoch>,
     /// What the leader has issued and what of it is durable.
@@ -85,6 +89,7 @@ pub(crate) struct Decided {
     pub(crate) files: BTreeMap<UnitName, usize>,
     pub(crate) machines: BTreeMap<MachineId, MachineRecord>,
     pub(crate) availability: BTreeMap<MachineId, Availability>,
+    pub(crate) labels: BTreeMap<MachineId, LabelEdits>,
     pub(crate) retired: BTreeMap<(MachineId, UnitName), Epoch>,
 }
 
@@ -114,6 +119,7 @@ pub(crate) enum Expected {
         machines: Vec<MachineId>,
         availability: Availability,
     },
+    Labels(Vec<LabelEdit>),
 }
 
 /// What is known of one machine.
@@ -246,11 +252,26 @@ pub(crate) enum Cause {
         ask: Ask,
         new: bool,
     },
+    /// What a client decides of machines: new, or a repetition.
+    Machines {
+        id: CommandId,
+        new: bool,
+    },
     Agent,
+    /// A client has changed labels of this machine.
+    Relabel(MachineId),
     Other,
 }
 
 impl Decided {
+    /// The role of the machine with this number.
+    pub(crate) fn role(&self, machine: usize) -> Option<&str> {
+        match self.labels.get(&machine_id(machine)).and_then(|edits| edits.get(ROLE)) {
+            Some(edited) => edited.as_deref(),
+            None => Some(role(machine)),
+        }
+    }
+
     /// The units that are placed on a machine, and those of which a copy is being stopped there.
     pub(crate) fn on(&self, machine: MachineId, with_ending: bool) -> BTreeSet<&UnitName> {
         let placed = self.units.iter().filter(|(_, unit)| unit.placements.contains_key(&machine));
@@ -283,6 +304,7 @@ impl Book {
             placed: BTreeSet::new(),
             retired: BTreeMap::new(),
             availabilities: BTreeSet::new(),
+            roles: BTreeSet::new(),
             last_epoch: BTreeMap::new(),
             issued: CommitId(0),
             durable: CommitId(0),
@@ -349,6 +371,9 @@ impl World {
             }
             Change::PutAvailability(machine, availability) => {
                 book.availabilities.insert((*machine, format!("{availability:?}")));
+            }
+            Change::PutLabels(machine, edits) => {
+                book.roles.extend(edits.get(ROLE).map(|role| (*machine, role.clone())));
             }
             Change::PutRetired(machine, name, epoch) => {
                 let last = book.retired.entry((*machine, name.clone())).or_default();
@@ -434,6 +459,7 @@ impl World {
         book.decided.units = stored.units.clone();
         book.decided.machines = stored.machines.clone();
         book.decided.availability = stored.availability.clone();
+        book.decided.labels = stored.labels.clone();
         book.decided.retired = epochs(&stored.retired);
         // The files of units that are known no more are gone, and with them what they asked for, although copies of them
         // may be left.

@@ -63,6 +63,14 @@ impl World {
         file.is_some_and(|file| self.palette.contents[*file].options.exclusive.is_some())
     }
 
+    /// Whether the unit asks for another role than the machine has.
+    fn asks_for_another(&self, name: &UnitName, machine: MachineId) -> bool {
+        let file = self.book.decided.files.get(name);
+        let wanted = file.and_then(|file| self.palette.contents[*file].options.role);
+        let has = self.machine_number(machine).and_then(|number| self.book.decided.role(number));
+        wanted.is_some_and(|wanted| has != Some(wanted))
+    }
+
     pub(super) fn keeps(&self, name: &UnitName) -> bool {
         let file = self.book.decided.files.get(name);
         file.is_some_and(|file| self.palette.contents[*file].options.keep)
@@ -112,6 +120,12 @@ impl World {
             Cause::Command { ask: crate::faults::Ask::Command { units, .. }, .. } => {
                 let named = units.iter().map(|unit| self.palette.names[*unit].clone()).collect();
                 tied(&self.palette, &self.book.decided, named)
+            }
+            // What the machine has not any more that it asks for.
+            Cause::Relabel(machine) => {
+                let there = before.iter().filter(|(_, placed)| placed.iter().any(|(id, _)| id == machine));
+                let named = there.map(|(name, _)| name).filter(|name| self.asks_for_another(name, *machine));
+                tied(&self.palette, &self.book.decided, named.cloned().collect())
             }
             _ => BTreeSet::new(),
         };

@@ -67,6 +67,9 @@ impl World {
                 Change::PutAvailability(machine, availability) => {
                     self.book.decided.availability.insert(*machine, *availability);
                 }
+                Change::PutLabels(machine, edits) => {
+                    self.book.decided.labels.insert(*machine, edits.clone());
+                }
                 Change::PutCommand(..) | Change::DeleteCommand(_) => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_core::command::{CommandError, CommandResult, CopyRole, QueryAnswer, UnitStatus};
+use muster_core::command::{CommandError, CommandResult, CopyRole, LabelEdit, QueryAnswer, UnitStatus};
 use muster_core::ids::{CommandId, Epoch, MachineId, Term};
 use muster_core::leader::{ConnectionId, Effect, RequestId};
 use muster_core::machine::Availability;
@@ -55,8 +55,18 @@ impl World {
 
     /// The same for what is decided of machines.
     pub(super) fn judge_machines(&mut self, request: RequestId) {
-        let Some(Expected::Machines { machines, availability }) = self.book.expected.remove(&request) else {
-            return;
+        let (machines, availability) = match self.book.expected.remove(&request) {
+            Some(Expected::Machines { machines, availability }) => (machines, availability),
+            Some(Expected::Labels(edits)) => {
+                let durable =
+                    |edit: &LabelEdit| self.book.roles.contains(&(edit.machine, edit.value.clone()));
+                if let Some(edit) = edits.into_iter().find(|edit| !durable(edit)) {
+                    let text = format!("{edit:?} is acknowledged before that is durable");
+                    self.violate("nothing_acknowledged_is_lost", text);
+                }
+                return;
+            }
+            _ => return,
         };
         for machine in machines {
             let durable = self.book.availabilities.contains(&(machine, format!("{availability:?}")));

@@ -14,7 +14,7 @@ use muster_core::unit::{Bytes, MilliCpu};
 pub(crate) use self::bus::is_from_pid1;
 use self::bus::unanswered;
 use crate::faults::Plan;
-use crate::palette::{CPU, MEMORY, machine_id, role};
+use crate::palette::{CPU, MEMORY, ROLE, machine_id, role};
 use crate::queue::{Clock, MILLI, Micros, SECOND};
 use crate::random::Random;
 use crate::systemd::{self, Files, Later, Systemd};
@@ -182,7 +182,7 @@ impl Machine {
         Identity {
             machine: self.id,
             address: format!("198.18.0.{}", self.number + 1),
-            labels: [("role".to_owned(), role(self.number).to_owned())].into(),
+            labels: [(ROLE.to_owned(), role(self.number).to_owned())].into(),
             capacity: Capacity { cpu: MilliCpu(CPU), memory: Bytes(MEMORY) },
             version: "simulated".to_owned(),
         }
