@@ -660,7 +660,7 @@ fn the_metadata_of_a_machine_is_changed() {
         "",
     );
     let listed = cluster.ctl(&["list-machines", "--no-legend", "--fields", "machine,metadata"]);
-    ended(&listed, 0, "11111111...  -\n", "");
+    ended(&listed, 0, "11111111...\t-\n", "");
     let events = cluster.ctl(&["events", "1111"]).stdout;
     assert!(
         events.contains("a client changed the metadata of machine 11111111: disk- and zone-")
