@@ -26,6 +26,9 @@ use crate::reach::{Said, Search, failure};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(2);
 
+/// How much a scheduler may send before it hears that it has arrived: a list of many thousand units.
+const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
 /// A connection to a scheduler: to the one that leads, once something was asked of it.
 pub struct Client {
     endpoints: Endpoints,
@@ -519,6 +522,9 @@ pub fn transport(address: &str, endpoints: &Endpoints) -> Result<Endpoint, Failu
         .map_err(|error| Failure::new(Exit::Usage, format_args!("{address:?}: {error}")))?;
     Ok(endpoint
         .connect_timeout(if several { CONNECT_TIMEOUT_OF_SEVERAL } else { CONNECT_TIMEOUT })
+        // Long lists are not held up at every 64 KiB.
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
         // A watch is silent while nothing changes: this tells silence from a scheduler that is gone.
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))

@@ -53,60 +53,77 @@ pub const MACHINE_DEFAULT: usize = 3;
 const SHOWN_REASONS: usize = 3;
 
 /// One row for each copy of each unit, older copies after current ones. Older copies that no machine speaks of (they are
-/// on one that is unreachable) are left out: `status` tells of them.
-pub fn unit_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> Rows {
+/// on one that is unreachable) are left out: `status` tells of them. Each row has these of [`UNIT_FIELDS`].
+pub fn unit_rows(units: &[UnitStatus], machines: &Machines, full: bool, fields: &[&'static str]) -> Rows {
     let shown = |copy: &&CopyStatus| copy.role == CopyRole::Current || copy.observation.is_some();
     let mut rows = Vec::new();
     for status in units {
         let mut copies: Vec<&CopyStatus> = status.copies.iter().filter(shown).collect();
         copies.sort_by_key(|copy| (copy.role, copy.machine));
-        rows.extend(copies.into_iter().map(|copy| unit_row(status, copy, machines, full)));
+        rows.extend(copies.into_iter().map(|copy| {
+            let field = |name: &&'static str| unit_field(name, status, copy, machines, full);
+            fields.iter().map(field).collect::<Vec<_>>()
+        }));
     }
     rows
 }
 
-fn unit_row(status: &UnitStatus, copy: &CopyStatus, machines: &Machines, full: bool) -> Vec<Field> {
+fn unit_field(
+    name: &'static str,
+    status: &UnitStatus,
+    copy: &CopyStatus,
+    machines: &Machines,
+    full: bool,
+) -> Field {
     let state = copy.unit_state();
     let active = Role::of_active_state(state.map_or("", |state| &state.active));
-    vec![
-        Field::text("unit", status.name.as_str()),
-        Field::text("machine", copy.machine.to_string()).shown_as(machines.legend(copy.machine, full)),
-        Field::optional("active", state.map(|state| state.active.as_str())).in_role(active),
-        Field::optional("sub", state.map(|state| state.sub.as_str())).in_role(active),
-        Field::optional("load", state.map(|state| state.load.as_str())),
-        hash(status, full),
-        Field::optional("ip", machines.address(copy.machine)),
-        Field::text("copy", role_name(copy.role)),
-        Field::text("epoch", copy.epoch.to_string()),
-        Field::optional("phase", copy.observation.as_ref().map(phase_name)),
-        Field::optional("error", copy.observation.as_ref().and_then(error)).in_role(Role::Bad),
-    ]
+    match name {
+        "unit" => Field::text(name, status.name.as_str()),
+        "machine" => {
+            Field::text(name, copy.machine.to_string()).shown_as(machines.legend(copy.machine, full))
+        }
+        "active" => Field::optional(name, state.map(|state| state.active.as_str())).in_role(active),
+        "sub" => Field::optional(name, state.map(|state| state.sub.as_str())).in_role(active),
+        "load" => Field::optional(name, state.map(|state| state.load.as_str())),
+        "hash" => hash(status, full),
+        "ip" => Field::optional(name, machines.address(copy.machine)),
+        "copy" => Field::text(name, role_name(copy.role)),
+        "epoch" => Field::text(name, copy.epoch.to_string()),
+        "phase" => Field::optional(name, copy.observation.as_ref().map(phase_name)),
+        _ => Field::optional(name, copy.observation.as_ref().and_then(error)).in_role(Role::Bad),
+    }
 }
 
-/// One row for each unit.
-pub fn unit_file_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> Rows {
+/// One row for each unit, with these of [`UNIT_FILE_FIELDS`], or [`TMACHINE`].
+pub fn unit_file_rows(
+    units: &[UnitStatus],
+    machines: &Machines,
+    full: bool,
+    fields: &[&'static str],
+) -> Rows {
     let row = |status: &UnitStatus| {
-        let current = status.current_copy().filter(|_| !status.global);
-        let target = match current {
-            _ if status.global => Field::text("target", "global"),
-            Some(copy) => {
-                Field::text("target", copy.machine.to_string()).shown_as(machines.legend(copy.machine, full))
-            }
-            None => Field::optional("target", None::<String>),
-        };
-        let description = Some(status.description.as_str()).filter(|text| !text.is_empty());
-        vec![
-            Field::text("unit", status.name.as_str()),
-            hash(status, full),
-            Field::text("dstate", status.desired.to_string()),
-            Field::optional("state", status.current_state().map(|state| state.to_string())),
-            target,
-            Field::optional("desc", description),
-            Field::text("global", status.global.to_string()).with_json(status.global),
-            Field::optional("waiting", status.waiting.as_ref().map(waiting)).in_role(Role::Warn),
-        ]
+        fields.iter().map(|name| unit_file_field(name, status, machines, full)).collect::<Vec<_>>()
     };
     units.iter().map(row).collect()
+}
+
+fn unit_file_field(name: &'static str, status: &UnitStatus, machines: &Machines, full: bool) -> Field {
+    match name {
+        "unit" => Field::text(name, status.name.as_str()),
+        "hash" => hash(status, full),
+        "dstate" => Field::text(name, status.desired.to_string()),
+        "state" => Field::optional(name, status.current_state().map(|state| state.to_string())),
+        "target" | TMACHINE => match status.current_copy() {
+            _ if status.global => Field::text(name, "global"),
+            Some(copy) => {
+                Field::text(name, copy.machine.to_string()).shown_as(machines.legend(copy.machine, full))
+            }
+            None => Field::optional(name, None::<String>),
+        },
+        "desc" => Field::optional(name, Some(status.description.as_str()).filter(|text| !text.is_empty())),
+        "global" => Field::text(name, status.global.to_string()).with_json(status.global),
+        _ => Field::optional(name, status.waiting.as_ref().map(waiting)).in_role(Role::Warn),
+    }
 }
 
 /// Why a unit waits, in one line: what machines have against it, what most of them say first.
@@ -133,14 +150,6 @@ fn waiting(waiting: &Waiting) -> String {
 fn hash(status: &UnitStatus, full: bool) -> Field {
     let field = Field::text("hash", status.hash.to_string());
     if full { field } else { field.shown_as(status.hash.short()) }
-}
-
-/// Adds the field `tmachine`: fleet's older name for `target`.
-pub fn add_tmachine(rows: &mut Rows) {
-    for row in rows {
-        let target = row.iter().find(|field| field.name == "target").cloned();
-        row.extend(target.map(|target| Field { name: TMACHINE, ..target }));
-    }
 }
 
 /// One row for each machine; the unreachable ones only with `lost`.
@@ -431,8 +440,8 @@ mod tests {
             write_table(&mut out, rows, fields, true, Columns::Tabs).expect("written");
             String::from_utf8(out).expect("text").replace('\t', "<TAB>")
         };
-        let units = unit_rows(&zoo(), &machines(), false);
-        let files = unit_file_rows(&zoo(), &machines(), false);
+        let units = unit_rows(&zoo(), &machines(), false, &UNIT_FIELDS);
+        let files = unit_file_rows(&zoo(), &machines(), false, &UNIT_FILE_FIELDS);
         let live = machine_rows(&cluster(), false, false);
         let all = [
             tabs(&units, &UNIT_FIELDS[..UNIT_DEFAULT]),
@@ -443,7 +452,7 @@ mod tests {
         insta::assert_snapshot!(all.join("\n"));
     }
 
-    fn json(rows: Rows, fields: Option<&[&'static str]>) -> String {
+    fn json(rows: Rows, fields: &[&'static str]) -> String {
         let mut out = Vec::new();
         write_json(&mut out, rows, fields).expect("written");
         let parsed: Value = serde_json::from_slice(&out).expect("JSON");
@@ -457,27 +466,27 @@ mod tests {
 
     #[test]
     fn units() {
-        let rows = unit_rows(&zoo(), &machines(), false);
+        let rows = unit_rows(&zoo(), &machines(), false, &UNIT_FIELDS);
         assert_eq!(names(&rows), UNIT_FIELDS);
         insta::assert_snapshot!("units_default", table(&rows, &UNIT_FIELDS[..UNIT_DEFAULT], true));
         insta::assert_snapshot!("units_all", table(&rows, &UNIT_FIELDS, true));
         insta::assert_snapshot!(
             "units_full",
-            table(&unit_rows(&zoo(), &machines(), true), &["hash", "machine"], false)
+            table(&unit_rows(&zoo(), &machines(), true, &UNIT_FIELDS), &["hash", "machine"], false)
         );
-        insta::assert_snapshot!("units_json", json(rows, None));
+        insta::assert_snapshot!("units_json", json(rows, &UNIT_FIELDS));
     }
 
     #[test]
     fn unit_files() {
-        let rows = unit_file_rows(&zoo(), &machines(), false);
+        let rows = unit_file_rows(&zoo(), &machines(), false, &UNIT_FILE_FIELDS);
         assert_eq!(names(&rows), UNIT_FILE_FIELDS);
         insta::assert_snapshot!(
             "unit_files_default",
             table(&rows, &UNIT_FILE_FIELDS[..UNIT_FILE_DEFAULT], true)
         );
         insta::assert_snapshot!("unit_files_all", table(&rows, &UNIT_FILE_FIELDS, true));
-        insta::assert_snapshot!("unit_files_json", json(rows, None));
+        insta::assert_snapshot!("unit_files_json", json(rows, &UNIT_FILE_FIELDS));
     }
 
     #[test]
@@ -485,7 +494,7 @@ mod tests {
         let unit = |machines: &[(u128, &str)]| {
             with_waiting(unit("a.service", DesiredState::Launched), "no machine takes the unit", machines)
         };
-        let shown = |status| unit_file_rows(&[status], &machines(), false);
+        let shown = |status| unit_file_rows(&[status], &machines(), false, &UNIT_FILE_FIELDS);
         let field = |machines| table(&shown(unit(machines)), &["waiting"], false);
         assert_eq!(field(&[]), "no machine takes the unit\n");
         assert_eq!(
@@ -501,7 +510,7 @@ mod tests {
         insta::assert_snapshot!("machines_default", table(&live, &MACHINE_FIELDS[..MACHINE_DEFAULT], true));
         let all = machine_rows(&cluster(), true, true);
         insta::assert_snapshot!("machines_all", table(&all, &MACHINE_FIELDS, true));
-        insta::assert_snapshot!("machines_json", json(all, None));
+        insta::assert_snapshot!("machines_json", json(all, &MACHINE_FIELDS));
     }
 
     #[test]
@@ -511,7 +520,7 @@ mod tests {
             cluster.brake = brake;
             let rows = machine_rows(&cluster, false, true);
             let text = table(&rows, &["machine", "brake"], false);
-            (text, json(rows, Some(&["brake"])).replace('\n', ""))
+            (text, json(rows, &["brake"]).replace('\n', ""))
         };
         let (text, json) =
             shown(Some(BrakeStatus { machines: vec![machine_id(2)], held_ms: 18_800, left_ms: 41_200 }));
@@ -525,12 +534,12 @@ mod tests {
 
     #[test]
     fn json_of_some_fields_and_of_nothing() {
-        let rows = unit_rows(&zoo()[..1], &machines(), false);
+        let rows = unit_rows(&zoo()[..1], &machines(), false, &UNIT_FIELDS);
         assert_eq!(
-            json(rows, Some(&["unit", "active"])),
+            json(rows, &["unit", "active"]),
             "[\n{\"active\":\"failed\",\"unit\":\"broken.service\"}\n]\n"
         );
-        assert_eq!(json(Vec::new(), None), "[]\n");
+        assert_eq!(json(Vec::new(), &["unit"]), "[]\n");
     }
 
     #[test]
@@ -559,7 +568,7 @@ mod tests {
               4 s ago. One is a copy of the other: remove /etc/machine-id there, run systemd-machine-id-setup, and reboot it."
             ]
         );
-        let json: Value = serde_json::from_str(&json(rows, Some(&["ip", "rival"]))).expect("JSON");
+        let json: Value = serde_json::from_str(&json(rows, &["ip", "rival"])).expect("JSON");
         assert_eq!(json[0]["ip"], "198.18.0.101");
         assert_eq!(json[0]["rival"]["ip"], "198.18.0.104");
         assert_eq!(json[0]["rival"]["heard"], 4200);

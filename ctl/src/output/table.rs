@@ -17,8 +17,8 @@ pub struct Field {
     pub text: String,
     /// How it looks.
     pub role: Role,
-    /// What programs see.
-    pub json: Value,
+    /// What programs see, where it is not that text.
+    json: Option<Value>,
 }
 
 impl Field {
@@ -26,25 +26,30 @@ impl Field {
     pub fn optional(name: &'static str, value: Option<impl Into<String>>) -> Self {
         match value {
             Some(value) => Self::text(name, value.into()),
-            None => Self { name, text: "-".to_owned(), role: Role::Plain, json: Value::Null },
+            None => Self { name, text: "-".to_owned(), role: Role::Plain, json: Some(Value::Null) },
         }
     }
 
     /// A field that people and programs see alike.
     pub fn text(name: &'static str, value: impl Into<String>) -> Self {
         let value = value.into();
-        Self { name, text: harmless(&value).into_owned(), role: Role::Plain, json: Value::String(value) }
+        let (text, json) = match harmless(&value) {
+            Cow::Owned(text) => (text, Some(Value::String(value))),
+            Cow::Borrowed(_) => (value, None),
+        };
+        Self { name, text, role: Role::Plain, json }
     }
 
     /// The same field with other text for people.
     pub fn shown_as(mut self, text: impl Into<String>) -> Self {
-        self.text = text.into();
+        let text = std::mem::replace(&mut self.text, text.into());
+        self.json.get_or_insert(Value::String(text));
         self
     }
 
     /// The same field with another value for programs.
     pub fn with_json(mut self, json: impl Into<Value>) -> Self {
-        self.json = json.into();
+        self.json = Some(json.into());
         self
     }
 
@@ -165,15 +170,18 @@ fn cell(field: &Field) -> Cell {
     }
 }
 
-/// Writes an array of objects, with these fields or with all.
+/// Writes an array of objects, with these fields.
 ///
 /// # Errors
 /// When `out` cannot be written to.
-pub fn write_json(out: &mut impl Write, rows: Rows, fields: Option<&[&'static str]>) -> io::Result<()> {
-    let wanted = |name| fields.is_none_or(|fields| fields.contains(&name));
+pub fn write_json(out: &mut impl Write, rows: Rows, fields: &[&'static str]) -> io::Result<()> {
     let objects = rows.into_iter().map(|row| {
-        let fields = row.into_iter().filter(|field| wanted(field.name));
-        Value::Object(fields.map(|field| (field.name.to_owned(), field.json)).collect::<Map<_, _>>())
+        let fields = row.into_iter().filter(|field| fields.contains(&field.name));
+        Value::Object(
+            fields
+                .map(|field| (field.name.to_owned(), field.json.unwrap_or(Value::String(field.text))))
+                .collect::<Map<_, _>>(),
+        )
     });
     write_array(out, objects)
 }

@@ -70,7 +70,8 @@ pub fn measure() -> Result<Vec<Figure>> {
 
 /// The seconds that the machines' own systemd takes to start the units, shared out among them: those of the last one.
 fn on_all(workers: &[Machine<'_>], prefix: &str) -> Result<f64> {
-    let shares = (0..workers.len()).map(|index| UNITS / workers.len() + usize::from(index < UNITS % workers.len()));
+    let shares =
+        (0..workers.len()).map(|index| UNITS / workers.len() + usize::from(index < UNITS % workers.len()));
     thread::scope(|scope| {
         let started: Vec<_> = workers
             .iter()
