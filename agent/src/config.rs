@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use muster_core::machine::{Labels, check_label_key, check_label_value};
+use muster_core::stream::{StreamKind, StreamKinds};
 use muster_core::unit::{Bytes, MilliCpu};
 pub use muster_daemon::config::ConfigError;
 use muster_daemon::config::{self, Contradiction};
@@ -20,8 +21,8 @@ use tracing::level_filters::LevelFilter;
 pub const DEFAULT_PATH: &str = "/etc/muster/agent.toml";
 
 /// All options, sorted.
-const OPTIONS: [&str; 8] =
-    ["address", "capacity", "insecure", "labels", "log", "run_dir", "schedulers", "state_dir"];
+const OPTIONS: [&str; 9] =
+    ["address", "capacity", "insecure", "labels", "log", "run_dir", "schedulers", "state_dir", "streams"];
 /// The options of `capacity`, sorted.
 const CAPACITY_OPTIONS: [&str; 2] = ["cpu", "memory"];
 
@@ -44,6 +45,9 @@ pub struct Config {
     /// What the machine has to give, where it is not all of it.
     #[serde(default)]
     pub capacity: CapacityConfig,
+    /// What clients may want of the machine itself.
+    #[serde(default = "streams", deserialize_with = "some_streams")]
+    pub streams: StreamKinds,
     /// Where is kept what must survive a reboot.
     #[serde(default = "state_dir")]
     pub state_dir: PathBuf,
@@ -193,6 +197,20 @@ fn log() -> LevelFilter {
     LevelFilter::INFO
 }
 
+fn streams() -> StreamKinds {
+    StreamKinds::from_iter(StreamKind::ALL)
+}
+
+fn some_streams<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StreamKinds, D::Error> {
+    let error = || {
+        let all: Vec<String> = StreamKind::ALL.iter().map(|kind| format!("\"{kind}\"")).collect();
+        D::Error::custom(format!("a list is expected, of some of {}; [] forbids them all", all.join(", ")))
+    };
+    let words = Vec::<String>::deserialize(deserializer).map_err(|_| error())?;
+    let kind = |word: &String| StreamKind::ALL.into_iter().find(|kind| kind.to_string() == *word);
+    words.iter().map(|word| kind(word).ok_or_else(error)).collect()
+}
+
 fn schedulers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Scheduler>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)
         .map_err(|_| D::Error::custom("a list is expected, such as [\"127.0.0.1:7400\"]"))?;
@@ -289,6 +307,7 @@ mod tests {
             (shown.insecure, &shown.state_dir, &shown.run_dir, shown.log),
             (default.insecure, &default.state_dir, &default.run_dir, default.log)
         );
+        assert_eq!((&shown.streams, &default.streams), (&streams(), &streams()));
     }
 
     #[test]
@@ -299,6 +318,7 @@ mod tests {
             insecure = true
             address = "198.19.0.3"
             labels = { disk = "ssd" }
+            streams = ["status"]
             capacity = { cpu = "1500m", memory = "2G" }
             state_dir = "/a"
             run_dir = "/b"
@@ -310,6 +330,7 @@ mod tests {
         assert_eq!(schedulers, ["127.0.0.1:7400", "[::1]:7400", "198.19.0.2:1", "localhost:2"]);
         assert_eq!(config.capacity.cpu, Some(MilliCpu(1500)));
         assert_eq!(config.labels["disk"], "ssd");
+        assert_eq!(config.streams, StreamKinds::from_iter([StreamKind::Status]));
     }
 
     #[test]
@@ -360,6 +381,11 @@ mod tests {
             (
                 "schedulers = [\"127.0.0.1:1\"]\n[capacity]\ncpu = 2\n",
                 "agent.toml:3: an amount is expected, in quotes",
+            ),
+            (
+                "schedulers = [\"127.0.0.1:1\"]\nstreams = [\"status\", \"ssh\"]\n",
+                "agent.toml:2: a list is expected, of some of \"journal\", \"status\", \"forward\", \"files\"; [] forbids \
+                 them all",
             ),
             (
                 "schedulers = [\"127.0.0.1:1\"]\nlog = \"loud\"\n",

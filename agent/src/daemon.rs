@@ -23,6 +23,7 @@ use crate::notify::Watchdog;
 use crate::pressure;
 use crate::records::Records;
 use crate::session::Sessions;
+use crate::streams::Streams;
 use crate::systemd::{Call, Systemd};
 
 /// How many inputs may wait for the core: whoever has more waits.
@@ -82,7 +83,7 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::spawn(pressure::watch(inputs.clone()));
     let mut daemon = Daemon {
         systemd: Systemd::start(files.clone(), inputs.clone()),
-        sessions: Sessions::new(config.insecure, inputs.clone()),
+        sessions: Sessions::new(config.insecure, inputs.clone(), Some(Streams::start(config.streams)?)),
         inputs,
         records,
         files,
@@ -141,6 +142,7 @@ impl Daemon {
             Effect::Connect(connection, scheduler) => self.sessions.connect(connection, scheduler),
             Effect::Disconnect(_) => self.sessions.disconnect(),
             Effect::Send(message) => self.sessions.send(message),
+            Effect::OpenStream(connection, key) => self.sessions.open_stream(connection, key),
             Effect::Write(writes) => self.systemd.call(Call::Write(writes)),
             Effect::Remove(names) => {
                 let outcome = |name| {

@@ -28,6 +28,7 @@ pub fn identity(config: &Config) -> Result<Identity> {
         labels: config.labels.clone(),
         capacity,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        streams: config.streams,
     })
 }
 

@@ -8,6 +8,7 @@
 //! | [`daemon`] | the loop |
 //! | `systemd` | D-Bus: calls and signals |
 //! | [`session`] | gRPC: the streams to a leader |
+//! | `streams` | what clients want of this machine itself |
 //! | `files` | unit files |
 //! | `guard` | the units and scripts with which PID 1 ends exclusive units |
 //! | [`goodbye`] | shutdowns, as `muster-goodbye.service` tells of them |
@@ -27,4 +28,5 @@ mod notify;
 mod pressure;
 mod records;
 pub mod session;
+pub mod streams;
 mod systemd;

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use muster_core::agent::Input;
+use muster_core::ids::StreamKey;
 use muster_core::message::FromAgent;
 use muster_proto::v1::agents_client::AgentsClient;
 use muster_proto::v1::{AgentMessage, LeaderMessage};
 use muster_proto::{ConvertError, SESSION_KEY, ToAgentParts, leader_of, split_from_agent};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,6 +20,7 @@ use tonic::{Request, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::config::{Scheduler, check_scheduler};
+use crate::streams::{Line, Streams};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -39,6 +41,7 @@ pub struct Sessions {
     /// Whether a scheduler may be on the test network.
     insecure: bool,
     inputs: mpsc::Sender<Input>,
+    streams: Option<Streams>,
     stream: Option<Stream>,
     complaints: Complaints,
 }
@@ -52,13 +55,16 @@ struct Stream {
     connection: u64,
     heartbeats: mpsc::Sender<AgentMessage>,
     messages: mpsc::Sender<AgentMessage>,
+    /// What clients' streams need, once the session is open.
+    line: Arc<OnceLock<Line>>,
     task: JoinHandle<()>,
 }
 
 impl Sessions {
-    /// None yet; what comes of them goes to `inputs`.
-    pub fn new(insecure: bool, inputs: mpsc::Sender<Input>) -> Self {
-        Self { insecure, inputs, stream: None, complaints: Complaints::default() }
+    /// None yet; what comes of them goes to `inputs`. What clients want of the machine itself is for `streams` to see to, if
+    /// there are any.
+    pub fn new(insecure: bool, inputs: mpsc::Sender<Input>, streams: Option<Streams>) -> Self {
+        Self { insecure, inputs, streams, stream: None, complaints: Complaints::default() }
     }
 
     /// Opens a stream to this scheduler.
@@ -67,8 +73,10 @@ impl Sessions {
         let (heartbeats, heartbeats_queue) = mpsc::channel(QUEUE_MAX);
         let (messages, queue) = mpsc::channel(QUEUE_MAX);
         let (inputs, complaints, insecure) = (self.inputs.clone(), self.complaints.clone(), self.insecure);
+        let line = Arc::new(OnceLock::new());
+        let opened = Arc::clone(&line);
         let task = tokio::spawn(async move {
-            let ended = run(&scheduler, connection, heartbeats_queue, queue, &inputs).await;
+            let ended = run(&scheduler, connection, heartbeats_queue, queue, &inputs, &opened).await;
             let leader = leader(&ended, insecure);
             let said = match (&ended, &leader) {
                 (Ok(()), _) => "it ended the stream".to_owned(),
@@ -83,13 +91,21 @@ impl Sessions {
                 _ = inputs.send(Input::Disconnected(connection)).await;
             }
         });
-        self.stream = Some(Stream { connection, heartbeats, messages, task });
+        self.stream = Some(Stream { connection, heartbeats, messages, line, task });
     }
 
     /// Ends the stream, if there is one.
     pub fn disconnect(&mut self) {
         if let Some(stream) = self.stream.take() {
             stream.task.abort();
+        }
+    }
+
+    /// Opens a stream for a client, which ends with the session.
+    pub(crate) fn open_stream(&self, connection: u64, key: StreamKey) {
+        let stream = self.stream.as_ref().filter(|stream| stream.connection == connection);
+        if let (Some(line), Some(streams)) = (stream.and_then(|stream| stream.line.get()), &self.streams) {
+            streams.open(line.clone(), key);
         }
     }
 
@@ -193,6 +209,7 @@ async fn run(
     heartbeats: mpsc::Receiver<AgentMessage>,
     queue: mpsc::Receiver<AgentMessage>,
     inputs: &mpsc::Sender<Input>,
+    line: &OnceLock<Line>,
 ) -> Result<(), StreamError> {
     let endpoint = Endpoint::from_shared(format!("http://{scheduler}"))?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -207,6 +224,9 @@ async fn run(
     let mut request = Request::new(ReceiverStream::new(heartbeats));
     let key = session.metadata().get(SESSION_KEY).ok_or(StreamError::NoKey)?;
     request.metadata_mut().insert(SESSION_KEY, key.clone());
+    // Dropped when the session ends.
+    let (_alive, alive) = watch::channel(());
+    line.set(Line { endpoint: endpoint.clone(), session: key.clone(), alive }).ok();
     let acks = AgentsClient::new(endpoint.connect().await?).heartbeats(request).await?;
     info!(%scheduler, "connected");
     // The leader says nothing before it has read a Hello.
@@ -235,8 +255,10 @@ async fn hear(mut stream: Streaming<LeaderMessage>, inputs: &mpsc::Sender<Input>
 
 #[cfg(test)]
 mod tests {
+    use muster_core::stream::StreamKinds;
     use muster_proto::not_leading;
     use muster_proto::v1::agents_server::{Agents, AgentsServer};
+    use muster_proto::v1::{FromMachine, ToMachine};
     use tokio::net::TcpListener;
     use tokio_stream::Stream;
     use tonic::transport::Server;
@@ -257,6 +279,7 @@ mod tests {
     impl Agents for Follower {
         type SessionStream = ToAgents;
         type HeartbeatsStream = ToAgents;
+        type RelayStream = tokio_stream::Pending<Result<ToMachine, Status>>;
 
         async fn session(&self, _: Request<Streaming<AgentMessage>>) -> Result<Response<ToAgents>, Status> {
             if !self.begins {
@@ -274,6 +297,13 @@ mod tests {
         ) -> Result<Response<ToAgents>, Status> {
             Ok(Response::new(Box::pin(tokio_stream::pending())))
         }
+
+        async fn relay(
+            &self,
+            _: Request<Streaming<FromMachine>>,
+        ) -> Result<Response<Self::RelayStream>, Status> {
+            Err(Status::unimplemented("no streams here"))
+        }
     }
 
     /// What the core hears of a stream to it.
@@ -285,7 +315,8 @@ mod tests {
             .serve_with_incoming(TcpIncoming::from(listener));
         let serves = tokio::spawn(serves);
         let (inputs, mut queue) = mpsc::channel(8);
-        let mut sessions = Sessions::new(false, inputs);
+        let mut sessions =
+            Sessions::new(false, inputs, Some(Streams::start(StreamKinds::default()).expect("a thread")));
         sessions.connect(7, address);
         let mut heard = Vec::new();
         while !matches!(heard.last(), Some(Input::Disconnected(_) | Input::Redirected(..))) {

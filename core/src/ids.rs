@@ -95,6 +95,11 @@ id! {
     AgentKey
 }
 
+id! {
+    /// What the agent that dials for a stream shows: random, and told to that agent alone.
+    StreamKey
+}
+
 impl MachineId {
     /// The first eight digits, as fleet shows machines.
     pub fn short(self) -> String {

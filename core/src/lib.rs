@@ -9,6 +9,7 @@
 //! | [`mod@unit`] | unit names, unit files, options |
 //! | [`ids`], [`time`], [`machine`], [`state`] | the words of the domain, as types |
 //! | [`message`] | what leader and agent say to each other |
+//! | [`stream`] | what a client wants from a machine itself |
 //! | [`command`] | what clients ask for, and what they are answered |
 //! | [`placement`] | which machine takes a unit, and why the others do not |
 //! | [`leader`], [`agent`] | the two state machines |
@@ -24,6 +25,7 @@ pub mod message;
 pub mod placement;
 pub mod planted;
 pub mod state;
+pub mod stream;
 pub mod time;
 pub mod unit;
 

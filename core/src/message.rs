@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
+use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, Revision, SessionNumber, StreamKey, Term};
 use crate::machine::{Capacity, Labels, Pressure};
 use crate::state::{Observation, Target};
+use crate::stream::StreamKinds;
 use crate::unit::{ContentHash, UnitName};
 
 /// What an agent says to the leader.
@@ -69,6 +70,8 @@ pub struct Hello {
     pub pid1_age: Duration,
     /// Whether the machine shuts down.
     pub leaving: bool,
+    /// What it opens streams for; `None` from an agent that knows of none.
+    pub streams: Option<StreamKinds>,
     /// Everything that it holds.
     pub units: Vec<HeldUnit>,
 }
@@ -133,6 +136,8 @@ pub enum LeaderMessage {
     },
     /// Another machine says that it is this one: a heartbeat at once proves that this one is alive.
     Probe,
+    /// A client wants a stream: the agent dials for it, and shows this.
+    OpenStream(StreamKey),
     /// What the machine should hold.
     Assignments(Assignments),
     /// The agent may go: its units are active elsewhere as far as they can be, or its lease is longer.

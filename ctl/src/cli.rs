@@ -29,6 +29,9 @@ pub struct Cli {
     pub endpoint: Option<String>,
 
     #[command(flatten)]
+    pub ssh: SshOptions,
+
+    #[command(flatten)]
     pub fleet: FleetFlags,
 
     /// Print version
@@ -38,6 +41,21 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Sub,
+}
+
+/// What the OpenSSH client is told: fleetctl's global flags. `musterctl ssh --help` describes them.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SshOptions {
+    /// As whom to log in
+    #[arg(long, global = true, hide = true, value_name = "NAME")]
+    pub ssh_username: Option<String>,
+    /// The file with the keys of hosts
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub known_hosts_file: Option<String>,
+    /// Whether a host whose key is not known is asked about, or just connected to
+    #[arg(long, global = true, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub strict_host_key_checking: Option<bool>,
 }
 
 const AFTER_HELP: &str = "\
@@ -73,7 +91,8 @@ Exit codes:
   3    status: a unit is not active
   4    there is no such unit, or none that a glob matches
   69   no scheduler can be reached, or none leads
-  130  interrupted while waiting; the command stands";
+  130  interrupted while waiting; the command stands
+ssh exits as the command there does.";
 
 /// What the fields of lists mean, in the order of their names.
 const UNIT_FIELDS_MEAN: [&str; UNIT_FIELDS.len()] = [
@@ -166,9 +185,55 @@ pub enum Sub {
 
     /// Show what is known of units: where they run, how they are, why they wait
     ///
-    /// Exits with 0 when all of them are active, with 3 when one is not, with 4 when one is not known.
+    /// And what the systemd of their machines says of them, as `systemctl status` there does, with the newest lines of the
+    /// journal; of a machine that does not answer within 2 s it is said why not. Exits with 0 when all of them are active,
+    /// with 3 when one is not, with 4 when one is not known.
     #[command(after_help = "Examples:\n  musterctl status web.service\n  musterctl status -o json 'web@*'")]
     Status(StatusArgs),
+
+    /// Show what a unit has written to the journal, on whichever machines it is or was
+    ///
+    /// Each machine's agent runs journalctl there: neither ssh nor a key is needed. Without `--machine` it is read on all
+    /// machines where the unit is or was, as far as the scheduler remembers, where it is now last; of several each line begins
+    /// with the machine. One that is not connected is left out, and named on standard error. With --follow it goes on until
+    /// Ctrl-C. Exits with 4 when there is no such unit.
+    #[command(after_help = "Examples:\n  musterctl journal web.service\n  musterctl journal -f web\n  \
+                            musterctl journal -n 1000 --machine 1234abcd web\n  \
+                            musterctl journal --since '1 hour ago' -o json web")]
+    Journal(JournalArgs),
+
+    /// Log in to a machine, or run a command there, with ssh through the machine's agent
+    ///
+    /// Runs the OpenSSH client, which needs no way to the machine: the connection goes through the scheduler and the agent to
+    /// the machine's own sshd. Host keys are known by machine ids, whatever the addresses are. Exits as ssh does: with the
+    /// command's exit status, with 255 when ssh itself fails.
+    #[command(
+        after_help = "Before or after `ssh`, also:\n  --ssh-username NAME                as whom to log in [default: OpenSSH's]\n  \
+                            --known-hosts-file FILE            the file with the keys of hosts [default: OpenSSH's]\n  \
+                            --strict-host-key-checking=BOOL    true: ask about a host whose key is not known; false: connect\n  \
+                                                                  [default: OpenSSH's]\n\n\
+                            Examples:\n  musterctl ssh 1234abcd\n  musterctl ssh web.service -- systemctl status web\n  \
+                            musterctl --ssh-username core ssh -A --machine 1234abcd uptime"
+    )]
+    Ssh(SshArgs),
+
+    /// Connect standard input and output to a TCP port or a unix socket of a machine
+    ///
+    /// The port is one of the machine's loopback address. The connection goes through the scheduler and the machine's agent.
+    #[command(
+        after_help = "Examples:\n  musterctl fd-forward 1234abcd 8080\n  musterctl fd-forward 1234abcd /run/app.sock\n  \
+                            ssh -o ProxyCommand='musterctl fd-forward 1234abcd %p' 1234abcd"
+    )]
+    FdForward(FdForwardArgs),
+
+    /// Copy a file to a machine, or from it
+    ///
+    /// One regular file, with its permissions. It is written beside its place and put there once it is whole: when that fails,
+    /// nothing has changed. What belonged to somebody keeps its owner; new files there are root's.
+    #[command(
+        after_help = "Examples:\n  musterctl cp app.conf 1234abcd:/etc/app.conf\n  musterctl cp 1234abcd:/var/log/app.log ."
+    )]
+    Cp(CpArgs),
 
     /// Tell a unit's story: how it is, why it is where it is, what happened to it, and why it waits
     ///
@@ -473,6 +538,75 @@ pub struct CatArgs {
     /// A known unit
     #[arg(value_name = "UNIT", add = Completer::new(Units::Known))]
     pub unit: String,
+}
+
+/// Arguments of `journal`.
+#[derive(Debug, Args)]
+pub struct JournalArgs {
+    /// A unit
+    #[arg(value_name = "UNIT", add = Completer::new(Units::Known))]
+    pub unit: String,
+    /// Go on with what is written from now on
+    #[arg(long, short, alias = "f")]
+    pub follow: bool,
+    /// Show the newest LINES, of each machine [default: 10, with --since all]
+    #[arg(long, short = 'n', value_name = "LINES")]
+    pub lines: Option<u32>,
+    /// Show nothing older than this, as journalctl reads it
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub since: Option<String>,
+    /// How to print, as journalctl does
+    #[arg(long, short, value_name = "MODE", default_value = "short")]
+    pub output: String,
+    /// On this machine only, whether the unit is known to have been there or not
+    #[arg(long, value_name = "MACHINE", add = Completer::new(Machines))]
+    pub machine: Option<String>,
+    /// Without effect: the machine's agent may read all there is
+    #[arg(long)]
+    pub sudo: bool,
+}
+
+/// Arguments of `ssh`.
+#[derive(Debug, Args)]
+pub struct SshArgs {
+    /// A machine, or a unit that is on one; with --machine or --unit the command begins here
+    #[arg(value_name = "MACHINE|UNIT] [--] [COMMAND", trailing_var_arg = true, allow_hyphen_values = true,
+          add = Completer::new(Units::OrMachines))]
+    pub words: Vec<String>,
+    /// The machine
+    #[arg(long, value_name = "MACHINE", add = Completer::new(Machines))]
+    pub machine: Option<String>,
+    /// A unit that is on the machine
+    #[arg(long, value_name = "UNIT", add = Completer::new(Units::Known))]
+    pub unit: Option<String>,
+    /// Forward the connection to the ssh-agent here
+    #[arg(long, short = 'A', alias = "A")]
+    pub forward_agent: bool,
+    /// The port of the machine's sshd
+    #[arg(long, value_name = "PORT", default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
+    pub ssh_port: u16,
+}
+
+/// Arguments of `fd-forward`.
+#[derive(Debug, Args)]
+pub struct FdForwardArgs {
+    /// The machine
+    #[arg(value_name = "MACHINE", add = Completer::new(Machines))]
+    pub machine: String,
+    /// The TCP port, or the absolute path of the unix socket
+    #[arg(value_name = "PORT|SOCKET")]
+    pub to: String,
+}
+
+/// Arguments of `cp`.
+#[derive(Debug, Args)]
+pub struct CpArgs {
+    /// The file: MACHINE:PATH, or one here
+    #[arg(value_name = "SRC")]
+    pub from: String,
+    /// Where to: MACHINE:PATH, or here; into it where it is a directory
+    #[arg(value_name = "DST")]
+    pub to: String,
 }
 
 /// Arguments of `events`.

@@ -13,14 +13,17 @@ use muster_core::unit::UnitName;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::v1::schedulers_client::SchedulersClient;
 use muster_proto::{
-    ConvertError, EventsWanted, MAX_MESSAGE_BYTES, PART_BYTES, SchedulerStatus, is_not_leading, leader_of, v1,
+    ConvertError, EventsWanted, MAX_MESSAGE_BYTES, PART_BYTES, SchedulerStatus, Work, is_not_leading,
+    leader_of, v1,
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use crate::config::Endpoints;
 use crate::failure::{Exit, Failure};
 use crate::reach::{Said, Search, failure};
+use crate::stream::MachineStream;
 
 /// How long a connection may take to come about: where there are others to ask, a lost packet is made up for, but no more.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +33,7 @@ const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(2);
 const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
 /// A connection to a scheduler: to the one that leads, once something was asked of it.
+#[derive(Clone)]
 pub struct Client {
     endpoints: Endpoints,
     address: String,
@@ -369,6 +373,34 @@ impl Client {
     pub async fn restored_cluster(&mut self) -> Result<ClusterStatus, Failure> {
         // It leads anew: that is no news.
         self.ask(&mut Search::quiet(), async |client| client.try_cluster(&[]).await).await
+    }
+
+    /// A stream to a machine.
+    ///
+    /// # Errors
+    /// When the machine is not known or connected or does not do that, or the scheduler does not answer.
+    pub async fn relay(&mut self, machine: MachineId, work: Work) -> Result<MachineStream, Failure> {
+        let mut search = Search::new();
+        // (Not with `ask`: several tasks do this at once, which a closure that is asynchronous cannot.)
+        loop {
+            let (input, messages) = MachineStream::request(machine, work.clone());
+            let status = match self.muster.relay(ReceiverStream::new(messages)).await {
+                Ok(response) => return Ok(MachineStream::new(input, response.into_inner())),
+                Err(status) => status,
+            };
+            if matches!(status.code(), Code::NotFound | Code::FailedPrecondition | Code::ResourceExhausted) {
+                return Err(Failure::failed(status.message()));
+            }
+            match self.trouble(&status) {
+                Trouble::Said(said) => self.look_further(&mut search, said).await?,
+                Trouble::Final(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Where the schedulers are, as it was said.
+    pub fn addresses(&self) -> &[String] {
+        &self.endpoints.addresses
     }
 
     /// What was begun cannot be gone on with elsewhere.

@@ -126,7 +126,10 @@ pub async fn explain(client: &mut Client, args: &StatusArgs, out: &mut impl Writ
 }
 
 /// All that the scheduler remembers of a unit, oldest first.
-async fn story(client: &mut Client, name: &UnitName) -> Result<Vec<EventRecord>, Failure> {
+///
+/// # Errors
+/// When the scheduler does not answer.
+pub async fn story(client: &mut Client, name: &UnitName) -> Result<Vec<EventRecord>, Failure> {
     let filter = EventFilter { units: BTreeSet::from([name.clone()]), ..EventFilter::default() };
     let mut stream = client.events(EventsWanted { filter, ..EventsWanted::default() }).await?;
     let mut story = Vec::new();

@@ -38,7 +38,7 @@ enum Verdict {
     Refused(&'static str),
 }
 
-const FLAGS: [Flag; 11] = [
+const FLAGS: [Flag; 12] = [
     Flag {
         name: "driver",
         is_switch: false,
@@ -74,6 +74,11 @@ const FLAGS: [Flag; 11] = [
                 "a scheduler is looked for for 30 s; --timeout bounds what is waited for after that",
             )
         },
+    },
+    Flag {
+        name: "ssh-timeout",
+        is_switch: false,
+        judge: |_| Verdict::NoEffect("ssh connects through the machine's agent, which is connected or not"),
     },
     Flag {
         name: "debug",
@@ -149,8 +154,7 @@ impl FleetFlags {
 }
 
 /// fleetctl's switches, which take `=BOOL`.
-const SWITCHES: [&str; 9] =
-    ["no-block", "replace", "sign", "full", "l", "no-legend", "follow", "sudo", "forward-agent"];
+const SWITCHES: [&str; 9] = ["no-block", "replace", "sign", "full", "l", "no-legend", "follow", "f", "sudo"];
 
 /// The command line with `--no-block=true` made `--no-block`, and without `--no-block=false`. What follows `--` is left
 /// alone, and what follows `ssh`: that is the command of another machine.

@@ -7,19 +7,24 @@ mod cli;
 mod client;
 mod complete;
 mod config;
+mod cp;
 mod events;
 mod failure;
 #[cfg(test)]
 mod fixtures;
 mod fleetctl;
 mod import;
+mod journal;
 mod machines;
 mod output;
 mod progress;
 mod reach;
 mod schedulers;
 mod show;
+mod ssh;
+mod stream;
 mod style;
+mod systemd;
 mod verify;
 mod wait;
 
@@ -54,7 +59,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return end(&Failure::failed(format_args!("cannot start: {error}"))),
     };
-    match runtime.block_on(run(cli)) {
+    let ended = runtime.block_on(run(cli));
+    // Nobody waits for a thread that reads standard input.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => end(&failure),
     }
@@ -92,6 +100,10 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Sub::Cat(args) => {
             return show::cat(&mut connect().await?, &args.unit, &mut std::io::stdout().lock()).await;
         }
+        Sub::Journal(args) => return journal::run(&mut connect().await?, &args).await,
+        Sub::Ssh(args) => return ssh::ssh(&mut connect().await?, &args, &cli.ssh).await,
+        Sub::FdForward(args) => return ssh::fd_forward(&mut connect().await?, &args).await,
+        Sub::Cp(args) => return cp::run(&mut connect().await?, &args).await,
         Sub::Status(args) => return show::show_status(&mut connect().await?, &args, out).await,
         Sub::Explain(args) => return events::explain(&mut connect().await?, &args, out).await,
         Sub::Events(args) => return events::list(&mut connect().await?, &args, out).await,

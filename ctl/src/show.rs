@@ -18,6 +18,7 @@ use crate::output::listing::{
 use crate::output::table::{Columns, Rows, write_array, write_json, write_table};
 use crate::output::{Machines, status};
 use crate::style::{harmless, warn};
+use crate::systemd;
 
 /// `list-units`.
 ///
@@ -125,11 +126,13 @@ pub async fn show_status(
     match args.output {
         Output::Json => write_array(out, units.iter().map(|unit| status::as_json(unit, &machines)))?,
         Output::Table => {
+            let said = systemd::ask(client, &units).await;
             for (index, unit) in units.iter().enumerate() {
                 if index > 0 {
                     writeln!(out)?;
                 }
                 status::write_page(out, unit, &machines)?;
+                status::write_said(out, unit, &machines, &said)?;
             }
         }
     }

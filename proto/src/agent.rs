@@ -35,6 +35,7 @@ impl From<Hello> for v1::Hello {
             more: false,
             pid1_age_us: micros(hello.pid1_age),
             leaving: hello.leaving,
+            streams: hello.streams.map(Into::into),
         }
     }
 }
@@ -57,6 +58,7 @@ impl TryFrom<v1::Hello> for Hello {
             version: hello.version,
             pid1_age: Duration::from_micros(hello.pid1_age_us),
             leaving: hello.leaving,
+            streams: hello.streams.map(Into::into),
             units: each("units", hello.units)?,
         })
     }

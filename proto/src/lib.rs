@@ -12,6 +12,7 @@ mod events;
 mod leading;
 mod parts;
 mod schedulers;
+mod streams;
 mod types;
 
 pub use self::{
@@ -24,6 +25,7 @@ pub use self::{
         split_to_agent, unit_parts,
     },
     schedulers::{EtcdAnswer, EtcdMember, RegisteredScheduler, SchedulerRole, SchedulerStatus, StoreStatus},
+    streams::{FileToWrite, Journal, STREAM_PIECE, StreamRequest, Work},
 };
 
 /// The generated messages, clients and servers.
@@ -34,6 +36,9 @@ pub mod v1 {
 
 /// The metadata that ties a session's stream of heartbeats to the session.
 pub const SESSION_KEY: &str = "muster-session";
+
+/// The metadata that ties what an agent dials to the stream that it was asked for.
+pub const STREAM_KEY: &str = "muster-stream";
 
 /// The largest request or response that either side decodes, in bytes: 64 MiB.
 ///

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use muster_core::command::UnitStatus;
-use muster_core::ids::{Revision, SessionNumber, Term};
+use muster_core::ids::{Revision, SessionNumber, StreamKey, Term};
 use muster_core::leader::EventRecord;
 use muster_core::message::{Assignments, FromAgent, LeaderMessage, ToAgent};
 use prost::Message;
 
 use crate::error::{ConvertError, Problem};
-use crate::types::{each, message, micros, required, value};
+use crate::types::{bits, each, id, message, micros, required, value};
 use crate::v1;
 
 /// About how large a part of a list becomes, in bytes. One item may be larger than that: unit files of up to 1 MiB
@@ -143,6 +143,7 @@ pub fn split_to_agent(said: ToAgent) -> Vec<v1::LeaderMessage> {
         }
         LeaderMessage::Refused(refused) => vec![Body::Refused(refused.into())],
         LeaderMessage::Probe => vec![Body::Probe(v1::Probe {})],
+        LeaderMessage::OpenStream(key) => vec![Body::OpenStream(v1::OpenStream { key: id(key.bits()) })],
         LeaderMessage::Farewell { lease } => {
             vec![Body::Farewell(v1::Farewell { lease_us: lease.map(micros) })]
         }
@@ -193,6 +194,9 @@ impl ToAgentParts {
                 None => return Ok(None),
             },
             Body::Probe(v1::Probe {}) => LeaderMessage::Probe,
+            Body::OpenStream(v1::OpenStream { key }) => {
+                LeaderMessage::OpenStream(StreamKey::new(bits("open_stream.key", &key)?))
+            }
             Body::Refused(refused) => LeaderMessage::Refused(message("refused", Some(refused))?),
             Body::Farewell(v1::Farewell { lease_us }) => {
                 LeaderMessage::Farewell { lease: lease_us.map(Duration::from_micros) }

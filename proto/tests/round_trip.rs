@@ -9,7 +9,7 @@ use muster_core::command::{
     UnitOutcome, UnitStatus, Verb, Waiting,
 };
 use muster_core::ids::{
-    AgentKey, BootId, ClusterId, CommandId, Epoch, MachineId, Revision, SessionNumber, Term,
+    AgentKey, BootId, ClusterId, CommandId, Epoch, MachineId, Revision, SessionNumber, StreamKey, Term,
 };
 use muster_core::machine::{Availability, Capacity, Drain, Labels, MachineRecord, MachineState, Pressure};
 use muster_core::message::{
@@ -17,11 +17,12 @@ use muster_core::message::{
     ReportedChange, ToAgent, UnitReport, Welcome,
 };
 use muster_core::state::{DesiredState, Failure, Observation, Phase, Target, UnitState};
+use muster_core::stream::StreamKind;
 use muster_core::unit::{Bytes, ContentHash, MilliCpu, UnitName};
 use muster_proto::{
-    CommandRequestError, EtcdAnswer, EtcdMember, FromAgentParts, MAX_PART_UNITS, PART_BYTES,
-    RegisteredScheduler, SchedulerRole, SchedulerStatus, StoreStatus, ToAgentParts, command_response,
-    split_from_agent, split_to_agent, unit_parts, v1,
+    CommandRequestError, EtcdAnswer, EtcdMember, FileToWrite, FromAgentParts, Journal, MAX_PART_UNITS,
+    PART_BYTES, RegisteredScheduler, SchedulerRole, SchedulerStatus, StoreStatus, StreamRequest,
+    ToAgentParts, Work, command_response, split_from_agent, split_to_agent, unit_parts, v1,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -101,6 +102,7 @@ prop_compose! {
         capacity in capacity(),
         pid1_age in duration(),
         leaving in any::<bool>(),
+        streams in option::of(vec(select(StreamKind::ALL.to_vec()), 0..3)),
         units in vec(held_unit(), 0..4),
     ) -> Hello {
         let [address, version] = texts;
@@ -117,6 +119,7 @@ prop_compose! {
             version,
             pid1_age,
             leaving,
+            streams: streams.map(|kinds| kinds.into_iter().collect()),
             units,
         }
     }
@@ -144,6 +147,25 @@ fn from_agent() -> impl Strategy<Value = FromAgent> {
         vec(report(), 1..4).prop_map(FromAgent::Report),
         Just(FromAgent::SnapshotWanted),
     ]
+}
+
+fn stream_request() -> impl Strategy<Value = StreamRequest> {
+    let journal = (unit_name(), option::of(any::<u32>()), option::of(".{0,9}"), ".{0,9}", any::<bool>());
+    let work = prop_oneof![
+        journal.prop_map(|(unit, lines, since, output, follow)| {
+            Work::Journal(Journal { unit, lines, since, output, follow })
+        }),
+        unit_name().prop_map(Work::Status),
+        any::<u16>().prop_map(Work::Port),
+        ".{0,9}".prop_map(Work::Socket),
+        ".{0,9}".prop_map(Work::ReadFile),
+        (".{0,9}", ".{0,9}", any::<u32>()).prop_map(|(path, name, mode)| Work::WriteFile(FileToWrite {
+            path,
+            name,
+            mode
+        })),
+    ];
+    (any::<u128>(), work).prop_map(|(machine, work)| StreamRequest { machine: MachineId::new(machine), work })
 }
 
 prop_compose! {
@@ -191,6 +213,7 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
         duration().prop_map(|age| LeaderMessage::Refused(Refused::SystemdSilent(age))),
         ".{0,9}".prop_map(|address| LeaderMessage::Refused(Refused::IdInUse { address })),
         Just(LeaderMessage::Probe),
+        any::<u128>().prop_map(|key| LeaderMessage::OpenStream(StreamKey::new(key))),
     ];
     (any::<u64>(), any::<u64>(), body).prop_map(|(term, session, body)| ToAgent {
         term: Term(term),
@@ -406,6 +429,12 @@ proptest! {
     }
 
     #[test]
+    fn what_is_wanted_of_a_machine(request in stream_request()) {
+        let arrived = StreamRequest::try_from(wire(&v1::StreamRequest::from(request.clone())));
+        prop_assert_eq!(arrived, Ok(request));
+    }
+
+    #[test]
     fn a_command(command in command()) {
         let request = v1::CommandRequest::from(command.clone());
         prop_assert_eq!(Command::try_from(wire(&request)), Ok(command));
@@ -559,6 +588,7 @@ fn a_long_hello_comes_in_parts_and_whole() {
         version: String::new(),
         pid1_age: Duration::ZERO,
         leaving: false,
+        streams: None,
         units: (0..5_000).map(unit).collect(),
     };
     let said = FromAgent::Hello(hello);

@@ -42,6 +42,7 @@ impl Muster for MusterService {
     type WatchUnitsStream = Parts<v1::WatchPart>;
     type EventsStream = Parts<v1::EventsPart>;
     type BackupStream = Parts<v1::BackupPart>;
+    type RelayStream = ReceiverStream<Result<v1::FromMachine, Status>>;
 
     async fn execute(
         &self,
@@ -194,6 +195,14 @@ impl Muster for MusterService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn relay(
+        &self,
+        request: Request<Streaming<v1::ToMachine>>,
+    ) -> Result<Response<Self::RelayStream>, Status> {
+        let Leading { leader, streams, .. } = self.0.leading()?;
+        streams.open(&leader, request.into_inner()).await.map(Response::new)
     }
 
     async fn restore(

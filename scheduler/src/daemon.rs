@@ -294,7 +294,9 @@ impl Office {
         let ended = start_leader(lead, until)?;
         let since_ms = clock::wall_ms();
         let until = Arc::new(Mutex::new(until));
-        let leading = Leading { cluster, term: current, since_ms, until, leader, sessions, watchers, events };
+        let streams = Arc::default();
+        let leading =
+            Leading { cluster, term: current, since_ms, until, leader, sessions, watchers, events, streams };
         self.front.leads(leading.clone());
         Ok(Government { front: Arc::clone(&self.front), leading, journal, ended })
     }

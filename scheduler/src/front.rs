@@ -12,6 +12,7 @@ use tonic::Status;
 use crate::events::Events;
 use crate::lead::LeaderHandle;
 use crate::sessions::Sessions;
+use crate::streams::Streams;
 use crate::watchers::Watchers;
 
 /// What this scheduler is at the moment.
@@ -47,6 +48,7 @@ pub(crate) struct Leading {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) events: Arc<Events>,
+    pub(crate) streams: Arc<Streams>,
 }
 
 impl Leading {

@@ -12,6 +12,7 @@ use muster_core::command::{
 use muster_core::ids::MachineId;
 use muster_core::leader::{ConnectionId, Durable, Effect, Input, Leader, RequestId};
 use muster_core::message::FromAgent;
+use muster_core::stream::{StreamError, StreamWanted};
 use muster_core::time::Time;
 use muster_daemon::clock;
 use muster_proto::not_leading;
@@ -82,6 +83,7 @@ pub(crate) enum Ask {
     EditLabels(Vec<LabelEdit>),
     ReleaseBrake,
     Restore(Box<Backup>),
+    Stream(StreamWanted),
 }
 
 /// The answer to the same.
@@ -92,6 +94,7 @@ pub(crate) enum Answer {
     Machines(Result<(), MachineCommandError>),
     Released(Option<Vec<MachineId>>),
     Restored(Result<(), RestoreError>),
+    Stream(Result<(), StreamError>),
 }
 
 /// A client's request, and who waits for the answer.
@@ -271,6 +274,7 @@ impl Requests {
             Ask::Machines(command) => Input::Machines(request, command),
             Ask::EditLabels(edits) => Input::EditLabels(request, edits),
             Ask::ReleaseBrake => Input::ReleaseBrake(request),
+            Ask::Stream(wanted) => Input::OpenStream(request, wanted),
             Ask::Restore(backup) => {
                 let Backup { header, durable } = *backup;
                 self.backups.insert(request, Box::new(durable));
@@ -369,6 +373,9 @@ impl Lead {
                 }
                 Effect::AnswerRelease(request, released) => {
                     self.requests.answer(request, Answer::Released(released));
+                }
+                Effect::AnswerStream(request, answer) => {
+                    self.requests.answer(request, Answer::Stream(answer));
                 }
                 Effect::Restore { request, above } => {
                     if let Some(durable) = self.requests.backups.remove(&request) {

@@ -12,6 +12,7 @@
 //! | `lead` | the loop that owns the leader |
 //! | [`store`] | what survives |
 //! | `sessions` | agents' streams |
+//! | `streams` | clients' streams to machines |
 //! | `api`, `watchers` | clients' requests |
 //! | `fleet` | fleet's HTTP API |
 //! | `describe` | what this scheduler says of itself |
@@ -30,4 +31,5 @@ mod membership;
 mod notify;
 mod sessions;
 pub mod store;
+mod streams;
 mod watchers;

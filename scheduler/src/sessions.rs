@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 use muster_core::leader::ConnectionId;
 use muster_core::message::{FromAgent, LeaderMessage, ToAgent};
 use muster_proto::v1::agents_server::Agents;
-use muster_proto::{FromAgentParts, SESSION_KEY, split_to_agent, v1};
+use muster_proto::{FromAgentParts, SESSION_KEY, STREAM_KEY, split_to_agent, v1};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -19,8 +19,9 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::front::Front;
+use crate::front::{Front, Leading};
 use crate::lead::{LeaderHandle, ToLeader};
+use crate::streams::{AgentEnd, Session};
 
 /// How many messages may wait for an agent that reads slowly. One that is further behind loses its stream; it gets a
 /// snapshot when it comes back.
@@ -116,12 +117,11 @@ impl Sessions {
         key: &str,
         from_agent: Streaming<v1::AgentMessage>,
     ) -> Option<ReceiverStream<ToSend>> {
-        let (connection, key) = key.split_once('.')?;
-        let connection = ConnectionId(connection.parse().ok()?);
+        let (connection, key) = parse_key(key)?;
         let (acks, to_send) = mpsc::channel(OUTBOX);
         let errors = acks.downgrade();
         let mut outbox = self.open.get_mut(&connection)?;
-        if outbox.heartbeats.is_some() || Uuid::parse_str(key) != Ok(outbox.key) {
+        if outbox.heartbeats.is_some() || key != outbox.key {
             return None;
         }
         outbox.heartbeats = Some(acks);
@@ -130,6 +130,13 @@ impl Sessions {
         let sessions = Arc::clone(self);
         tokio::spawn(async move { sessions.read_until(closed, connection, None, from_agent, errors).await });
         Some(ReceiverStream::new(to_send))
+    }
+
+    /// The session with this key; it ends when that does.
+    fn session(&self, key: &str) -> Option<Session> {
+        let (connection, key) = parse_key(key)?;
+        let outbox = self.open.get(&connection).filter(|outbox| outbox.key == key)?;
+        Some(Session { connection, closed: outbox.open.subscribe() })
     }
 
     /// Reads what an agent says until it ends the stream, or the session is closed; then it is.
@@ -177,6 +184,17 @@ impl Sessions {
     }
 }
 
+/// A session's key as its agent shows it.
+fn parse_key(key: &str) -> Option<(ConnectionId, Uuid)> {
+    let (connection, key) = key.split_once('.')?;
+    Some((ConnectionId(connection.parse().ok()?), Uuid::parse_str(key).ok()?))
+}
+
+/// What the metadata of a request has under this name.
+fn metadata<'a, T>(request: &'a Request<T>, name: &str) -> &'a str {
+    request.metadata().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
 /// The service that agents dial.
 #[derive(Debug)]
 pub(crate) struct AgentsService(pub(crate) Arc<Front>);
@@ -187,6 +205,7 @@ type ToAgents = Pin<Box<dyn Stream<Item = Result<v1::LeaderMessage, Status>> + S
 impl Agents for AgentsService {
     type SessionStream = ToAgents;
     type HeartbeatsStream = ToAgents;
+    type RelayStream = ReceiverStream<Result<v1::ToMachine, Status>>;
 
     async fn session(
         &self,
@@ -210,11 +229,31 @@ impl Agents for AgentsService {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<ToAgents>, Status> {
         let sessions = self.0.leading()?.sessions;
-        let key = request.metadata().get(SESSION_KEY).and_then(|key| key.to_str().ok());
-        let key = key.unwrap_or_default().to_owned();
+        let key = metadata(&request, SESSION_KEY).to_owned();
         let acks = sessions.open_heartbeats(&key, request.into_inner());
-        Ok(Response::new(parts(acks.ok_or_else(|| Status::not_found("that session is over"))?)))
+        Ok(Response::new(parts(acks.ok_or_else(over)?)))
     }
+
+    async fn relay(
+        &self,
+        request: Request<Streaming<v1::FromMachine>>,
+    ) -> Result<Response<Self::RelayStream>, Status> {
+        let Leading { sessions, streams, .. } = self.0.leading()?;
+        let session = sessions.session(metadata(&request, SESSION_KEY)).ok_or_else(over)?;
+        let key = metadata(&request, STREAM_KEY).parse().ok();
+        let (to_agent, to_send) = mpsc::channel(1);
+        let agent = AgentEnd { from: request.into_inner(), to: to_agent, session };
+        let taken = key.is_some_and(|key| streams.take(key, agent));
+        if taken {
+            Ok(Response::new(ReceiverStream::new(to_send)))
+        } else {
+            Err(Status::not_found("nobody waits for that stream"))
+        }
+    }
+}
+
+fn over() -> Status {
+    Status::not_found("that session is over")
 }
 
 /// Cuts messages into parts, only when the connection has room for them.

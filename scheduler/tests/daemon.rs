@@ -183,6 +183,7 @@ impl Machine {
                 version: "0.1.0".to_owned(),
                 pid1_age: Duration::ZERO,
                 leaving: false,
+                streams: None,
                 units: self.units.clone(),
             }))
             .await;
@@ -440,6 +441,7 @@ async fn a_newer_session_ends_the_older_one() {
                 version: String::new(),
                 pid1_age: Duration::ZERO,
                 leaving: false,
+                streams: None,
                 units: Vec::new(),
             }))
             .await;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, SessionNumber, Term};
+use crate::ids::{AgentKey, BootId, ClusterId, Epoch, MachineId, SessionNumber, StreamKey, Term};
 use crate::machine::{Capacity, Labels, Pressure};
 use crate::message::{FromAgent, Goodbye, Refused, ToAgent};
 use crate::state::{Failure, Phase, Target, UnitState};
+use crate::stream::StreamKinds;
 use crate::time::Time;
 use crate::unit::{ContentHash, UnitName};
 
@@ -26,6 +27,8 @@ pub struct Identity {
     pub capacity: Capacity,
     /// The agent's version.
     pub version: String,
+    /// What it opens streams for.
+    pub streams: StreamKinds,
 }
 
 /// Which cluster the machine belongs to, kept across reboots.
@@ -274,6 +277,8 @@ pub enum Effect {
     Disconnect(u64),
     /// Send this on the stream.
     Send(FromAgent),
+    /// Dial for a stream of the session on the stream with this number, and show this; it ends with that. No answer is wanted.
+    OpenStream(u64, StreamKey),
     /// Write the files of these units.
     Write(Vec<Write>),
     /// Remove the files of these units.

@@ -388,6 +388,7 @@ impl Agent {
             version: self.identity.version.clone(),
             pid1_age: self.pid1_age(now),
             leaving: self.leaving == Some(Goodbye::Shutdown),
+            streams: Some(self.identity.streams),
             units: self.units.hello(),
         }
     }

@@ -526,6 +526,10 @@ impl Session {
                 open.next_heartbeat = now;
                 None
             }
+            LeaderMessage::OpenStream(key) => {
+                effects.push(Effect::OpenStream(open.connection, key));
+                None
+            }
             LeaderMessage::Farewell { lease } => {
                 if let (Some(sent), Some(lease)) = (open.restart_said.take(), lease) {
                     open.lease_end = open.lease_end.max(Some(sent + lease));

@@ -10,6 +10,7 @@ use crate::leader::durable::{Change, Durable};
 use crate::leader::event::Event;
 use crate::leader::gates::GUARD_LAG;
 use crate::message::{FromAgent, ToAgent};
+use crate::stream::{StreamError, StreamWanted};
 use crate::time::Time;
 use crate::unit::{EXCLUSIVE_STOPS, UnitName};
 
@@ -94,6 +95,8 @@ pub enum Input {
     EditLabels(RequestId, Vec<LabelEdit>),
     /// A client asks a question.
     Query(RequestId, Query),
+    /// A client wants a stream to a machine: [`Effect::AnswerStream`].
+    OpenStream(RequestId, StreamWanted),
     /// An agent says something.
     Agent(ConnectionId, FromAgent),
     /// An agent's stream ended.
@@ -149,6 +152,8 @@ pub enum Effect {
     AnswerQuery(RequestId, QueryAnswer),
     /// Answer the client that released the brake: for these machines, where it was held.
     AnswerRelease(RequestId, Option<Vec<MachineId>>),
+    /// Answer the client that wants a stream: its machine's agent is asked to dial for it, or why not.
+    AnswerStream(RequestId, Result<(), StreamError>),
     /// Have the store hold the client's backup in place of all that it holds, and have the next leader take a term above
     /// this one. That ends this leader, if the store does not say [`Input::NotRestored`].
     Restore {

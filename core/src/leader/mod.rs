@@ -24,6 +24,7 @@
 //! | `gates` | placements that wait: exclusive units, `Requires=`, `After=` |
 //! | `labels` | what clients change of machines' labels |
 //! | `failing` | units that systemd gives up |
+//! | `streams` | whether a client may have a stream to a machine |
 //! | `together` | what is checked of several unit files at once |
 //! | `status`, `rto` | clients' questions |
 
@@ -51,6 +52,7 @@ mod rivals;
 mod rto;
 mod session;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod together;
@@ -86,6 +88,7 @@ use crate::message::Refused;
 use crate::placement::Placer;
 use crate::planted::{self, Fault};
 use crate::state::{DesiredState, Observation, Phase};
+use crate::stream::StreamKinds;
 use crate::time::Time;
 use crate::unit::{ContentHash, Options, UnitFile, UnitName};
 
@@ -229,6 +232,8 @@ struct Session {
     revision: Revision,
     /// How long its leases are, as it was told last; zero before its welcome.
     lease: Duration,
+    /// What its agent opens streams for; none where it knows of none.
+    streams: Option<StreamKinds>,
 }
 
 #[derive(Debug)]
@@ -352,6 +357,7 @@ impl Leader {
             Input::Machines(request, command) => self.command_machines(request, &command),
             Input::EditLabels(request, edits) => self.edit_labels(request, &edits),
             Input::Query(request, query) => self.answer(request, query),
+            Input::OpenStream(request, wanted) => self.open_stream(request, wanted),
             Input::Agent(connection, message) => self.hear(connection, message),
             Input::Disconnected(connection) => self.disconnected(connection),
             Input::Committed(upto) => {

@@ -65,6 +65,7 @@ impl Leader {
                 | Effect::AnswerMachines(..)
                 | Effect::AnswerQuery(..)
                 | Effect::AnswerRelease(..)
+                | Effect::AnswerStream(..)
                 | Effect::RefuseRestore(..) => self.office.answers.push(effect),
                 Effect::Persist(..)
                 | Effect::TakeTerm { .. }

@@ -187,8 +187,13 @@ impl Leader {
         let beats = std::mem::take(&mut machine.beats);
         self.farewells.remove(&id);
         machine.opened = hello.session;
-        machine.session =
-            Some(Session { connection, number: hello.session, revision: Revision(0), lease: Duration::ZERO });
+        machine.session = Some(Session {
+            connection,
+            number: hello.session,
+            revision: Revision(0),
+            lease: Duration::ZERO,
+            streams: hello.streams,
+        });
         machine.pressure = Pressure::default();
         machine.observed.clear();
         let was = std::mem::replace(&mut machine.state, state);

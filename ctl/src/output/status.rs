@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::listing::{error, phase_name, role_name};
 use super::{Machines, is_active};
 use crate::style::{Role, harmless};
+use crate::systemd::Said;
 
 /// Whether every current copy of the unit is active, and there is one.
 pub fn all_active(status: &UnitStatus) -> bool {
@@ -63,6 +64,35 @@ pub fn write_page(out: &mut impl Write, status: &UnitStatus, machines: &Machines
     }
     page.line("Hash", &status.hash.to_string());
     out.write_all(page.0.as_bytes())
+}
+
+/// Writes what the systemd of the unit's machines says of it.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn write_said(
+    out: &mut impl Write,
+    status: &UnitStatus,
+    machines: &Machines,
+    said: &Said,
+) -> io::Result<()> {
+    for copy in &status.copies {
+        let legend = machines.legend(copy.machine, false);
+        match said.get(&(status.name.clone(), copy.machine)) {
+            Some(Ok(text)) => {
+                writeln!(out, "\n{legend}, as its systemd says:")?;
+                for line in text.lines() {
+                    writeln!(out, "{}", harmless(line))?;
+                }
+            }
+            Some(Err(why)) => {
+                let note = format!("What the systemd of {legend} says is not shown: {}", harmless(why));
+                writeln!(out, "\n{}", Role::Warn.paint(&note))?;
+            }
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 struct Page(String);

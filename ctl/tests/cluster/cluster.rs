@@ -300,6 +300,7 @@ fn hello(digit: u32) -> Hello {
         version: "test".to_owned(),
         pid1_age: Duration::ZERO,
         leaving: false,
+        streams: None,
         units: Vec::new(),
     }
 }

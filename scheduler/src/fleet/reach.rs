@@ -175,7 +175,8 @@ async fn forward(mut leader: MusterClient<Channel>, ask: Ask) -> Result<Answer, 
         Ask::Query(Query::Rto(_) | Query::Backup)
         | Ask::Machines(_)
         | Ask::ReleaseBrake
-        | Ask::Restore(_) => {
+        | Ask::Restore(_)
+        | Ask::Stream(_) => {
             return Err(Status::internal("fleet's API does not ask for that"));
         }
     })

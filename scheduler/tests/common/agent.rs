@@ -91,6 +91,7 @@ impl Agent {
             version: "0.1.0".to_owned(),
             pid1_age: Duration::ZERO,
             leaving: false,
+            streams: None,
             units: Vec::new(),
         }))
         .await;

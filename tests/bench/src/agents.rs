@@ -12,6 +12,7 @@ use muster_core::agent::{
 use muster_core::ids::{AgentKey, BootId, MachineId};
 use muster_core::machine::Capacity;
 use muster_core::state::UnitState;
+use muster_core::stream::StreamKinds;
 use muster_core::unit::{Bytes, MilliCpu, UnitName};
 use muster_daemon::clock::now;
 use tokio::runtime::Runtime;
@@ -55,6 +56,7 @@ impl Drop for Agents {
 
 async fn run(number: u32, schedulers: Vec<String>, lapses: Arc<AtomicUsize>) {
     let identity = Identity {
+        streams: StreamKinds::default(),
         machine: MachineId::new(u128::from(number) << 96),
         address: "127.0.0.1".to_owned(),
         labels: [("disk".to_owned(), "ssd".to_owned())].into(),
@@ -67,7 +69,7 @@ async fn run(number: u32, schedulers: Vec<String>, lapses: Arc<AtomicUsize>) {
     let seed = uuid::Uuid::now_v7().as_u128() as u64;
     let mut agent = Agent::new(identity, schedulers, Membership::default(), ledger, seed, now());
     let (inputs, mut queue) = mpsc::channel(INPUTS_MAX);
-    let mut sessions = Sessions::new(false, inputs);
+    let mut sessions = Sessions::new(false, inputs, None);
     let mut systemd = Systemd::default();
     let mut turn = vec![Input::SystemdUp];
     let mut lapsed = None;

@@ -139,6 +139,7 @@ fn hello(number: u32) -> Hello {
         version: "bench".to_owned(),
         pid1_age: Duration::ZERO,
         leaving: false,
+        streams: None,
         units: Vec::new(),
     }
 }

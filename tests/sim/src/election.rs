@@ -363,6 +363,7 @@ impl World {
             | Effect::AnswerQuery(..)
             | Effect::AnswerMachines(..)
             | Effect::AnswerRelease(..)
+            | Effect::AnswerStream(..)
             | Effect::RefuseRestore(..) => self.old_leaders_are_harmless(&Done::Deposed(&effect)),
         }
     }

@@ -307,9 +307,10 @@ impl World {
             Effect::AnswerQuery(request, _) => self.answer_query(request),
             Effect::AnswerMachines(request, result) => self.answer_machines(request, &result),
             Effect::AnswerRelease(request, released) => self.answer_release(request, released.is_some()),
-            // Nobody asks the leader for a restore here: see `World::restore`.
+            // Nobody asks the leader for a restore here (see `World::restore`), or for a stream.
             Effect::Restore { .. }
             | Effect::RefuseRestore(..)
+            | Effect::AnswerStream(..)
             | Effect::UnitsChanged(_)
             | Effect::Knock(..) => {}
             Effect::Event(event) => self.note(|| format!("leader: {event:?}")),

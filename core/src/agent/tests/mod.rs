@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
-use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, Term};
+use crate::ids::{ClusterId, Epoch, MachineId, Revision, SessionNumber, StreamKey, Term};
 use crate::machine::Capacity;
 use crate::message::{
     Assignment, Assignments, Goodbye, LeaderMessage, Refused, Removal, ReportedChange, ToAgent, UnitReport,
     Welcome,
 };
 use crate::state::{Failure, Observation, Phase, Target, UnitState};
+use crate::stream::StreamKinds;
 use crate::unit::{Bytes, ContentHash, MilliCpu, UnitName};
 
 const CLUSTER: ClusterId = ClusterId::new(7);
@@ -44,6 +45,7 @@ fn identity() -> Identity {
         // As many as systemd bears may start at once.
         capacity: Capacity { cpu: MilliCpu(12_000), memory: Bytes(1 << 30) },
         version: "test".into(),
+        streams: StreamKinds::default(),
     }
 }
 
@@ -242,6 +244,15 @@ fn forgotten(name: &str) -> Input {
 
 fn checked(name: UnitName, outdated: bool) -> Input {
     Input::Checked(name, Some(Checked { outdated, active: false }))
+}
+
+#[test]
+fn a_stream_is_dialled_for_in_a_session_of_the_newest_term() {
+    let mut bench = Bench::new();
+    let key = StreamKey::new(9);
+    assert_eq!(bench.hear(LeaderMessage::OpenStream(key)), [Effect::OpenStream(1, key)]);
+    bench.term = Term(4);
+    assert_eq!(bench.hear(LeaderMessage::OpenStream(key)), [], "a leader that was overtaken orders nothing");
 }
 
 #[test]

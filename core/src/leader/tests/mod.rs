@@ -15,6 +15,7 @@ mod random;
 mod replacing;
 mod rivals;
 mod rto;
+mod streams;
 mod welcome;
 mod world;
 

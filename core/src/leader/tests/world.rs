@@ -8,7 +8,9 @@ use crate::command::{
     ClusterStatus, Command, CommandResult, LabelEdit, MachineCommand, MachineCommandError, Query,
     QueryAnswer, RestoreError, UnitArgument, UnitStatus, Verb,
 };
-use crate::ids::{AgentKey, BootId, ClusterId, CommandId, CommitId, Epoch, MachineId, SessionNumber, Term};
+use crate::ids::{
+    AgentKey, BootId, ClusterId, CommandId, CommitId, Epoch, MachineId, SessionNumber, StreamKey, Term,
+};
 use crate::leader::{Change, ConnectionId, Durable, Effect, Event, Input, Leader, RequestId, Settings};
 use crate::machine::{Availability, Capacity, Drain, Labels, Pressure};
 use crate::message::{
@@ -16,6 +18,7 @@ use crate::message::{
     ToAgent, UnitReport,
 };
 use crate::state::{Observation, Phase, Target, UnitState};
+use crate::stream::{StreamError, StreamKinds};
 use crate::time::Time;
 use crate::unit::{Bytes, MilliCpu, UnitName};
 
@@ -45,6 +48,10 @@ pub(super) struct Agent {
     pub(super) farewell: bool,
     /// Whether it says that it shuts down.
     pub(super) leaving: bool,
+    /// What it opens streams for.
+    pub(super) streams: Option<StreamKinds>,
+    /// What it was asked to dial for.
+    pub(super) dialled: Vec<StreamKey>,
     pub(super) address: String,
     /// Whether it was welcomed, or asked for a sign of life, and has not given one since.
     pub(super) to_beat: bool,
@@ -66,6 +73,7 @@ pub(super) struct World {
     pub(super) uncommitted: Vec<(CommitId, Vec<Change>)>,
     pub(super) results: BTreeMap<RequestId, CommandResult>,
     pub(super) answers: BTreeMap<RequestId, QueryAnswer>,
+    pub(super) streams: BTreeMap<RequestId, Result<(), StreamError>>,
     pub(super) commits: usize,
     /// The terms that the leader asked for one above, and whether the store takes it.
     pub(super) terms: Vec<Term>,
@@ -139,6 +147,7 @@ impl World {
             uncommitted: Vec::new(),
             results: BTreeMap::new(),
             answers: BTreeMap::new(),
+            streams: BTreeMap::new(),
             commits: 0,
             terms: Vec::new(),
             takes_terms: true,
@@ -195,6 +204,8 @@ impl World {
                 refused: None,
                 farewell: false,
                 leaving: false,
+                streams: None,
+                dialled: Vec::new(),
                 to_beat: false,
                 address: format!("198.18.0.{}", number.bits() >> 96),
                 beats: true,
@@ -222,6 +233,7 @@ impl World {
             capacity: Capacity { cpu: MilliCpu(4000), memory: Bytes(1 << 30) },
             version: "test".to_owned(),
             leaving: agent.leaving,
+            streams: agent.streams,
             pid1_age: agent.pid1_age,
             units: agent.held.values().cloned().collect(),
         };
@@ -352,6 +364,9 @@ impl World {
                 self.machine_results.insert(request, result);
             }
             Effect::AnswerRelease(_, released) => self.released = released,
+            Effect::AnswerStream(request, answer) => {
+                self.streams.insert(request, answer);
+            }
             Effect::Restore { request, above } => self.restores = Some((request, above)),
             Effect::RefuseRestore(request, refused) => self.refused_restore = Some((request, refused)),
             Effect::Knock(machine, _) => inputs.push(Input::Knocked(machine, self.hosts_answer)),
@@ -544,6 +559,7 @@ impl Agent {
             LeaderMessage::HeartbeatAck { number } => self.acked = number,
             LeaderMessage::Farewell { .. } => self.farewell = true,
             LeaderMessage::Probe => self.to_beat = true,
+            LeaderMessage::OpenStream(key) => self.dialled.push(key),
             LeaderMessage::Refused(refused) => {
                 self.refused = Some(refused);
                 self.connection = None;

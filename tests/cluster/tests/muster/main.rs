@@ -16,6 +16,7 @@ mod several;
 mod stalls;
 mod store;
 mod storm;
+mod streams;
 mod support;
 mod systemd;
 mod upgrade;

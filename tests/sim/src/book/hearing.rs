@@ -94,6 +94,7 @@ impl World {
             | Input::Knocked(..)
             | Input::Restore(..)
             | Input::NotRestored(_)
+            | Input::OpenStream(..)
             | Input::Leads(_)
             | Input::Tick => Cause::Other,
         }
@@ -385,6 +386,7 @@ impl World {
             LeaderMessage::Welcome(_)
             | LeaderMessage::Refused(_)
             | LeaderMessage::Probe
+            | LeaderMessage::OpenStream(_)
             | LeaderMessage::Farewell { .. } => {}
         }
     }

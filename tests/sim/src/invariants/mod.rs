@@ -170,7 +170,7 @@ impl World {
                     LeaderMessage::Farewell { lease: None } => {
                         self.a_goodbye_is_on_record(number, *connection);
                     }
-                    LeaderMessage::Refused(_) | LeaderMessage::Probe => {}
+                    LeaderMessage::Refused(_) | LeaderMessage::Probe | LeaderMessage::OpenStream(_) => {}
                 }
             }
             _ => {}

@@ -9,6 +9,7 @@ use muster_core::agent::{Agent, CallError, Effect, Held, Identity, Input, Ledger
 use muster_core::ids::{AgentKey, BootId, MachineId};
 use muster_core::machine::{Capacity, Pressure};
 use muster_core::message::{FromAgent, Goodbye};
+use muster_core::stream::StreamKinds;
 use muster_core::unit::{Bytes, MilliCpu};
 
 pub(crate) use self::bus::is_from_pid1;
@@ -185,6 +186,7 @@ impl Machine {
             labels: [(ROLE.to_owned(), role(self.number).to_owned())].into(),
             capacity: Capacity { cpu: MilliCpu(CPU), memory: Bytes(MEMORY) },
             version: "simulated".to_owned(),
+            streams: StreamKinds::default(),
         }
     }
 }
@@ -607,6 +609,8 @@ impl World {
                 let boot = machine.boot;
                 self.queue.after(0, Event::Later(number, boot, Later::Reaps));
             }
+            // Nobody wants one here.
+            Effect::OpenStream(..) => {}
             Effect::ArmGuard { .. }
             | Effect::DisarmGuard
             | Effect::Ping
