@@ -146,7 +146,19 @@ impl Client {
     /// # Errors
     /// When the scheduler does not answer.
     pub async fn units(&mut self, wanted: Wanted<'_>) -> Result<Vec<UnitStatus>, Failure> {
-        self.ask(&mut Search::new(), async |client| client.try_units(wanted).await).await
+        self.units_as(wanted, |status| status).await
+    }
+
+    /// What is made of each of them, as they arrive: of many thousand units little is kept so.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn units_as<T>(
+        &mut self,
+        wanted: Wanted<'_>,
+        mut make: impl FnMut(UnitStatus) -> T,
+    ) -> Result<Vec<T>, Failure> {
+        self.ask(&mut Search::new(), async |client| client.try_units(wanted, &mut make).await).await
     }
 
     /// What there is, for somebody who looks on only: nothing is said while a scheduler is looked for.
@@ -156,12 +168,19 @@ impl Client {
     pub async fn glimpse(&mut self) -> Result<(Vec<UnitStatus>, ClusterStatus), Failure> {
         let mut search = Search::quiet();
         let look = async |client: &mut Self| {
-            Ok((client.try_units(Wanted::default()).await?, client.try_cluster(&[]).await?))
+            Ok((
+                client.try_units(Wanted::default(), &mut |status| status).await?,
+                client.try_cluster(&[]).await?,
+            ))
         };
         self.ask(&mut search, look).await
     }
 
-    async fn try_units(&mut self, wanted: Wanted<'_>) -> Result<Vec<UnitStatus>, Trouble> {
+    async fn try_units<T>(
+        &mut self,
+        wanted: Wanted<'_>,
+        make: &mut impl FnMut(UnitStatus) -> T,
+    ) -> Result<Vec<T>, Trouble> {
         let names = wanted
             .names
             .map(|names| v1::UnitNames { names: names.iter().map(ToString::to_string).collect() });
@@ -171,8 +190,9 @@ impl Client {
         let mut units = Vec::new();
         while let Some(part) = parts.message().await.map_err(|status| self.trouble(&status))? {
             for unit in part.units {
-                units
-                    .push(UnitStatus::try_from(unit).map_err(|error| Trouble::Final(self.nonsense(&error)))?);
+                let status =
+                    UnitStatus::try_from(unit).map_err(|error| Trouble::Final(self.nonsense(&error)))?;
+                units.push(make(status));
             }
         }
         Ok(units)

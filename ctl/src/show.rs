@@ -13,7 +13,7 @@ use crate::client::{Client, Wanted};
 use crate::failure::{Exit, Failure};
 use crate::output::listing::{
     MACHINE_DEFAULT, MACHINE_FIELDS, TMACHINE, UNIT_DEFAULT, UNIT_FIELDS, UNIT_FILE_DEFAULT,
-    UNIT_FILE_FIELDS, machine_notes, machine_rows, unit_file_rows, unit_rows,
+    UNIT_FILE_FIELDS, machine_notes, machine_rows, unit_file_row, unit_rows,
 };
 use crate::output::table::{Columns, Rows, write_array, write_json, write_table};
 use crate::output::{Machines, status};
@@ -29,11 +29,11 @@ pub async fn list_units(
     args: &ListUnitsArgs,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let units = client.units(Wanted::default()).await?;
-    let machines = Machines::of(&client.cluster().await?);
     let fields = chosen(args.list, &args.fields, &UNIT_FIELDS, UNIT_DEFAULT);
-    let rows = unit_rows(&units, &machines, args.list.full, &fields);
-    print(out, rows, args.list, &fields)
+    let machines = Machines::of(&client.cluster().await?);
+    let row = |status| unit_rows(&status, &machines, args.list.full, &fields);
+    let rows: Vec<Rows> = client.units_as(Wanted::default(), row).await?;
+    print(out, rows.into_iter().flatten().collect(), args.list, &fields)
 }
 
 /// `list-unit-files`.
@@ -47,8 +47,6 @@ pub async fn list_unit_files(
 ) -> Result<(), Failure> {
     // Why units wait costs the scheduler something to find out, so it is only asked for where it is to be shown.
     let reasons = args.fields.iter().any(|field| field == "waiting");
-    let mut units = client.units(Wanted { reasons, ..Wanted::default() }).await?;
-    units.retain(|status| status.known);
     let machines = Machines::of(&client.cluster().await?);
     let mut all = UNIT_FILE_FIELDS.to_vec();
     if args.fields.iter().any(|field| field == TMACHINE) {
@@ -56,8 +54,10 @@ pub async fn list_unit_files(
         all.push(TMACHINE);
     }
     let fields = chosen(args.list, &args.fields, &all, UNIT_FILE_DEFAULT);
-    let rows = unit_file_rows(&units, &machines, args.list.full, &fields);
-    print(out, rows, args.list, &fields)
+    let row =
+        |status: UnitStatus| status.known.then(|| unit_file_row(&status, &machines, args.list.full, &fields));
+    let rows = client.units_as(Wanted { reasons, ..Wanted::default() }, row).await?;
+    print(out, rows.into_iter().flatten().collect(), args.list, &fields)
 }
 
 /// `list-machines`.

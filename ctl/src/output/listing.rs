@@ -52,20 +52,14 @@ pub const MACHINE_DEFAULT: usize = 3;
 /// How many different reasons of machines are shown in one line.
 const SHOWN_REASONS: usize = 3;
 
-/// One row for each copy of each unit, older copies after current ones. Older copies that no machine speaks of (they are
+/// One row for each copy of a unit, older copies after current ones. Older copies that no machine speaks of (they are
 /// on one that is unreachable) are left out: `status` tells of them. Each row has these of [`UNIT_FIELDS`].
-pub fn unit_rows(units: &[UnitStatus], machines: &Machines, full: bool, fields: &[&'static str]) -> Rows {
+pub fn unit_rows(status: &UnitStatus, machines: &Machines, full: bool, fields: &[&'static str]) -> Rows {
     let shown = |copy: &&CopyStatus| copy.role == CopyRole::Current || copy.observation.is_some();
-    let mut rows = Vec::new();
-    for status in units {
-        let mut copies: Vec<&CopyStatus> = status.copies.iter().filter(shown).collect();
-        copies.sort_by_key(|copy| (copy.role, copy.machine));
-        rows.extend(copies.into_iter().map(|copy| {
-            let field = |name: &&'static str| unit_field(name, status, copy, machines, full);
-            fields.iter().map(field).collect::<Vec<_>>()
-        }));
-    }
-    rows
+    let mut copies: Vec<&CopyStatus> = status.copies.iter().filter(shown).collect();
+    copies.sort_by_key(|copy| (copy.role, copy.machine));
+    let row = |copy| fields.iter().map(|name| unit_field(name, status, copy, machines, full)).collect();
+    copies.into_iter().map(row).collect()
 }
 
 fn unit_field(
@@ -94,17 +88,14 @@ fn unit_field(
     }
 }
 
-/// One row for each unit, with these of [`UNIT_FILE_FIELDS`], or [`TMACHINE`].
-pub fn unit_file_rows(
-    units: &[UnitStatus],
+/// The row of a unit, with these of [`UNIT_FILE_FIELDS`], or [`TMACHINE`].
+pub fn unit_file_row(
+    status: &UnitStatus,
     machines: &Machines,
     full: bool,
     fields: &[&'static str],
-) -> Rows {
-    let row = |status: &UnitStatus| {
-        fields.iter().map(|name| unit_file_field(name, status, machines, full)).collect::<Vec<_>>()
-    };
-    units.iter().map(row).collect()
+) -> Vec<Field> {
+    fields.iter().map(|name| unit_file_field(name, status, machines, full)).collect()
 }
 
 fn unit_file_field(name: &'static str, status: &UnitStatus, machines: &Machines, full: bool) -> Field {
@@ -422,6 +413,14 @@ mod tests {
     use crate::fixtures::{cluster, machine_id, machines, unit, with_waiting, zoo};
     use muster_core::state::DesiredState;
 
+    fn unit_rows_of(units: &[UnitStatus], full: bool) -> Rows {
+        units.iter().flat_map(|status| unit_rows(status, &machines(), full, &UNIT_FIELDS)).collect()
+    }
+
+    fn unit_file_rows_of(units: &[UnitStatus]) -> Rows {
+        units.iter().map(|status| unit_file_row(status, &machines(), false, &UNIT_FILE_FIELDS)).collect()
+    }
+
     fn plain(bytes: Vec<u8>) -> String {
         let text = String::from_utf8(bytes).expect("text");
         anstream::adapter::strip_str(&text).to_string()
@@ -440,8 +439,8 @@ mod tests {
             write_table(&mut out, rows, fields, true, Columns::Tabs).expect("written");
             String::from_utf8(out).expect("text").replace('\t', "<TAB>")
         };
-        let units = unit_rows(&zoo(), &machines(), false, &UNIT_FIELDS);
-        let files = unit_file_rows(&zoo(), &machines(), false, &UNIT_FILE_FIELDS);
+        let units = unit_rows_of(&zoo(), false);
+        let files = unit_file_rows_of(&zoo());
         let live = machine_rows(&cluster(), false, false);
         let all = [
             tabs(&units, &UNIT_FIELDS[..UNIT_DEFAULT]),
@@ -466,20 +465,20 @@ mod tests {
 
     #[test]
     fn units() {
-        let rows = unit_rows(&zoo(), &machines(), false, &UNIT_FIELDS);
+        let rows = unit_rows_of(&zoo(), false);
         assert_eq!(names(&rows), UNIT_FIELDS);
         insta::assert_snapshot!("units_default", table(&rows, &UNIT_FIELDS[..UNIT_DEFAULT], true));
         insta::assert_snapshot!("units_all", table(&rows, &UNIT_FIELDS, true));
         insta::assert_snapshot!(
             "units_full",
-            table(&unit_rows(&zoo(), &machines(), true, &UNIT_FIELDS), &["hash", "machine"], false)
+            table(&unit_rows_of(&zoo(), true), &["hash", "machine"], false)
         );
         insta::assert_snapshot!("units_json", json(rows, &UNIT_FIELDS));
     }
 
     #[test]
     fn unit_files() {
-        let rows = unit_file_rows(&zoo(), &machines(), false, &UNIT_FILE_FIELDS);
+        let rows = unit_file_rows_of(&zoo());
         assert_eq!(names(&rows), UNIT_FILE_FIELDS);
         insta::assert_snapshot!(
             "unit_files_default",
@@ -494,7 +493,7 @@ mod tests {
         let unit = |machines: &[(u128, &str)]| {
             with_waiting(unit("a.service", DesiredState::Launched), "no machine takes the unit", machines)
         };
-        let shown = |status| unit_file_rows(&[status], &machines(), false, &UNIT_FILE_FIELDS);
+        let shown = |status| unit_file_rows_of(&[status]);
         let field = |machines| table(&shown(unit(machines)), &["waiting"], false);
         assert_eq!(field(&[]), "no machine takes the unit\n");
         assert_eq!(
@@ -534,7 +533,7 @@ mod tests {
 
     #[test]
     fn json_of_some_fields_and_of_nothing() {
-        let rows = unit_rows(&zoo()[..1], &machines(), false, &UNIT_FIELDS);
+        let rows = unit_rows_of(&zoo()[..1], false);
         assert_eq!(
             json(rows, &["unit", "active"]),
             "[\n{\"active\":\"failed\",\"unit\":\"broken.service\"}\n]\n"
