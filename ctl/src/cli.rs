@@ -717,7 +717,7 @@ pub struct BackupFileArgs {
 /// Arguments of `import-fleet`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// Where fleet's API is, as fleetctl's `--endpoint`: http://HOST:PORT or unix:///PATH (`--endpoint` is where Muster's
+    /// Where fleet's API is, as fleetctl's `--endpoint`: `http://HOST:PORT` or `unix:///PATH` (`--endpoint` is where Muster's
     /// schedulers are, here too)
     #[arg(value_name = "URL")]
     pub url: String,

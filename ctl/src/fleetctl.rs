@@ -87,6 +87,9 @@ const FLAGS: [Flag; 12] = [
     },
 ];
 
+/// Finds a variable of the environment.
+pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Those of [`FLAGS`] that were given, with their values.
 #[derive(Clone, Debug, Default)]
 pub struct FleetFlags(Vec<(&'static str, String)>);
@@ -125,7 +128,7 @@ impl FleetFlags {
     ///
     /// # Errors
     /// [`Exit::Usage`] for one that cannot be passed over.
-    pub fn check(&self, environment: Option<&dyn Fn(&str) -> Option<String>>) -> Result<(), Failure> {
+    pub fn check(&self, environment: Option<Variables<'_>>) -> Result<(), Failure> {
         for (said, verdict) in self.judged(environment) {
             match verdict {
                 Verdict::AsItIs => {}
@@ -138,7 +141,7 @@ impl FleetFlags {
         Ok(())
     }
 
-    fn judged(&self, environment: Option<&dyn Fn(&str) -> Option<String>>) -> Vec<(String, Verdict)> {
+    fn judged(&self, environment: Option<Variables<'_>>) -> Vec<(String, Verdict)> {
         let judged = |flag: &Flag| {
             if let Some((_, value)) = self.0.iter().find(|(name, _)| *name == flag.name) {
                 // Nothing, given as such, is what fleetctl takes for not given.
@@ -213,7 +216,7 @@ impl TypedValueParser for FieldParser {
             }
             let all: Vec<PossibleValue> = self.possible_values().into_iter().flatten().collect();
             let all: Vec<&str> =
-                all.iter().filter(|field| !field.is_hide_set()).map(|f| f.get_name()).collect();
+                all.iter().filter(|field| !field.is_hide_set()).map(PossibleValue::get_name).collect();
             let near =
                 all.iter().find(|known| strsim::damerau_levenshtein(&value.to_ascii_lowercase(), known) <= 2);
             let near = near.map(|known| format!("; did you mean {known:?}?")).unwrap_or_default();

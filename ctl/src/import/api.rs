@@ -1,7 +1,7 @@
 //! The part of fleet's HTTP API that an import needs: all units, page by page.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ impl Fleet {
         let mut units = BTreeMap::new();
         let mut tokens = BTreeSet::new();
         loop {
-            let page = self.page(&answer.0, &answer.1)?;
+            let page = self.page(answer.0, &answer.1)?;
             units.extend(page.units.into_iter().map(|unit| (unit.name.clone(), unit)));
             let token = page.next_page_token;
             if token.is_empty() {
@@ -151,8 +151,8 @@ impl Fleet {
         }
     }
 
-    fn page(&self, status: &StatusCode, body: &[u8]) -> Result<Page, Failure> {
-        match *status {
+    fn page(&self, status: StatusCode, body: &[u8]) -> Result<Page, Failure> {
+        match status {
             StatusCode::OK => serde_json::from_slice(body)
                 .map_err(|error| self.failure(&format!("its list of units is not understood: {error}"))),
             StatusCode::NO_CONTENT => Ok(Page::default()),
@@ -222,7 +222,7 @@ fn escaped(token: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-_.~=".contains(&byte) {
             escaped.push(byte.into());
         } else {
-            escaped.push_str(&format!("%{byte:02X}"));
+            let _ = write!(escaped, "%{byte:02X}");
         }
     }
     escaped

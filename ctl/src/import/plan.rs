@@ -206,7 +206,7 @@ mod tests {
         for (name, warning) in &plan.warnings {
             let _ = writeln!(shown, "{name}: {warning}");
         }
-        shown.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+        shown.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
 
     const SERVICE: (&str, &str, &str) = ("Service", "ExecStart", "/bin/true");

@@ -58,5 +58,5 @@ fn run(address: &str, arguments: &[&str]) -> Result<(f64, usize)> {
         .with_context(|| program.display().to_string())?;
     let seconds = began.elapsed().as_secs_f64();
     ensure!(output.status.success(), "musterctl: {}", String::from_utf8_lossy(&output.stderr).trim_end());
-    Ok((seconds, output.stdout.iter().filter(|byte| **byte == b'\n').count()))
+    Ok((seconds, output.stdout.split_inclusive(|byte| *byte == b'\n').count()))
 }
