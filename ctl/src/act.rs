@@ -18,7 +18,7 @@ use crate::failure::{Exit, Failure};
 use crate::machines;
 use crate::output::Machines;
 use crate::progress::{Pending, wait};
-use crate::style::{Role, harmless};
+use crate::style::warn;
 use crate::wait::Goal;
 
 /// How a command is to be carried out.
@@ -71,7 +71,7 @@ pub async fn run(
     };
     let files: Files<'_> =
         units.iter().filter_map(|unit| Some((&unit.name, unit.file.as_ref()?.path.as_path()))).collect();
-    let outcomes = client.execute(command).await?.map_err(|error| refused(&error, &files))?;
+    let outcomes = client.execute(command).await?.map_err(|error| refused(how.verb, &error, &files))?;
     for outcome in &outcomes {
         warnings(outcome, &files).iter().for_each(|warning| warn(warning));
     }
@@ -107,7 +107,7 @@ pub async fn adopt(client: &mut Client, args: &AdoptArgs, out: &mut impl Write) 
     let id = new_id();
     let adoption = Adoption { id, machine, units };
     let files = Files::new();
-    let outcomes = client.adopt(adoption).await?.map_err(|error| refused(&error, &files))?;
+    let outcomes = client.adopt(adoption).await?.map_err(|error| refused(Verb::Submit, &error, &files))?;
     for outcome in &outcomes {
         warnings(outcome, &files).iter().for_each(|warning| warn(warning));
     }
@@ -206,27 +206,33 @@ fn warnings(outcome: &UnitOutcome, files: &Files<'_>) -> Vec<String> {
     warnings
 }
 
-fn warn(text: &str) {
-    anstream::eprintln!("{} {}", Role::Warn.paint("WARNING:"), harmless(text));
-}
-
 /// Why the scheduler did nothing, for the reader: a file's mistakes under the file's path.
-fn refused(error: &CommandError, files: &Files<'_>) -> Failure {
+pub fn refused(verb: Verb, error: &CommandError, files: &Files<'_>) -> Failure {
     let CommandError::Units(errors) = error else {
         return Failure::failed(error);
     };
     let mut lines = Vec::new();
     let mut invalid = None;
+    let takes_files = matches!(verb, Verb::Submit | Verb::Load | Verb::Start);
+    let missing = errors.iter().filter(|error| error.kind == UnitErrorKind::NotFound);
+    let missing: Vec<&str> = missing.map(|error| error.name.as_str()).collect();
+    let all_missing = missing.len() == errors.len();
+    if !takes_files && !missing.is_empty() {
+        lines.push(format!("Units not found in registry: {}", missing.join(", ")));
+    }
     for UnitError { name, kind } in errors {
         match (kind, files.get(name)) {
             (UnitErrorKind::Invalid(reasons), Some(path)) => {
                 invalid.get_or_insert(path.display());
                 lines.extend(reasons.iter().map(|reason| format!("{}: {reason}", path.display())));
             }
+            (UnitErrorKind::NotFound, _) if !takes_files => {}
+            (UnitErrorKind::Inactive(_), _) => {
+                lines.push(format!("Unable to {} unit {name} in state inactive", verb_name(verb)));
+            }
             _ => lines.push(format!("{name}: {kind}")),
         }
     }
-    let all_missing = errors.iter().all(|error| error.kind == UnitErrorKind::NotFound);
     let hint = invalid.map(|path| format!(" `musterctl verify {path}` shows the lines.")).unwrap_or_default();
     let exit = if all_missing { Exit::NoSuchUnit } else { Exit::Failed };
     Failure::new(exit, format_args!("{}\nNothing was changed.{hint}", lines.join("\n  ")))
@@ -254,7 +260,7 @@ mod tests {
             unit_error("web.service", UnitErrorKind::Invalid(reasons)),
             unit_error("db.service", UnitErrorKind::NotFound),
         ]);
-        let failure = refused(&error, &files);
+        let failure = refused(Verb::Start, &error, &files);
         assert_eq!(failure.exit, Exit::Failed);
         insta::assert_snapshot!(failure.message, @r"
         units/web.service: line 7: [X-Fleet] MachinOf= is unknown
@@ -263,8 +269,16 @@ mod tests {
         Nothing was changed. `musterctl verify units/web.service` shows the lines.
         ");
         let missing = CommandError::Units(vec![unit_error("db.service", UnitErrorKind::NotFound)]);
-        assert_eq!(refused(&missing, &files).exit, Exit::NoSuchUnit);
-        let full = refused(&CommandError::Store("No space left on device".to_owned()), &files);
+        assert_eq!(refused(Verb::Start, &missing, &files).exit, Exit::NoSuchUnit);
+        let failure = refused(Verb::Stop, &missing, &files);
+        assert_eq!(failure.exit, Exit::NoSuchUnit);
+        assert_eq!(failure.message, "Units not found in registry: db.service\nNothing was changed.");
+        let inactive = UnitErrorKind::Inactive("stopped".to_owned());
+        let inactive = CommandError::Units(vec![unit_error("db.service", inactive)]);
+        let failure = refused(Verb::Stop, &inactive, &files);
+        assert_eq!(failure.exit, Exit::Failed);
+        assert_eq!(failure.message, "Unable to stop unit db.service in state inactive\nNothing was changed.");
+        let full = refused(Verb::Start, &CommandError::Store("No space left on device".to_owned()), &files);
         assert_eq!(
             full.message,
             "nothing was changed: the scheduler cannot write to its store: No space left on device"

@@ -1,15 +1,22 @@
 //! The command line.
 
-use clap::builder::{PossibleValue, PossibleValuesParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::time::Duration;
 
-use crate::output::listing::{MACHINE_FIELDS, UNIT_FIELDS, UNIT_FILE_FIELDS};
+use clap::builder::PossibleValue;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::engine::ArgValueCompleter as Completer;
+
+use crate::complete::{Machines, Units};
+use crate::fleetctl::{FieldParser, FleetFlags};
+use crate::output::listing::{MACHINE_FIELDS, TMACHINE, UNIT_FIELDS, UNIT_FILE_FIELDS};
 
 /// Talks to a Muster cluster: hands it units, starts and stops them, shows where they run.
 #[derive(Debug, Parser)]
 #[command(
     name = "musterctl",
-    version,
+    version = concat!("version ", env!("CARGO_PKG_VERSION")),
+    before_help = concat!("musterctl version ", env!("CARGO_PKG_VERSION")),
+    disable_version_flag = true,
     infer_subcommands = true,
     arg_required_else_help = true,
     max_term_width = 100,
@@ -23,6 +30,13 @@ pub struct Cli {
 
     #[command(flatten)]
     pub ssh: SshOptions,
+
+    #[command(flatten)]
+    pub fleet: FleetFlags,
+
+    /// Print version
+    #[arg(long, short = 'V', short_alias = 'v', action = ArgAction::Version)]
+    version: (),
 
     /// What to do.
     #[command(subcommand)]
@@ -64,6 +78,7 @@ Where MACHINE is asked for:
 Where the schedulers are, the first that says so counts:
   --endpoint ADDR,ADDR,…
   MUSTERCTL_ENDPOINT in the environment, the same
+  FLEETCTL_ENDPOINT, the same; with it fleetctl's other variables count as its flags do
   endpoint = [\"ADDR\", \"ADDR\"] in ~/.config/muster/ctl.toml; one alone without brackets
   endpoint = [\"ADDR\", \"ADDR\"] in /etc/muster/ctl.toml
   127.0.0.1:7400
@@ -120,9 +135,11 @@ const MACHINE_FIELDS_MEAN: [&str; MACHINE_FIELDS.len()] = [
     "Where the brake holds its units there: for how long it has been on",
 ];
 
-fn fields<const N: usize>(names: [&'static str; N], mean: [&'static str; N]) -> PossibleValuesParser {
+fn fields<const N: usize>(names: [&'static str; N], mean: [&'static str; N]) -> FieldParser {
     let described = names.into_iter().zip(mean).map(|(name, means)| PossibleValue::new(name).help(means));
-    PossibleValuesParser::new(described)
+    // fleetctl's older name of `target` is taken, and not told.
+    let older = names.contains(&"target").then(|| PossibleValue::new(TMACHINE).hide(true));
+    FieldParser::new(described.chain(older))
 }
 
 /// What to do.
@@ -367,12 +384,37 @@ pub enum Sub {
     )]
     Restore(BackupFileArgs),
 
+    /// Take units and their desired states over from a fleet that runs
+    ///
+    /// Reads all units by fleet's API and asks for them here: all are submitted, then those that are loaded or launched there are
+    /// loaded or started. Nothing is changed in fleet, and no state here is ever lowered, so that it may be done again. Does not
+    /// wait. Both would run the units then: docs/from-fleet.md says how to change over. What is known here with the same
+    /// settings stays as it is.
+    #[command(after_help = "Examples:\n  musterctl import-fleet --dry-run unix:///var/run/fleet.sock\n  \
+                            musterctl import-fleet --skip-refused http://198.18.0.101:49153")]
+    ImportFleet(ImportArgs),
+
     /// Check unit files here, without a cluster
     ///
     /// Says what the scheduler would refuse (errors) and what systemd would ignore (warnings), with the lines. Exits
     /// with 1 when there is an error.
     #[command(after_help = "Example:\n  musterctl verify units/*.service")]
     Verify(VerifyArgs),
+
+    /// Print what a shell needs so that the Tab key completes commands, flags, and names of units and machines
+    ///
+    /// The names are those that the cluster has at that moment. Where it does not answer within a second, there are none. Load it
+    /// anew in every shell, as the examples do: it belongs to this version. (In bash it takes `@` out of `COMP_WORDBREAKS`, so
+    /// that `web@1` is one word.)
+    #[command(
+        after_help = "Examples:\n  source <(musterctl completions bash)                # in ~/.bashrc\n  \
+                            source <(musterctl completions zsh)                 # in ~/.zshrc, after compinit\n  \
+                            musterctl completions fish | source                 # in ~/.config/fish/config.fish"
+    )]
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
 
     /// Show the version of musterctl
     #[command(after_help = "Example:\n  musterctl version")]
@@ -392,11 +434,22 @@ pub struct AdoptArgs {
     pub wait: WaitArgs,
 }
 
+/// Shells that can be told what there is to complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash
+    Bash,
+    /// The Z shell
+    Zsh,
+    /// fish
+    Fish,
+}
+
 /// Arguments of `cordon` and `uncordon`.
 #[derive(Debug, Args)]
 pub struct MachinesArgs {
     /// Machines: ids, the first digits of ids (at least 4), addresses, or both as lists show them
-    #[arg(required = true, value_name = "MACHINE")]
+    #[arg(required = true, value_name = "MACHINE", add = Completer::new(Machines))]
     pub machines: Vec<String>,
 }
 
@@ -404,7 +457,7 @@ pub struct MachinesArgs {
 #[derive(Debug, Args)]
 pub struct MetadataArgs {
     /// A machine: its id, the first digits of that (at least 4), its address, or both as lists show them
-    #[arg(value_name = "MACHINE")]
+    #[arg(value_name = "MACHINE", add = Completer::new(Machines))]
     pub machine: String,
     /// What it is to have (KEY=VALUE), and what it is not to have any more (KEY-)
     #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = edit)]
@@ -424,7 +477,7 @@ fn edit(text: &str) -> Result<(String, Option<String>), String> {
 #[derive(Debug, Args)]
 pub struct DrainArgs {
     /// Machines: ids, the first digits of ids (at least 4), addresses, or both as lists show them
-    #[arg(required = true, value_name = "MACHINE")]
+    #[arg(required = true, value_name = "MACHINE", add = Completer::new(Machines))]
     pub machines: Vec<String>,
     /// After so long in all, stop units here that are not active elsewhere yet, move the others without waiting, and fail
     /// if something is left; the same command again, while the drain goes on, gives no more time
@@ -449,22 +502,28 @@ pub enum BrakeAction {
 #[derive(Debug, Args)]
 pub struct SubmitArgs {
     /// Unit files, or instances of templates
-    #[arg(required = true, value_name = "UNIT")]
+    #[arg(required = true, value_name = "UNIT", add = Completer::new(Units::OrFiles))]
     pub units: Vec<String>,
     /// Give a unit that is known with other content the content of the file here
     #[arg(long)]
     pub replace: bool,
+    /// Refused: units are not signed
+    #[arg(long, hide = true)]
+    pub sign: bool,
 }
 
 /// Arguments of `load` and `start`.
 #[derive(Debug, Args)]
 pub struct PlaceArgs {
     /// Unit files, known units, instances of templates, or globs
-    #[arg(required = true, value_name = "UNIT")]
+    #[arg(required = true, value_name = "UNIT", add = Completer::new(Units::OrFiles))]
     pub units: Vec<String>,
     /// Give a unit that is known with other content the content of the file here
     #[arg(long)]
     pub replace: bool,
+    /// Refused: units are not signed
+    #[arg(long, hide = true)]
+    pub sign: bool,
     #[command(flatten)]
     pub wait: WaitArgs,
 }
@@ -473,7 +532,7 @@ pub struct PlaceArgs {
 #[derive(Debug, Args)]
 pub struct ActArgs {
     /// Known units, or globs
-    #[arg(required = true, value_name = "UNIT")]
+    #[arg(required = true, value_name = "UNIT", add = Completer::new(Units::Known))]
     pub units: Vec<String>,
     #[command(flatten)]
     pub wait: WaitArgs,
@@ -488,13 +547,27 @@ pub struct WaitArgs {
     /// Wait at most so long, then fail; the command stands [default: as long as it takes]
     #[arg(long, value_name = "SECS", conflicts_with = "no_block", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub timeout: Option<u64>,
+    /// Wait at most N times 2 s, as fleetctl; 0: as long as it takes
+    #[arg(long, value_name = "N", conflicts_with = "timeout", value_parser = clap::value_parser!(u64).range(0..=15_768_000))]
+    pub block_attempts: Option<u64>,
 }
+
+impl WaitArgs {
+    /// For how long to wait; `None` for as long as it takes.
+    pub fn limit(self) -> Option<Duration> {
+        let attempts = self.block_attempts.filter(|attempts| *attempts > 0);
+        self.timeout.or(attempts.map(|attempts| attempts * BLOCK_ATTEMPT_S)).map(Duration::from_secs)
+    }
+}
+
+/// How long fleetctl looks whether a unit is there, each time.
+const BLOCK_ATTEMPT_S: u64 = 2;
 
 /// Arguments of `cat`.
 #[derive(Debug, Args)]
 pub struct CatArgs {
     /// A known unit
-    #[arg(value_name = "UNIT")]
+    #[arg(value_name = "UNIT", add = Completer::new(Units::Known))]
     pub unit: String,
 }
 
@@ -502,10 +575,10 @@ pub struct CatArgs {
 #[derive(Debug, Args)]
 pub struct JournalArgs {
     /// A unit
-    #[arg(value_name = "UNIT")]
+    #[arg(value_name = "UNIT", add = Completer::new(Units::Known))]
     pub unit: String,
     /// Go on with what is written from now on
-    #[arg(long, short)]
+    #[arg(long, short, alias = "f")]
     pub follow: bool,
     /// Show the newest LINES, of each machine [default: 10, with --since all]
     #[arg(long, short = 'n', value_name = "LINES")]
@@ -517,7 +590,7 @@ pub struct JournalArgs {
     #[arg(long, short, value_name = "MODE", default_value = "short")]
     pub output: String,
     /// On this machine only, whether the unit is known to have been there or not
-    #[arg(long, value_name = "MACHINE")]
+    #[arg(long, value_name = "MACHINE", add = Completer::new(Machines))]
     pub machine: Option<String>,
     /// Without effect: the machine's agent may read all there is
     #[arg(long)]
@@ -528,16 +601,17 @@ pub struct JournalArgs {
 #[derive(Debug, Args)]
 pub struct SshArgs {
     /// A machine, or a unit that is on one; with --machine or --unit the command begins here
-    #[arg(value_name = "MACHINE|UNIT] [--] [COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "MACHINE|UNIT] [--] [COMMAND", trailing_var_arg = true, allow_hyphen_values = true,
+          add = Completer::new(Units::OrMachines))]
     pub words: Vec<String>,
     /// The machine
-    #[arg(long, value_name = "MACHINE")]
+    #[arg(long, value_name = "MACHINE", add = Completer::new(Machines))]
     pub machine: Option<String>,
     /// A unit that is on the machine
-    #[arg(long, value_name = "UNIT")]
+    #[arg(long, value_name = "UNIT", add = Completer::new(Units::Known))]
     pub unit: Option<String>,
     /// Forward the connection to the ssh-agent here
-    #[arg(long, short = 'A')]
+    #[arg(long, short = 'A', alias = "A")]
     pub forward_agent: bool,
     /// The port of the machine's sshd
     #[arg(long, value_name = "PORT", default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
@@ -548,7 +622,7 @@ pub struct SshArgs {
 #[derive(Debug, Args)]
 pub struct FdForwardArgs {
     /// The machine
-    #[arg(value_name = "MACHINE")]
+    #[arg(value_name = "MACHINE", add = Completer::new(Machines))]
     pub machine: String,
     /// The TCP port, or the absolute path of the unix socket
     #[arg(value_name = "PORT|SOCKET")]
@@ -570,7 +644,7 @@ pub struct CpArgs {
 #[derive(Debug, Args)]
 pub struct EventsArgs {
     /// Units, known or not, globs, or machines, named as for `drain` [default: all events]
-    #[arg(value_name = "UNIT|MACHINE")]
+    #[arg(value_name = "UNIT|MACHINE", add = Completer::new(Units::OrMachines))]
     pub about: Vec<String>,
     /// Go on with what happens from now on
     #[arg(long, short)]
@@ -596,7 +670,7 @@ pub enum EventOutput {
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Known units, or globs
-    #[arg(required = true, value_name = "UNIT")]
+    #[arg(required = true, value_name = "UNIT", add = Completer::new(Units::Known))]
     pub units: Vec<String>,
     /// How to print
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
@@ -610,7 +684,7 @@ pub struct ListArgs {
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     /// Whole ids and hashes
-    #[arg(long, short = 'l')]
+    #[arg(long, short = 'l', alias = "l")]
     pub full: bool,
     /// No headings
     #[arg(long)]
@@ -659,7 +733,7 @@ pub struct SchedulersArgs {
 #[derive(Debug, Args)]
 pub struct BackupArgs {
     /// Where to; a file that is there is replaced, once the new one is whole. `-` is standard output
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: String,
 }
 
@@ -667,15 +741,33 @@ pub struct BackupArgs {
 #[derive(Debug, Args)]
 pub struct BackupFileArgs {
     /// The backup; `-` is standard input
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: String,
+}
+
+/// Arguments of `import-fleet`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Where fleet's API is, as fleetctl's `--endpoint`: `http://HOST:PORT` or `unix:///PATH` (`--endpoint` is where Muster's
+    /// schedulers are, here too)
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Give units that are known here with other content the content that they have in fleet
+    #[arg(long)]
+    pub replace: bool,
+    /// Leave out units that Muster does not take, for example for an option that fleet ignored
+    #[arg(long)]
+    pub skip_refused: bool,
 }
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// Unit files
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub files: Vec<String>,
 }
 
@@ -711,7 +803,7 @@ mod tests {
             assert!(help.contains("Example"), "{} has no example", sub.get_name());
             let _ = write!(all, "\n---- {} ----\n{help}", sub.get_name());
         }
-        insta::assert_snapshot!(all);
+        insta::assert_snapshot!(all.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
     }
 
     fn error(line: &str) -> String {
@@ -729,6 +821,29 @@ mod tests {
     }
 
     #[test]
+    fn block_attempts() {
+        let limit = |line: &str| match Cli::try_parse_from(line.split(' ')).expect("understood").command {
+            Sub::Start(args) => args.wait.limit(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(limit("musterctl start --block-attempts=5 web"), Some(Duration::from_secs(10)));
+        assert_eq!(limit("musterctl start --block-attempts 0 web"), None);
+        assert_eq!(limit("musterctl start --timeout 7 web"), Some(Duration::from_secs(7)));
+        // As in fleetctl, which does not wait then.
+        assert!(
+            Cli::try_parse_from(["musterctl", "start", "--no-block", "--block-attempts=5", "web"]).is_ok()
+        );
+    }
+
+    #[test]
+    fn fleetctl_says_the_version_so() {
+        for flag in ["--version", "-V", "-v"] {
+            let text = Cli::try_parse_from(["musterctl", flag]).expect_err("it is said").to_string();
+            assert_eq!(text, concat!("musterctl version ", env!("CARGO_PKG_VERSION"), "\n"));
+        }
+    }
+
+    #[test]
     fn mistakes_get_suggestions() {
         let lines = [
             "musterctl strat web",
@@ -736,6 +851,11 @@ mod tests {
             "musterctl start",
             "musterctl start --no-block --timeout 3 web",
             "musterctl list-units --fields unit,machin",
+            "musterctl list-units --fields=",
+            "musterctl list-unit-files --fields unit,nothing-like-it",
+            "musterctl rest web",
+            "musterctl start --block-attempts 3 --timeout 5 web",
+            "musterctl start --block-attemps 3 web",
             "musterctl list-units -o jsn",
         ];
         let errors: Vec<String> = lines.iter().map(|line| format!("$ {line}\n{}", error(line))).collect();

@@ -29,6 +29,9 @@ use crate::stream::MachineStream;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(2);
 
+/// How much a scheduler may send before it hears that it has arrived: a list of many thousand units.
+const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
 /// A connection to a scheduler: to the one that leads, once something was asked of it.
 #[derive(Clone)]
 pub struct Client {
@@ -160,10 +163,41 @@ impl Client {
     /// # Errors
     /// When the scheduler does not answer.
     pub async fn units(&mut self, wanted: Wanted<'_>) -> Result<Vec<UnitStatus>, Failure> {
-        self.ask(&mut Search::new(), async |client| client.try_units(wanted).await).await
+        self.units_as(wanted, |status| status).await
     }
 
-    async fn try_units(&mut self, wanted: Wanted<'_>) -> Result<Vec<UnitStatus>, Trouble> {
+    /// What is made of each of them, as they arrive: of many thousand units little is kept so.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn units_as<T>(
+        &mut self,
+        wanted: Wanted<'_>,
+        mut make: impl FnMut(UnitStatus) -> T,
+    ) -> Result<Vec<T>, Failure> {
+        self.ask(&mut Search::new(), async |client| client.try_units(wanted, &mut make).await).await
+    }
+
+    /// What there is, for somebody who looks on only: nothing is said while a scheduler is looked for.
+    ///
+    /// # Errors
+    /// When the scheduler does not answer.
+    pub async fn glimpse(&mut self) -> Result<(Vec<UnitStatus>, ClusterStatus), Failure> {
+        let mut search = Search::quiet();
+        let look = async |client: &mut Self| {
+            Ok((
+                client.try_units(Wanted::default(), &mut |status| status).await?,
+                client.try_cluster(&[]).await?,
+            ))
+        };
+        self.ask(&mut search, look).await
+    }
+
+    async fn try_units<T>(
+        &mut self,
+        wanted: Wanted<'_>,
+        make: &mut impl FnMut(UnitStatus) -> T,
+    ) -> Result<Vec<T>, Trouble> {
         let names = wanted
             .names
             .map(|names| v1::UnitNames { names: names.iter().map(ToString::to_string).collect() });
@@ -173,8 +207,9 @@ impl Client {
         let mut units = Vec::new();
         while let Some(part) = parts.message().await.map_err(|status| self.trouble(&status))? {
             for unit in part.units {
-                units
-                    .push(UnitStatus::try_from(unit).map_err(|error| Trouble::Final(self.nonsense(&error)))?);
+                let status =
+                    UnitStatus::try_from(unit).map_err(|error| Trouble::Final(self.nonsense(&error)))?;
+                units.push(make(status));
             }
         }
         Ok(units)
@@ -556,6 +591,9 @@ pub fn transport(address: &str, endpoints: &Endpoints) -> Result<Endpoint, Failu
         .map_err(|error| Failure::new(Exit::Usage, format_args!("{address:?}: {error}")))?;
     Ok(endpoint
         .connect_timeout(if several { CONNECT_TIMEOUT_OF_SEVERAL } else { CONNECT_TIMEOUT })
+        // Long lists are not held up at every 64 KiB.
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
         // A watch is silent while nothing changes: this tells silence from a scheduler that is gone.
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))

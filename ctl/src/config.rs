@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::{Exit, Failure};
+use crate::fleetctl;
 
 /// Where a scheduler listens unless it is told otherwise.
 pub const DEFAULT_ENDPOINT: &str = "127.0.0.1:7400";
@@ -40,6 +41,8 @@ pub enum Source {
     Flag,
     /// The environment.
     Environment,
+    /// fleetctl's environment.
+    Fleetctl,
     /// A configuration file.
     File(PathBuf),
     /// Nobody.
@@ -51,6 +54,7 @@ impl fmt::Display for Source {
         match self {
             Self::Flag => f.write_str("from --endpoint"),
             Self::Environment => write!(f, "from {ENDPOINT_VARIABLE} in the environment"),
+            Self::Fleetctl => write!(f, "from {} in the environment", fleetctl::ENDPOINT_VARIABLE),
             Self::File(path) => write!(f, "from {}", path.display()),
             Self::Default => f.write_str("the default"),
         }
@@ -73,14 +77,18 @@ pub fn files() -> Vec<PathBuf> {
 /// An address that is none; a configuration file that cannot be read or understood.
 pub fn endpoints(
     flag: Option<&str>,
-    variable: Option<&str>,
+    variable: &dyn Fn(&str) -> Option<String>,
     files: &[PathBuf],
 ) -> Result<Endpoints, Failure> {
     if let Some(text) = flag {
         return named(&[text.to_owned()], Source::Flag);
     }
-    if let Some(text) = variable.filter(|text| !text.is_empty()) {
-        return named(&[text.to_owned()], Source::Environment);
+    let variables =
+        [(ENDPOINT_VARIABLE, Source::Environment), (fleetctl::ENDPOINT_VARIABLE, Source::Fleetctl)];
+    for (name, source) in variables {
+        if let Some(text) = variable(name).filter(|text| !text.is_empty()) {
+            return named(&[text], source);
+        }
     }
     for path in files {
         let text = match std::fs::read_to_string(path) {
@@ -105,7 +113,17 @@ fn named(texts: &[String], source: Source) -> Result<Endpoints, Failure> {
     let mut addresses = Vec::new();
     for text in texts.iter().flat_map(|text| text.split(',')).map(str::trim) {
         let address = address(text).map_err(|why| {
-            Failure::new(Exit::Usage, format_args!("{text:?} is no scheduler's address ({source}): {why}"))
+            // It may well be meant for fleetctl, and right for it.
+            let hint = match source {
+                Source::Fleetctl => {
+                    format!("\n  {ENDPOINT_VARIABLE} counts more, and fleetctl does not read it")
+                }
+                _ => String::new(),
+            };
+            Failure::new(
+                Exit::Usage,
+                format_args!("{text:?} is no scheduler's address ({source}): {why}{hint}"),
+            )
         })?;
         if !addresses.contains(&address) {
             addresses.push(address);
@@ -165,6 +183,12 @@ fn unknown_key(key: &str) -> String {
 pub fn address(text: &str) -> Result<String, String> {
     let rest = match text.split_once("://") {
         Some(("http", rest)) => rest.trim_end_matches('/'),
+        Some(("unix" | "file", _)) => {
+            return Err(
+                "the scheduler is reached by TCP, not by a socket file; write its HOST:PORT".to_owned()
+            );
+        }
+        Some(("https", _)) => return Err("Muster has no encryption yet; write HOST:PORT".to_owned()),
         Some((scheme, _)) => return Err(format!("{scheme}:// is not known here; write HOST:PORT")),
         None => text,
     };
@@ -223,7 +247,8 @@ mod tests {
         assert_eq!(address("::1"), Err("write an IPv6 address in brackets: [::1]:7400".to_owned()));
         assert_eq!(address("h:0"), Err("\"0\" is no port".to_owned()));
         assert_eq!(address("h:99999"), Err("\"99999\" is no port".to_owned()));
-        assert_eq!(address("https://h:1"), Err("https:// is not known here; write HOST:PORT".to_owned()));
+        assert_eq!(address("https://h:1"), Err("Muster has no encryption yet; write HOST:PORT".to_owned()));
+        assert_eq!(address("tcp://h:1"), Err("tcp:// is not known here; write HOST:PORT".to_owned()));
         for bad in ["", ":7400", "a b:1", "[x]:1", "http://"] {
             assert!(address(bad).is_err(), "{bad:?}");
         }
@@ -236,7 +261,10 @@ mod tests {
         let system = directory.path().join("system.toml");
         std::fs::write(&system, "# all users\nendpoint = \"10.0.0.9\"\n").expect("written");
         let files = [user.clone(), system.clone()];
-        let found = |flag, variable| endpoints(flag, variable, &files).map_err(|failure| failure.message);
+        let found = |flag, variable: Option<&str>| {
+            let variable = |name: &str| variable.filter(|_| name == ENDPOINT_VARIABLE).map(str::to_owned);
+            endpoints(flag, &variable, &files).map_err(|failure| failure.message)
+        };
 
         assert_eq!(found(Some("f:1"), Some("e:1")), Ok(one("f:1", Source::Flag)));
         assert_eq!(found(None, Some("e:1")), Ok(one("e:1", Source::Environment)));
@@ -247,7 +275,7 @@ mod tests {
         std::fs::write(&user, "endpoint = 'u:2'").expect("written");
         assert_eq!(found(None, None), Ok(one("u:2", Source::File(user))));
         let default = one(DEFAULT_ENDPOINT, Source::Default);
-        assert_eq!(endpoints(None, None, &[]).map_err(|failure| failure.message), Ok(default));
+        assert_eq!(endpoints(None, &|_| None, &[]).map_err(|failure| failure.message), Ok(default));
     }
 
     #[test]
@@ -255,7 +283,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("ctl.toml");
         let found = |flag| {
-            let found = endpoints(flag, None, std::slice::from_ref(&file));
+            let found = endpoints(flag, &|_| None, std::slice::from_ref(&file));
             found.map(|endpoints| endpoints.addresses).map_err(|failure| failure.message)
         };
         let three = Ok(["a:7400", "b:1", "[::1]:7400"].map(str::to_owned).to_vec());
@@ -306,13 +334,25 @@ mod tests {
     #[test]
     fn a_bad_address_names_its_source() {
         assert_eq!(
-            message(endpoints(Some("::1"), None, &[])),
+            message(endpoints(Some("::1"), &|_| None, &[])),
             "\"::1\" is no scheduler's address (from --endpoint): write an IPv6 address in brackets: [::1]:7400"
         );
         assert_eq!(
-            message(endpoints(None, Some("unix:///x"), &[])),
+            message(endpoints(None, &|_| Some("unix:///x".to_owned()), &[])),
             "\"unix:///x\" is no scheduler's address (from MUSTERCTL_ENDPOINT in the environment): \
-             unix:// is not known here; write HOST:PORT"
+             the scheduler is reached by TCP, not by a socket file; write its HOST:PORT"
+        );
+        let fleets = |name: &str| (name == "FLEETCTL_ENDPOINT").then(|| "http://10.0.0.1:7400,b".to_owned());
+        let found = endpoints(None, &fleets, &[]).expect("understood");
+        assert_eq!(found.addresses, ["10.0.0.1:7400", "b:7400"]);
+        assert_eq!(found.source, Source::Fleetctl);
+        let fleets =
+            |name: &str| (name == "FLEETCTL_ENDPOINT").then(|| "file:///var/run/fleet.sock".to_owned());
+        assert_eq!(
+            message(endpoints(None, &fleets, &[])),
+            "\"file:///var/run/fleet.sock\" is no scheduler's address (from FLEETCTL_ENDPOINT in the environment): \
+             the scheduler is reached by TCP, not by a socket file; write its HOST:PORT\n  \
+             MUSTERCTL_ENDPOINT counts more, and fleetctl does not read it"
         );
     }
 }

@@ -5,12 +5,15 @@ mod arguments;
 mod backup;
 mod cli;
 mod client;
+mod complete;
 mod config;
 mod cp;
 mod events;
 mod failure;
 #[cfg(test)]
 mod fixtures;
+mod fleetctl;
+mod import;
 mod journal;
 mod machines;
 mod output;
@@ -27,20 +30,31 @@ mod wait;
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use muster_core::command::Verb;
 use muster_core::machine::Availability;
 
 use crate::act::How;
-use crate::cli::{BrakeAction, Cli, Sub, WaitArgs};
+use crate::cli::{BrakeAction, Cli, PlaceArgs, Sub, SubmitArgs, WaitArgs};
 use crate::client::Client;
-use crate::failure::Failure;
+use crate::config::Source;
+use crate::failure::{Exit, Failure};
 use crate::style::{Role, harmless};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    if complete::answer() {
+        return ExitCode::SUCCESS;
+    }
+    let arguments = fleetctl::plain_switches(std::env::args_os());
+    if arguments.len() < 2 {
+        // As fleetctl: who says nothing wants to know what there is to say.
+        return match Cli::command().print_help() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => end(&error.into()),
+        };
+    }
+    let cli = Cli::parse_from(arguments);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return end(&Failure::failed(format_args!("cannot start: {error}"))),
@@ -70,15 +84,18 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
+    let variable = |name: &str| std::env::var(name).ok();
     let endpoints = || {
-        let variable = std::env::var(config::ENDPOINT_VARIABLE).ok();
-        config::endpoints(cli.endpoint.as_deref(), variable.as_deref(), &config::files())
+        let found = config::endpoints(cli.endpoint.as_deref(), &variable, &config::files())?;
+        cli.fleet.check((found.source == Source::Fleetctl).then_some(&variable))?;
+        Ok::<_, Failure>(found)
     };
     let connect = async || Client::connect(endpoints()?).await;
     // Arguments are read before anything is sent: a mistake in them is told even when no scheduler is there.
     let (how, arguments) = match cli.command {
         Sub::Verify(args) => return verify::run(&args.files, out),
         Sub::Check(args) => return backup::check(&args.file, out),
+        Sub::Completions { shell } => return complete::script(shell, out),
         Sub::Version => return Ok(writeln!(out, "musterctl version {}", env!("CARGO_PKG_VERSION"))?),
         Sub::Cat(args) => {
             return show::cat(&mut connect().await?, &args.unit, &mut std::io::stdout().lock()).await;
@@ -109,7 +126,16 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Sub::StepDown => return schedulers::step_down(&endpoints()?, out).await,
         Sub::Backup(args) => return backup::back_up(&mut connect().await?, &args.file, out).await,
         Sub::Restore(args) => return backup::restore(&mut connect().await?, &args.file, out).await,
+        Sub::ImportFleet(args) => {
+            let fleet = import::Fleet::parse(&args.url)?;
+            return import::run(&mut connect().await?, &fleet, &args, out).await;
+        }
         Sub::ListMachines(args) => return show::list_machines(&mut connect().await?, &args, out).await,
+        Sub::Submit(SubmitArgs { sign: true, .. })
+        | Sub::Load(PlaceArgs { sign: true, .. })
+        | Sub::Start(PlaceArgs { sign: true, .. }) => {
+            return Err(Failure::new(Exit::Usage, NO_SIGNATURES));
+        }
         Sub::Submit(args) => {
             let how = How { verb: Verb::Submit, replace: args.replace, wait: false, timeout: None };
             (how, arguments::names_or_files(&args.units)?)
@@ -129,6 +155,9 @@ async fn run_command(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
     act::run(&mut connect().await?, how, arguments, out).await
 }
 
+const NO_SIGNATURES: &str = "--sign: units are not signed, and nobody would look at the signature (fleet's last version did not \
+                             either); leave it out";
+
 fn how(verb: Verb, replace: bool, wait: WaitArgs) -> How {
-    How { verb, replace, wait: !wait.no_block, timeout: wait.timeout.map(Duration::from_secs) }
+    How { verb, replace, wait: !wait.no_block, timeout: wait.limit() }
 }

@@ -15,6 +15,7 @@ use crate::client::{cause, transport};
 use crate::config::{self, Endpoints};
 use crate::failure::{Exit, Failure};
 use crate::output::schedulers::{Seen, leading, say, write_json, write_page};
+use crate::output::table::Columns;
 use crate::reach::{RETRY_FOR, Said, failure};
 use crate::style::harmless;
 
@@ -32,7 +33,7 @@ pub async fn list(endpoints: &Endpoints, args: &SchedulersArgs, out: &mut impl W
     match args.output {
         Output::Table => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            write_page(out, &seen, now)?;
+            write_page(out, &seen, now, Columns::of_stdout())?;
         }
         Output::Json => write_json(out, &seen)?,
     }

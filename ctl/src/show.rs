@@ -12,12 +12,12 @@ use crate::cli::{ListArgs, ListMachinesArgs, ListUnitFilesArgs, ListUnitsArgs, O
 use crate::client::{Client, Wanted};
 use crate::failure::{Exit, Failure};
 use crate::output::listing::{
-    MACHINE_DEFAULT, MACHINE_FIELDS, UNIT_DEFAULT, UNIT_FIELDS, UNIT_FILE_DEFAULT, UNIT_FILE_FIELDS,
-    machine_notes, machine_rows, unit_file_rows, unit_rows,
+    MACHINE_DEFAULT, MACHINE_FIELDS, TMACHINE, UNIT_DEFAULT, UNIT_FIELDS, UNIT_FILE_DEFAULT,
+    UNIT_FILE_FIELDS, machine_notes, machine_rows, unit_file_row, unit_rows,
 };
-use crate::output::table::{Rows, write_array, write_json, write_table};
+use crate::output::table::{Columns, Rows, write_array, write_json, write_table};
 use crate::output::{Machines, status};
-use crate::style::harmless;
+use crate::style::{harmless, warn};
 use crate::systemd;
 
 /// `list-units`.
@@ -29,10 +29,11 @@ pub async fn list_units(
     args: &ListUnitsArgs,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let units = client.units(Wanted::default()).await?;
+    let fields = chosen(args.list, &args.fields, &UNIT_FIELDS, UNIT_DEFAULT);
     let machines = Machines::of(&client.cluster().await?);
-    let rows = unit_rows(&units, &machines, args.list.full);
-    print(out, rows, args.list, &args.fields, &UNIT_FIELDS, UNIT_DEFAULT)
+    let row = |status| unit_rows(&status, &machines, args.list.full, &fields);
+    let rows: Vec<Rows> = client.units_as(Wanted::default(), row).await?;
+    print(out, rows.into_iter().flatten().collect(), args.list, &fields)
 }
 
 /// `list-unit-files`.
@@ -46,11 +47,17 @@ pub async fn list_unit_files(
 ) -> Result<(), Failure> {
     // Why units wait costs the scheduler something to find out, so it is only asked for where it is to be shown.
     let reasons = args.fields.iter().any(|field| field == "waiting");
-    let mut units = client.units(Wanted { reasons, ..Wanted::default() }).await?;
-    units.retain(|status| status.known);
     let machines = Machines::of(&client.cluster().await?);
-    let rows = unit_file_rows(&units, &machines, args.list.full);
-    print(out, rows, args.list, &args.fields, &UNIT_FILE_FIELDS, UNIT_FILE_DEFAULT)
+    let mut all = UNIT_FILE_FIELDS.to_vec();
+    if args.fields.iter().any(|field| field == TMACHINE) {
+        warn("the field tmachine is an older name of target");
+        all.push(TMACHINE);
+    }
+    let fields = chosen(args.list, &args.fields, &all, UNIT_FILE_DEFAULT);
+    let row =
+        |status: UnitStatus| status.known.then(|| unit_file_row(&status, &machines, args.list.full, &fields));
+    let rows = client.units_as(Wanted { reasons, ..Wanted::default() }, row).await?;
+    print(out, rows.into_iter().flatten().collect(), args.list, &fields)
 }
 
 /// `list-machines`.
@@ -67,7 +74,8 @@ pub async fn list_machines(
     // A lost machine would look like any other in columns that do not tell its state.
     let lost = !people || args.fields.iter().any(|field| field == "state");
     let rows = machine_rows(&cluster, args.list.full, lost);
-    print(out, rows, args.list, &args.fields, &MACHINE_FIELDS, MACHINE_DEFAULT)?;
+    let fields = chosen(args.list, &args.fields, &MACHINE_FIELDS, MACHINE_DEFAULT);
+    print(out, rows, args.list, &fields)?;
     out.flush()?;
     if people {
         machine_notes(&cluster).iter().for_each(|note| anstream::eprintln!("{note}"));
@@ -84,22 +92,21 @@ pub async fn list_machines(
     Ok(())
 }
 
-fn print(
-    out: &mut impl Write,
-    rows: Rows,
-    list: ListArgs,
-    asked_for: &[String],
-    all: &[&'static str],
-    default: usize,
-) -> Result<(), Failure> {
-    let asked_for: Vec<&'static str> =
-        asked_for.iter().filter_map(|wanted| all.iter().copied().find(|name| name == wanted)).collect();
+/// The fields that are asked for; without any, those for people by default, and all for programs.
+fn chosen(list: ListArgs, asked_for: &[String], all: &[&'static str], default: usize) -> Vec<&'static str> {
+    if asked_for.is_empty() {
+        return match list.output {
+            Output::Json => all.to_vec(),
+            Output::Table => all[..default].to_vec(),
+        };
+    }
+    asked_for.iter().filter_map(|wanted| all.iter().copied().find(|name| name == wanted)).collect()
+}
+
+fn print(out: &mut impl Write, rows: Rows, list: ListArgs, fields: &[&'static str]) -> Result<(), Failure> {
     match list.output {
-        Output::Json => write_json(out, rows, (!asked_for.is_empty()).then_some(&*asked_for))?,
-        Output::Table => {
-            let fields = if asked_for.is_empty() { &all[..default] } else { &asked_for };
-            write_table(out, &rows, fields, !list.no_legend)?;
-        }
+        Output::Json => write_json(out, rows, fields)?,
+        Output::Table => write_table(out, &rows, fields, !list.no_legend, Columns::of_stdout())?,
     }
     Ok(())
 }

@@ -67,6 +67,11 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
+/// Says on standard error what the user should know although the command goes on.
+pub fn warn(text: &str) {
+    anstream::eprintln!("{} {}", Role::Warn.paint("WARNING:"), harmless(text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

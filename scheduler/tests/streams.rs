@@ -136,6 +136,7 @@ impl Machine {
             pid1_age: Duration::ZERO,
             leaving: false,
             streams,
+            adopts: true,
             units: Vec::new(),
         };
         machine.say(FromAgent::Hello(hello)).await;

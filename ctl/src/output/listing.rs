@@ -24,6 +24,8 @@ pub const UNIT_DEFAULT: usize = 4;
 /// What `list-unit-files` can show; the first five are shown unless others are asked for.
 pub const UNIT_FILE_FIELDS: [&str; 8] =
     ["unit", "hash", "dstate", "state", "target", "desc", "global", "waiting"];
+/// What it can show besides: fleet's older name for `target`.
+pub const TMACHINE: &str = "tmachine";
 /// How many of [`UNIT_FILE_FIELDS`] are shown by default.
 pub const UNIT_FILE_DEFAULT: usize = 5;
 
@@ -50,61 +52,69 @@ pub const MACHINE_DEFAULT: usize = 3;
 /// How many different reasons of machines are shown in one line.
 const SHOWN_REASONS: usize = 3;
 
-/// One row for each copy of each unit, older copies after current ones. Older copies that no machine speaks of (they are
-/// on one that is unreachable) are left out: `status` tells of them.
-pub fn unit_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> Rows {
+/// One row for each copy of a unit, older copies after current ones. Older copies that no machine speaks of (they are
+/// on one that is unreachable) are left out: `status` tells of them. Each row has these of [`UNIT_FIELDS`].
+pub fn unit_rows(status: &UnitStatus, machines: &Machines, full: bool, fields: &[&'static str]) -> Rows {
     let shown = |copy: &&CopyStatus| copy.role == CopyRole::Current || copy.observation.is_some();
-    let mut rows = Vec::new();
-    for status in units {
-        let mut copies: Vec<&CopyStatus> = status.copies.iter().filter(shown).collect();
-        copies.sort_by_key(|copy| (copy.role, copy.machine));
-        rows.extend(copies.into_iter().map(|copy| unit_row(status, copy, machines, full)));
-    }
-    rows
+    let mut copies: Vec<&CopyStatus> = status.copies.iter().filter(shown).collect();
+    copies.sort_by_key(|copy| (copy.role, copy.machine));
+    let row = |copy| fields.iter().map(|name| unit_field(name, status, copy, machines, full)).collect();
+    copies.into_iter().map(row).collect()
 }
 
-fn unit_row(status: &UnitStatus, copy: &CopyStatus, machines: &Machines, full: bool) -> Vec<Field> {
+fn unit_field(
+    name: &'static str,
+    status: &UnitStatus,
+    copy: &CopyStatus,
+    machines: &Machines,
+    full: bool,
+) -> Field {
     let state = copy.unit_state();
     let active = Role::of_active_state(state.map_or("", |state| &state.active));
-    vec![
-        Field::text("unit", status.name.as_str()),
-        Field::text("machine", copy.machine.to_string()).shown_as(machines.legend(copy.machine, full)),
-        Field::optional("active", state.map(|state| state.active.as_str())).in_role(active),
-        Field::optional("sub", state.map(|state| state.sub.as_str())).in_role(active),
-        Field::optional("load", state.map(|state| state.load.as_str())),
-        hash(status, full),
-        Field::optional("ip", machines.address(copy.machine)),
-        Field::text("copy", role_name(copy.role)),
-        Field::text("epoch", copy.epoch.to_string()),
-        Field::optional("phase", copy.observation.as_ref().map(phase_name)),
-        Field::optional("error", copy.observation.as_ref().and_then(error)).in_role(Role::Bad),
-    ]
+    match name {
+        "unit" => Field::text(name, status.name.as_str()),
+        "machine" => {
+            Field::text(name, copy.machine.to_string()).shown_as(machines.legend(copy.machine, full))
+        }
+        "active" => Field::optional(name, state.map(|state| state.active.as_str())).in_role(active),
+        "sub" => Field::optional(name, state.map(|state| state.sub.as_str())).in_role(active),
+        "load" => Field::optional(name, state.map(|state| state.load.as_str())),
+        "hash" => hash(status, full),
+        "ip" => Field::optional(name, machines.address(copy.machine)),
+        "copy" => Field::text(name, role_name(copy.role)),
+        "epoch" => Field::text(name, copy.epoch.to_string()),
+        "phase" => Field::optional(name, copy.observation.as_ref().map(phase_name)),
+        _ => Field::optional(name, copy.observation.as_ref().and_then(error)).in_role(Role::Bad),
+    }
 }
 
-/// One row for each unit.
-pub fn unit_file_rows(units: &[UnitStatus], machines: &Machines, full: bool) -> Rows {
-    let row = |status: &UnitStatus| {
-        let current = status.current_copy().filter(|_| !status.global);
-        let target = match current {
-            _ if status.global => Field::text("target", "global"),
+/// The row of a unit, with these of [`UNIT_FILE_FIELDS`], or [`TMACHINE`].
+pub fn unit_file_row(
+    status: &UnitStatus,
+    machines: &Machines,
+    full: bool,
+    fields: &[&'static str],
+) -> Vec<Field> {
+    fields.iter().map(|name| unit_file_field(name, status, machines, full)).collect()
+}
+
+fn unit_file_field(name: &'static str, status: &UnitStatus, machines: &Machines, full: bool) -> Field {
+    match name {
+        "unit" => Field::text(name, status.name.as_str()),
+        "hash" => hash(status, full),
+        "dstate" => Field::text(name, status.desired.to_string()),
+        "state" => Field::optional(name, status.current_state().map(|state| state.to_string())),
+        "target" | TMACHINE => match status.current_copy() {
+            _ if status.global => Field::text(name, "global"),
             Some(copy) => {
-                Field::text("target", copy.machine.to_string()).shown_as(machines.legend(copy.machine, full))
+                Field::text(name, copy.machine.to_string()).shown_as(machines.legend(copy.machine, full))
             }
-            None => Field::optional("target", None::<String>),
-        };
-        let description = Some(status.description.as_str()).filter(|text| !text.is_empty());
-        vec![
-            Field::text("unit", status.name.as_str()),
-            hash(status, full),
-            Field::text("dstate", status.desired.to_string()),
-            Field::optional("state", status.current_state().map(|state| state.to_string())),
-            target,
-            Field::optional("desc", description),
-            Field::text("global", status.global.to_string()).with_json(status.global),
-            Field::optional("waiting", status.waiting.as_ref().map(waiting)).in_role(Role::Warn),
-        ]
-    };
-    units.iter().map(row).collect()
+            None => Field::optional(name, None::<String>),
+        },
+        "desc" => Field::optional(name, Some(status.description.as_str()).filter(|text| !text.is_empty())),
+        "global" => Field::text(name, status.global.to_string()).with_json(status.global),
+        _ => Field::optional(name, status.waiting.as_ref().map(waiting)).in_role(Role::Warn),
+    }
 }
 
 /// Why a unit waits, in one line: what machines have against it, what most of them say first.
@@ -398,10 +408,18 @@ mod tests {
     use muster_core::ids::BootId;
     use muster_core::machine::Drain;
 
-    use super::super::table::{write_json, write_table};
+    use super::super::table::{Columns, write_json, write_table};
     use super::*;
     use crate::fixtures::{cluster, machine_id, machines, unit, with_waiting, zoo};
     use muster_core::state::DesiredState;
+
+    fn unit_rows_of(units: &[UnitStatus], full: bool) -> Rows {
+        units.iter().flat_map(|status| unit_rows(status, &machines(), full, &UNIT_FIELDS)).collect()
+    }
+
+    fn unit_file_rows_of(units: &[UnitStatus]) -> Rows {
+        units.iter().map(|status| unit_file_row(status, &machines(), false, &UNIT_FILE_FIELDS)).collect()
+    }
 
     fn plain(bytes: Vec<u8>) -> String {
         let text = String::from_utf8(bytes).expect("text");
@@ -410,11 +428,30 @@ mod tests {
 
     fn table(rows: &Rows, fields: &[&'static str], legend: bool) -> String {
         let mut out = Vec::new();
-        write_table(&mut out, rows, fields, legend).expect("written");
+        write_table(&mut out, rows, fields, legend, Columns::Blanks).expect("written");
         plain(out)
     }
 
-    fn json(rows: Rows, fields: Option<&[&'static str]>) -> String {
+    #[test]
+    fn scripts_get_tabs() {
+        let tabs = |rows: &Rows, fields: &[&'static str]| {
+            let mut out = Vec::new();
+            write_table(&mut out, rows, fields, true, Columns::Tabs).expect("written");
+            String::from_utf8(out).expect("text").replace('\t', "<TAB>")
+        };
+        let units = unit_rows_of(&zoo(), false);
+        let files = unit_file_rows_of(&zoo());
+        let live = machine_rows(&cluster(), false, false);
+        let all = [
+            tabs(&units, &UNIT_FIELDS[..UNIT_DEFAULT]),
+            tabs(&files, &UNIT_FILE_FIELDS[..UNIT_FILE_DEFAULT]),
+            tabs(&live, &MACHINE_FIELDS[..MACHINE_DEFAULT]),
+            tabs(&Vec::new(), &["unit", "machine"]),
+        ];
+        insta::assert_snapshot!(all.join("\n"));
+    }
+
+    fn json(rows: Rows, fields: &[&'static str]) -> String {
         let mut out = Vec::new();
         write_json(&mut out, rows, fields).expect("written");
         let parsed: Value = serde_json::from_slice(&out).expect("JSON");
@@ -428,27 +465,27 @@ mod tests {
 
     #[test]
     fn units() {
-        let rows = unit_rows(&zoo(), &machines(), false);
+        let rows = unit_rows_of(&zoo(), false);
         assert_eq!(names(&rows), UNIT_FIELDS);
         insta::assert_snapshot!("units_default", table(&rows, &UNIT_FIELDS[..UNIT_DEFAULT], true));
         insta::assert_snapshot!("units_all", table(&rows, &UNIT_FIELDS, true));
         insta::assert_snapshot!(
             "units_full",
-            table(&unit_rows(&zoo(), &machines(), true), &["hash", "machine"], false)
+            table(&unit_rows_of(&zoo(), true), &["hash", "machine"], false)
         );
-        insta::assert_snapshot!("units_json", json(rows, None));
+        insta::assert_snapshot!("units_json", json(rows, &UNIT_FIELDS));
     }
 
     #[test]
     fn unit_files() {
-        let rows = unit_file_rows(&zoo(), &machines(), false);
+        let rows = unit_file_rows_of(&zoo());
         assert_eq!(names(&rows), UNIT_FILE_FIELDS);
         insta::assert_snapshot!(
             "unit_files_default",
             table(&rows, &UNIT_FILE_FIELDS[..UNIT_FILE_DEFAULT], true)
         );
         insta::assert_snapshot!("unit_files_all", table(&rows, &UNIT_FILE_FIELDS, true));
-        insta::assert_snapshot!("unit_files_json", json(rows, None));
+        insta::assert_snapshot!("unit_files_json", json(rows, &UNIT_FILE_FIELDS));
     }
 
     #[test]
@@ -456,7 +493,7 @@ mod tests {
         let unit = |machines: &[(u128, &str)]| {
             with_waiting(unit("a.service", DesiredState::Launched), "no machine takes the unit", machines)
         };
-        let shown = |status| unit_file_rows(&[status], &machines(), false);
+        let shown = |status| unit_file_rows_of(&[status]);
         let field = |machines| table(&shown(unit(machines)), &["waiting"], false);
         assert_eq!(field(&[]), "no machine takes the unit\n");
         assert_eq!(
@@ -472,7 +509,7 @@ mod tests {
         insta::assert_snapshot!("machines_default", table(&live, &MACHINE_FIELDS[..MACHINE_DEFAULT], true));
         let all = machine_rows(&cluster(), true, true);
         insta::assert_snapshot!("machines_all", table(&all, &MACHINE_FIELDS, true));
-        insta::assert_snapshot!("machines_json", json(all, None));
+        insta::assert_snapshot!("machines_json", json(all, &MACHINE_FIELDS));
     }
 
     #[test]
@@ -482,7 +519,7 @@ mod tests {
             cluster.brake = brake;
             let rows = machine_rows(&cluster, false, true);
             let text = table(&rows, &["machine", "brake"], false);
-            (text, json(rows, Some(&["brake"])).replace('\n', ""))
+            (text, json(rows, &["brake"]).replace('\n', ""))
         };
         let (text, json) =
             shown(Some(BrakeStatus { machines: vec![machine_id(2)], held_ms: 18_800, left_ms: 41_200 }));
@@ -496,12 +533,12 @@ mod tests {
 
     #[test]
     fn json_of_some_fields_and_of_nothing() {
-        let rows = unit_rows(&zoo()[..1], &machines(), false);
+        let rows = unit_rows_of(&zoo()[..1], false);
         assert_eq!(
-            json(rows, Some(&["unit", "active"])),
+            json(rows, &["unit", "active"]),
             "[\n{\"active\":\"failed\",\"unit\":\"broken.service\"}\n]\n"
         );
-        assert_eq!(json(Vec::new(), None), "[]\n");
+        assert_eq!(json(Vec::new(), &["unit"]), "[]\n");
     }
 
     #[test]
@@ -530,7 +567,7 @@ mod tests {
               4 s ago. One is a copy of the other: remove /etc/machine-id there, run systemd-machine-id-setup, and reboot it."
             ]
         );
-        let json: Value = serde_json::from_str(&json(rows, Some(&["ip", "rival"]))).expect("JSON");
+        let json: Value = serde_json::from_str(&json(rows, &["ip", "rival"])).expect("JSON");
         assert_eq!(json[0]["ip"], "198.18.0.101");
         assert_eq!(json[0]["rival"]["ip"], "198.18.0.104");
         assert_eq!(json[0]["rival"]["heard"], 4200);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::ago;
 use super::listing::mebibytes;
-use super::table::{Field, Rows, write_array, write_table};
+use super::table::{Columns, Field, Rows, write_array, write_table};
 use crate::style::{Role, harmless};
 
 /// One scheduler that was asked.
@@ -50,9 +50,9 @@ pub fn say(seen: &Seen) -> String {
 ///
 /// # Errors
 /// When `out` cannot be written to.
-pub fn write_page(out: &mut impl Write, seen: &[Seen], now: Duration) -> io::Result<()> {
+pub fn write_page(out: &mut impl Write, seen: &[Seen], now: Duration, columns: Columns) -> io::Result<()> {
     let rows: Rows = seen.iter().map(|seen| row(seen, now)).collect();
-    write_table(out, &rows, &["address", "role", "since", "behind", "version"], true)?;
+    write_table(out, &rows, &["address", "role", "since", "behind", "version"], true, columns)?;
     for problem in problems(seen) {
         writeln!(out, "{}", harmless(&problem))?;
     }
@@ -65,7 +65,7 @@ pub fn write_page(out: &mut impl Write, seen: &[Seen], now: Duration) -> io::Res
         StoreStatus::Etcd(members) => {
             writeln!(out, "Store: etcd, as {} sees it.", harmless(&view.address))?;
             let rows: Rows = members.iter().map(member).collect();
-            write_table(out, &rows, &["endpoint", "role", "version", "size", "alarms"], true)?;
+            write_table(out, &rows, &["endpoint", "role", "version", "size", "alarms"], true, columns)?;
             for problem in members.iter().filter_map(trouble) {
                 writeln!(out, "{}", harmless(&problem))?;
             }
@@ -265,7 +265,7 @@ mod tests {
 
     fn page(seen: &[Seen]) -> String {
         let mut out = Vec::new();
-        write_page(&mut out, seen, NOW).expect("written");
+        write_page(&mut out, seen, NOW, Columns::Blanks).expect("written");
         let page = String::from_utf8(out).expect("text");
         let page = anstream::adapter::strip_str(&page);
         let mut json = Vec::new();

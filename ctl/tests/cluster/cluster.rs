@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
@@ -88,6 +88,30 @@ impl Cluster {
     /// Runs `musterctl` against this cluster.
     pub fn ctl(&self, arguments: &[&str]) -> Run {
         ctl(&self.address.to_string(), arguments)
+    }
+
+    /// What bash prints while somebody types these lines; they are keys, so that a tab completes. `musterctl` means this
+    /// cluster.
+    pub fn typed_in_bash(&self, lines: &[&str]) -> String {
+        let programs = Path::new(env!("CARGO_BIN_EXE_musterctl")).parent().expect("a directory");
+        let path = std::env::var("PATH").expect("a path");
+        let mut terminal = Command::new("script")
+            .args(["--quiet", "--return", "--command", "bash --norc --noprofile -i", "/dev/null"])
+            .current_dir(self.directory())
+            .env("PATH", format!("{}:{path}", programs.display()))
+            .env("MUSTERCTL_ENDPOINT", self.address.to_string())
+            .envs([("HOME", "/nonexistent"), ("TERM", "dumb"), ("PS1", "$ ")])
+            .env_remove("XDG_CONFIG_HOME")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script(1) starts");
+        let mut keys = terminal.stdin.take().expect("a pipe");
+        for line in [&["source <(musterctl completions bash)"], lines, &["exit"]].concat() {
+            writeln!(keys, "{line}").expect("bash reads");
+        }
+        let output = terminal.wait_with_output().expect("bash ends");
+        String::from_utf8(output.stdout).expect("text").replace('\r', "")
     }
 
     /// Starts `musterctl` against this cluster.

@@ -2,7 +2,9 @@
 //! that says of every unit what its name asks for.
 
 mod cluster;
+mod fleetctl;
 mod follower;
+mod import;
 mod proxy;
 
 use std::path::Path;
@@ -44,12 +46,12 @@ fn the_life_of_a_unit() {
     ended(
         &listed,
         0,
-        &format!("UNIT         MACHINE                   ACTIVE  SUB\nweb.service  {M1}  active  running\n"),
+        &format!("UNIT\t\tMACHINE\t\t\t\tACTIVE\tSUB\nweb.service\t{M1}\tactive\trunning\n"),
         "",
     );
     let listed =
         cluster.ctl(&["list-unit-files", "--no-legend", "--fields", "unit,dstate,state,target,desc"]);
-    ended(&listed, 0, &format!("web.service  launched  launched  {M1}  The web\n"), "");
+    ended(&listed, 0, &format!("web.service\tlaunched\tlaunched\t{M1}\tThe web\n"), "");
     let status = cluster.ctl(&["status", "web"]);
     assert_eq!(status.code, Some(0));
     assert!(
@@ -68,7 +70,7 @@ fn the_life_of_a_unit() {
     assert_eq!(cluster.ctl(&["status", "web"]).code, Some(3));
     let unloaded = "Successfully unloaded units [web.service].\n";
     ended(&cluster.ctl(&["unload", "web"]), 0, "Unit web.service inactive\n", unloaded);
-    let error = "error: web.service: is inactive: it cannot be stopped\nNothing was changed.\n";
+    let error = "error: Unable to stop unit web.service in state inactive\nNothing was changed.\n";
     ended(&cluster.ctl(&["stop", "web"]), 1, "", error);
     ended(&cluster.ctl(&["destroy", "web"]), 0, "Destroyed web.service\n", "");
 
@@ -220,7 +222,7 @@ fn what_fails_on_the_machine_reaches_the_user() {
 fn global_units_and_machines() {
     let cluster = Cluster::start();
     let empty = cluster.ctl(&["list-machines"]);
-    assert_eq!((empty.code, empty.stdout.as_str()), (Some(0), "MACHINE  IP  METADATA\n"));
+    assert_eq!((empty.code, empty.stdout.as_str()), (Some(0), "MACHINE\tIP\tMETADATA\n"));
     assert!(empty.stderr.starts_with("No machine has joined this cluster yet."), "{}", empty.stderr);
     cluster.add_machine(1);
     let lost = cluster.add_machine(2);
@@ -230,11 +232,11 @@ fn global_units_and_machines() {
     };
     let active = || cluster.ctl(&["list-units", "--no-legend", "--fields", "unit,active"]).stdout;
     ended(&cluster.ctl(&["start", &global]), 0, &said("start", "launched on 2 machines"), "");
-    assert_eq!(active(), "everywhere.service  active\neverywhere.service  active\n");
+    assert_eq!(active(), "everywhere.service\tactive\neverywhere.service\tactive\n");
     ended(&cluster.ctl(&["restart", "everywhere"]), 0, &said("restart", "launched on 2 machines"), "");
     let stopped = "Successfully stopped units [everywhere.service].\n";
     ended(&cluster.ctl(&["stop", "everywhere"]), 0, &said("stop", "loaded on 2 machines"), stopped);
-    assert_eq!(active(), "everywhere.service  inactive\neverywhere.service  inactive\n");
+    assert_eq!(active(), "everywhere.service\tinactive\neverywhere.service\tinactive\n");
     let unloaded = "Successfully unloaded units [everywhere.service].\n";
     ended(&cluster.ctl(&["unload", "everywhere"]), 0, &said("unload", "inactive"), unloaded);
     assert_eq!(active(), "");
@@ -243,9 +245,9 @@ fn global_units_and_machines() {
     ended(&cluster.ctl(&["start", "everywhere"]), 0, &said("start", "launched on 2 machines"), "");
     assert_eq!(cluster.ctl(&["status", "everywhere"]).code, Some(0));
 
-    let listed = "MACHINE      IP            METADATA\n\
-                  11111111...  198.18.0.101  zone=1\n\
-                  22222222...  198.18.0.102  zone=2\n";
+    let listed = "MACHINE\t\tIP\t\tMETADATA\n\
+                  11111111...\t198.18.0.101\tzone=1\n\
+                  22222222...\t198.18.0.102\tzone=2\n";
     ended(&cluster.ctl(&["list-machines"]), 0, listed, "");
     lost.kill();
     eventually("the second machine is unreachable", || {
@@ -253,7 +255,7 @@ fn global_units_and_machines() {
         (run.stdout == "up\nunreachable\n").then_some(()).ok_or(run)
     });
     let run = cluster.ctl(&["list-machines", "--no-legend"]);
-    assert_eq!(run.stdout, "11111111...  198.18.0.101  zone=1\n");
+    assert_eq!(run.stdout, "11111111...\t198.18.0.101\tzone=1\n");
     assert!(
         run.stderr.starts_with("1 machine is unreachable: 22222222... (198.18.0.102), last heard "),
         "{}",
@@ -335,7 +337,7 @@ fn machines_are_drained() {
     );
     ended(&cluster.ctl(&["drain", "--timeout", "1", "1111"]), 1, "", &error);
     let note = "1 machine is draining: 11111111... (198.18.0.101), 1 left; it takes no new units.\n";
-    let listed = "11111111...  198.18.0.101  zone=1\n";
+    let listed = "11111111...\t198.18.0.101\tzone=1\n";
     ended(&cluster.ctl(&["list-machines", "--no-legend"]), 0, listed, note);
     let hint = "`musterctl events -f 11111111` shows how it goes on, `musterctl list-machines --fields \
                 machine,availability,units` what is left; `musterctl uncordon 11111111` ends it.\n";
@@ -376,7 +378,7 @@ fn a_drain_is_waited_for_across_a_restart_of_the_scheduler_and_goes_on_after_ctr
                    uncordon 11111111` ends it.\n";
     ended(&run, 130, "", message);
     let fields = ["list-machines", "--no-legend", "--fields", "availability,state"];
-    assert_eq!(cluster.ctl(&fields).stdout, "draining  unreachable\n");
+    assert_eq!(cluster.ctl(&fields).stdout, "draining\tunreachable\n");
 }
 
 #[test]
@@ -658,7 +660,7 @@ fn the_metadata_of_a_machine_is_changed() {
         "",
     );
     let listed = cluster.ctl(&["list-machines", "--no-legend", "--fields", "machine,metadata"]);
-    ended(&listed, 0, "11111111...  -\n", "");
+    ended(&listed, 0, "11111111...\t-\n", "");
     let events = cluster.ctl(&["events", "1111"]).stdout;
     assert!(
         events.contains("a client changed the metadata of machine 11111111: disk- and zone-")

@@ -9,12 +9,14 @@ mod dbus;
 mod etcd;
 mod failover;
 mod figure;
+mod listing;
 mod machines;
 mod memory;
 mod one;
 mod placements;
 mod scheduler;
 mod several;
+mod start;
 mod submit;
 mod thousand;
 mod three;
@@ -36,10 +38,11 @@ struct Group {
     measure: fn() -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 13] = [
     Group { figures: &["placements_per_s"], measure: placements::measure },
     Group { figures: &["submit_ratio"], measure: submit::measure },
     Group { figures: &["scheduler_rss_mib"], measure: memory::measure },
+    Group { figures: &["list_units_10k_ms"], measure: listing::measure },
     Group { figures: &["submit_etcd_ratio", "submit_etcd_batches"], measure: etcd::submit },
     Group { figures: &["idle_etcd_writes"], measure: etcd::idle },
     Group { figures: &["leaderless_s"], measure: failover::leaderless },
@@ -49,6 +52,7 @@ const GROUPS: [Group; 11] = [
         measure: thousand::measure,
     },
     Group { figures: &["start_ratio", "reloads_for_new_units", "agent_rss_mib"], measure: one::measure },
+    Group { figures: &["start_200_s", "start_200_systemd_percent"], measure: start::measure },
     Group { figures: &["cluster_up_3_s"], measure: three::boot },
     Group {
         figures: &["start_500_on_3_s", "destroy_500_s", "idle_store_writes", "idle_cpu_percent"],

@@ -27,7 +27,7 @@ pub fn measure() -> Result<Vec<Figure>> {
             units.destroy(&cluster)?;
             anyhow::Ok(seconds)
         };
-        let by_dbus = || start_over_dbus(&machine, &format!("dbus{pair}"));
+        let by_dbus = || start_over_dbus(&machine, &format!("dbus{pair}"), UNITS);
         let (ours, theirs) = if pair % 2 == 0 {
             let ours = by_muster()?;
             (ours, by_dbus()?)
@@ -94,10 +94,10 @@ fn least(values: &[f64]) -> f64 {
 }
 
 /// The seconds that a client on the machine takes to start services whose files are in place; they are removed again.
-fn start_over_dbus(machine: &Machine<'_>, prefix: &str) -> Result<f64> {
+pub fn start_over_dbus(machine: &Machine<'_>, prefix: &str, count: usize) -> Result<f64> {
     const WRITE: &str = "cd /run/systemd/system && content=$(cat) && for unit; do printf '%s\\n' \"$content\" >\"$unit\"; done";
     const REMOVE: &str = "systemctl stop \"$@\" && cd /run/systemd/system && rm \"$@\"";
-    let names: Vec<String> = (1..=UNITS).map(|number| format!("{prefix}-{number:03}.service")).collect();
+    let names: Vec<String> = (1..=count).map(|number| format!("{prefix}-{number:03}.service")).collect();
     let names = || names.iter().map(String::as_str);
     let script = |script, input: &str| {
         let command: Vec<&str> = ["sh", "-c", script, "sh"].into_iter().chain(names()).collect();
