@@ -49,6 +49,11 @@ impl fmt::Display for Ungrouped {
 }
 
 impl Group {
+    /// A unit by itself.
+    pub(super) fn of_one(name: &UnitName) -> Self {
+        Self { units: vec![name.clone()], pinned: None, globals: Vec::new() }
+    }
+
     /// The unit that decides where these go, if they are tied to one.
     pub(super) fn tied_to(&self) -> Option<UnitName> {
         match (&self.pinned, self.units.as_slice()) {
@@ -67,7 +72,7 @@ impl Leader {
             return Err(Ungrouped::TargetUnknown(Tie { unit, target, activates: false }));
         };
         if !self.is_tied(name, unit) || planted::is(Fault::GroupSplit) {
-            return Ok(Group { units: vec![name.clone()], pinned: None, globals: Vec::new() });
+            return Ok(Group::of_one(name));
         }
         let mut excluded = BTreeSet::new();
         loop {

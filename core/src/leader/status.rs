@@ -183,7 +183,12 @@ impl Leader {
     /// Why a unit is on no machine that is reachable.
     fn waiting(&self, name: &UnitName, explain: bool) -> Option<Waiting> {
         let unit = self.units.get(name)?;
-        if !self.waits(name, unit) {
+        // It is where it fits, but that is nowhere.
+        let nowhere = unit.options.global
+            && unit.desired != DesiredState::Inactive
+            && unit.placements.is_empty()
+            && !name.is_template();
+        if !self.waits(name, unit) && !nowhere {
             let reason = self.away_with(unit).or_else(|| self.withheld(name, unit).map(str::to_owned))?;
             return Some(Waiting { reason, machines: Vec::new() });
         }
@@ -220,6 +225,8 @@ impl Leader {
             return reason(&format!("no machine takes it; `musterctl status {name}` says why"));
         }
         let group = match self.group(name) {
+            // No machine takes it together with others.
+            _ if nowhere => Group::of_one(name),
             Ok(group) => group,
             Err(why) => return reason(&why.to_string()),
         };

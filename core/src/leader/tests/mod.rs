@@ -221,6 +221,10 @@ fn of_two_global_units_in_conflict_the_first_submitted_wins() {
     world.join(machine(3), &[]);
     assert_eq!(world.running("z.service").len(), 3);
     assert!(world.running("a.service").is_empty());
+    let why = |id| format!("\n0000000{id}: z.service is there: Conflicts=a.service of z.service");
+    let expected = format!("no machine takes the unit{}{}{}", why(1), why(2), why(3));
+    assert_eq!(world.reason("a.service"), expected, "it is said why it is nowhere");
+    assert_eq!(world.status("z.service").unwrap().waiting, None);
     let mut world = world.restarted();
     for number in 1..=3 {
         world.connect(machine(number));

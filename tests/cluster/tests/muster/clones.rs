@@ -1,27 +1,8 @@
 //! Machines with the id of another one: copies of its disk.
 
-use anyhow::{Context, Result, ensure};
-use muster_cluster::Machine;
+use anyhow::{Result, ensure};
 
-use super::support::{LIMIT, MachineRow, SLEEP, World};
-
-/// The machine has this id from now on, and its agent knows it.
-fn take_id(machine: &Machine<'_>, id: &str) -> Result<()> {
-    machine.write_file("/etc/machine-id", format!("{id}\n").as_bytes())?;
-    machine.exec(&["systemctl", "restart", "muster-agent"])?.ok()?;
-    Ok(())
-}
-
-/// Waits until the machine with this id is listed under this address, with this rival.
-fn wait_listed(world: &World, id: &str, address: &str, rival: Option<&str>) -> Result<()> {
-    world.cluster.wait_for(&format!("{id} is {address}, and not {rival:?}"), LIMIT, || {
-        let rows = world.machine_rows()?;
-        let row: &MachineRow = rows.iter().find(|row| row.machine == id).context("it is listed")?;
-        let listed = (row.ip.as_deref(), row.rival.as_ref().map(|rival| rival.ip.as_str()), &*row.state);
-        ensure!(listed == (Some(address), rival, "up"), "{rows:#?}");
-        Ok(Some(()))
-    })
-}
+use super::support::{SLEEP, World, take_id};
 
 #[test]
 fn of_two_machines_with_one_id_the_living_one_keeps_it_until_it_is_silent() -> Result<()> {
@@ -32,7 +13,7 @@ fn of_two_machines_with_one_id_the_living_one_keeps_it_until_it_is_silent() -> R
     let before = world.invocations()?;
 
     take_id(&second, first.machine_id())?;
-    wait_listed(&world, first.machine_id(), first.address(), Some(second.address()))?;
+    world.wait_listed(first.machine_id(), first.address(), Some(second.address()))?;
     let listed = world.try_ctl(&["list-machines"])?;
     let marked = format!("{} (id also of {})", first.address(), second.address());
     ensure!(listed.stdout.contains(&marked), "{listed}");
@@ -45,14 +26,14 @@ fn of_two_machines_with_one_id_the_living_one_keeps_it_until_it_is_silent() -> R
     // With an id of its own it is another machine again.
     take_id(&second, second.machine_id())?;
     world.wait_machines_up(2)?;
-    wait_listed(&world, first.machine_id(), first.address(), None)?;
+    world.wait_listed(first.machine_id(), first.address(), None)?;
     assert_eq!(world.invocations()?, before, "nothing was moved or restarted");
 
     // Of two of which one is silent the other one has the id, long before a lease would end.
     first.cut()?;
     take_id(&second, first.machine_id())?;
-    wait_listed(&world, first.machine_id(), second.address(), None)?;
+    world.wait_listed(first.machine_id(), second.address(), None)?;
     first.heal()?;
-    wait_listed(&world, first.machine_id(), second.address(), Some(first.address()))?;
+    world.wait_listed(first.machine_id(), second.address(), Some(first.address()))?;
     Ok(())
 }

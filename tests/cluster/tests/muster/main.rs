@@ -14,6 +14,7 @@ mod guard;
 mod machines;
 mod restarts;
 mod several;
+mod ssh;
 mod stalls;
 mod store;
 mod storm;

@@ -1,5 +1,7 @@
 //! What the tests have in common: a cluster, unit files of their own, and what `musterctl` says in JSON.
 
+#![allow(dead_code, reason = "not every test binary uses all of it")]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -181,6 +183,17 @@ impl World {
             Ok(Some(()))
         })
     }
+
+    /// Waits until the machine with this id is listed under this address, with this rival.
+    pub fn wait_listed(&self, id: &str, address: &str, rival: Option<&str>) -> Result<()> {
+        self.cluster.wait_for(&format!("{id} is {address}, and not {rival:?}"), LIMIT, || {
+            let rows = self.machine_rows()?;
+            let row: &MachineRow = rows.iter().find(|row| row.machine == id).context("it is listed")?;
+            let listed = (row.ip.as_deref(), row.rival.as_ref().map(|rival| rival.ip.as_str()), &*row.state);
+            ensure!(listed == (Some(address), rival, "up"), "{rows:#?}");
+            Ok(Some(()))
+        })
+    }
 }
 
 /// A property of a unit, as `systemctl show` prints it.
@@ -201,4 +214,11 @@ pub fn main_pid(machine: &Machine<'_>, unit: &str) -> Result<String> {
     let pid = property(machine, unit, "MainPID")?;
     ensure!(pid != "0", "{unit} does not run on {}", machine.name());
     Ok(pid)
+}
+
+/// The machine has this id from now on, and its agent knows it.
+pub fn take_id(machine: &Machine<'_>, id: &str) -> Result<()> {
+    machine.write_file("/etc/machine-id", format!("{id}\n").as_bytes())?;
+    machine.exec(&["systemctl", "restart", "muster-agent"])?.ok()?;
+    Ok(())
 }
