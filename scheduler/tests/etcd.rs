@@ -242,6 +242,7 @@ fn who_follows_reads_a_restored_backup_anew() {
     commit(&mut store, term, &mut expected, file(9, 9, 10));
     follower.follows_up_to(3);
     assert_eq!(follower.observer.standing().cluster, Some(ClusterId::new(7)));
+    assert_eq!(follower.cluster_file(), format!("{}\n", ClusterId::new(7)));
     let left = etcd.ctl(&["get", "--prefix", "/muster/log/", "--keys-only"]).split_whitespace().count();
     assert_eq!(left, 1, "the log begins anew");
     drop(leader);
@@ -428,6 +429,52 @@ fn clusters_are_not_taken_for_one_another() {
     assert_snapshot!(refused("/four/", None), @"etcd, prefix /four/: it is in use by something else than Muster (key /four/registry): choose another prefix");
     etcd.ctl(&["put", "/one/format", "2"]);
     assert_snapshot!(refused("/one/", None), @"etcd, prefix /one/: it has format version 2, this muster-scheduler reads version 1: use the version that wrote it");
+}
+
+/// What a start refuses a scheduler refuses that runs: another cluster is there by now, and has taken this one's place while
+/// it stood still.
+#[test]
+fn who_follows_does_not_go_over_to_another_cluster() {
+    let (etcd, runtime) = (Etcd::start(1, &[]), runtime());
+    let mut leader = Scheduler::new(&runtime, etcd.config());
+    let (mut store, _reign) = leader.wins();
+    let term = store.take_term(Term(0)).expect("term");
+    store.commit(term, vec![file(1, 1, 10)]).expect("commit");
+    let own = store.load().expect("load").cluster;
+    let mut followers = [(); 2].map(|()| Scheduler::new(&runtime, etcd.config()));
+    followers.iter_mut().for_each(|follower| follower.follows_up_to(1));
+    // None of them looks any more.
+    drop(leader);
+    etcd.ctl(&["del", "--prefix", "/muster/"]);
+    let mut other = Scheduler::new(&runtime, etcd.config());
+    let (mut store, _reign) = other.wins();
+    let found = store.load().expect("load").cluster;
+    let term = store.take_term(Term(0)).expect("term");
+    store.commit(term, vec![file(2, 2, 10)]).expect("commit");
+    // All but which schedulers run.
+    let state = || {
+        ["cluster", "formerly", "leader", "log/", "snapshot", "term"]
+            .map(|key| etcd.ctl(&["get", "--prefix", &format!("/muster/{key}")]))
+    };
+    let refused = |follower: &mut Scheduler| {
+        let before = state();
+        let candidate = follower.candidate.as_mut().expect("it is there");
+        let ended = runtime.block_on(async {
+            let wins = candidate.wins(|_| {});
+            tokio::time::timeout(Duration::from_secs(60), wins).await.expect("it ends")
+        });
+        let error = ended.expect_err("it is not elected");
+        assert!(!error.may_pass());
+        assert_eq!((follower.cluster_file(), state()), (format!("{own}\n"), before));
+        error.to_string().replace(&own.to_string(), "OWN").replace(&found.to_string(), "FOUND")
+    };
+    let [first, second] = &mut followers;
+    // While another leads, and where nobody does and it could.
+    assert_snapshot!(refused(first), @"etcd, prefix /muster/: cluster FOUND is there, and this scheduler's state directory says that it belongs to cluster OWN: is it the right prefix, and the right etcd? (To have it join the other cluster, give it an empty state directory)");
+    drop((other, store));
+    let text = refused(second);
+    assert!(text.contains("cluster FOUND is there"), "{text}");
+    assert_eq!(etcd.ctl(&["get", "/muster/leader"]), "");
 }
 
 /// Who follows does not pass over what it does not know, nor leads without it, and changes nothing.
