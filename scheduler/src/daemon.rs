@@ -437,11 +437,12 @@ async fn govern(
             Reigned::Stopped => break Ok(()),
             Reigned::SteppedDown(StepDown { done, .. }) => {
                 candidate.steps_back();
-                reign.end().await;
-                done.send(()).ok();
+                done.send(reign.end().await).ok();
             }
             // What it did not learn the end of is found when the state is read anew: by whoever is elected next.
-            Reigned::Lost => reign.end().await,
+            Reigned::Lost => {
+                reign.end().await.ok();
+            }
             Reigned::Panicked => break Err(anyhow::anyhow!("the leader's loop panicked")),
         }
     };
@@ -549,7 +550,7 @@ mod tests {
         let [earlier, present] = asked;
         let wanted = wished(&mut wishes, &AtomicU64::new(4)).await;
         earlier.await.expect_err("it is forgotten");
-        wanted.done.send(()).expect("somebody waits");
-        present.await.expect("it steps down");
+        wanted.done.send(Ok(())).expect("somebody waits");
+        present.await.expect("somebody answers").expect("it steps down");
     }
 }
