@@ -192,8 +192,9 @@ async fn a_leader_that_cannot_say_that_it_steps_down_does_not_claim_that() {
     assert_eq!((error.code(), is_not_leading(&error)), (Code::Unavailable, false), "{error}");
     let text = error.message().replace(&proxy.endpoints()[0], "ETCD");
     assert_snapshot!(text, @"it leads no more, but etcd could not be told so (ETCD: lost): another scheduler is elected once its election is over there");
-    // It finds its old key, and ends its election in another way.
-    describes(&second, "it leads", |status| leads(status) && status.term.0 == 2).await;
+    // It finds its old key, and ends its election in another way: with its lease, so that it is registered anew.
+    let both = |status: &SchedulerStatus| status.registered.len() == 2;
+    describes(&second, "it leads", |status| leads(status) && status.term.0 == 2 && both(status)).await;
     step_down(&second, 2).await.expect("it steps down");
     describes(&first, "it leads", |status| leads(status) && status.term.0 == 3).await;
     // An answer that is lost is asked for again.
