@@ -174,6 +174,24 @@ async fn a_scheduler_describes_itself_where_all_of_etcd_stands_still() {
     first.shutdown().await.ok();
 }
 
+/// Who is under way when its leader is cut off from etcd is not kept for as long as that lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_leader_in_doubt_is_sent_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
+    let first = start(&etcd, directory.path(), "first").await;
+    describes(&first, "it leads", leads).await;
+    etcd.signal(0, Signal::STOP);
+    let waits = tokio::time::timeout(Duration::from_secs(60), submit(&first, 1, "a.service")).await;
+    etcd.signal(0, Signal::CONT);
+    let error = waits.expect("it is answered").expect_err("nothing is written");
+    assert_eq!((error.code(), is_not_leading(&error)), (Code::Unavailable, false), "{error}");
+    assert_snapshot!(error.message(), @"this scheduler hears nothing of its store, and another one may lead; whether a command was carried out, its repetition will tell");
+    describes(&first, "it leads again", leads).await;
+    submit(&first, 1, "a.service").await.expect("it leads").expect("it is done");
+    first.shutdown().await.expect("shutdown");
+}
+
 /// Who steps down says so once nothing is in the way of another one, and else what is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_cannot_say_that_it_steps_down_does_not_claim_that() {
