@@ -313,6 +313,9 @@ pub enum Sub {
     /// It counts more than what the machine's agent is configured with (`labels` in `agent.toml`), at once, and until it is
     /// changed again: restarts of the machine and of schedulers make no difference. A unit that asks for what the machine has
     /// no more is stopped there, and placed elsewhere where it fits; nothing else moves.
+    ///
+    /// With several schedulers, wait until all of them are upgraded to a version that has this command: one that does not know
+    /// what is written here ends, until it is upgraded, too.
     #[command(
         after_help = "Examples:\n  musterctl metadata 1234abcd disk=ssd zone=a\n  musterctl metadata 198.18.0.101 disk-"
     )]

@@ -227,8 +227,8 @@ impl Etcd {
                 "\"{endpoint}\" in etcd.endpoints is no URL such as \"http://127.0.0.1:2379\" or \"https://etcd1:2379\""
             )
         };
-        let (scheme, host) = endpoint.split_once("://").ok_or_else(no_url)?;
-        let address = host.trim_end_matches('/');
+        let (scheme, _) = endpoint.split_once("://").ok_or_else(no_url)?;
+        let address = endpoint_address(endpoint);
         if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
         {
             return Err(no_url());
@@ -319,6 +319,7 @@ impl Config {
         if let Some(Err(message)) = self.etcd.as_ref().map(Etcd::check) {
             return Err(Contradiction { options: &["etcd"], message });
         }
+        self.check_others_reach_it()?;
         if let Some(Err(message)) = self.fleet_api.as_ref().map(FleetApi::check) {
             return Err(Contradiction { options: &["fleet_api"], message });
         }
@@ -398,6 +399,23 @@ impl Config {
         }
     }
 
+    /// Where etcd is on other machines, schedulers are as well: to each of them a loopback address is its own. (One that is given
+    /// as `advertise` is meant so: tunnels may begin there.)
+    fn check_others_reach_it(&self) -> Result<(), Contradiction> {
+        let Some(etcd) = self.etcd.as_ref().filter(|_| self.advertise.is_none()) else { return Ok(()) };
+        let elsewhere = etcd.endpoints.iter().find(|endpoint| !is_loopback(endpoint_address(endpoint)));
+        let Some(elsewhere) = elsewhere.filter(|_| matches!(reach(self.listen), Reach::Loopback)) else {
+            return Ok(());
+        };
+        let message = format!(
+            "listen = \"{}\" is what this scheduler would have the other schedulers, agents and clients connect to, and on each \
+             machine that is the machine itself, while etcd is at {elsewhere}: give advertise, the HOST:PORT that they \
+             reach this scheduler at, or an address of this machine as listen",
+            self.listen
+        );
+        Err(Contradiction { options: &["listen", "etcd"], message })
+    }
+
     /// What the leader decides by.
     pub fn settings(&self) -> Settings {
         Settings {
@@ -429,6 +447,19 @@ fn reach(address: SocketAddr) -> Reach {
         ip if ip.is_loopback() => Reach::Loopback,
         ip if config::is_test_network(ip) => Reach::TestNetwork,
         _ => Reach::Other,
+    }
+}
+
+/// `HOST:PORT` of a URL.
+fn endpoint_address(endpoint: &str) -> &str {
+    endpoint.split_once("://").map_or(endpoint, |(_, address)| address).trim_end_matches('/')
+}
+
+/// Whether `HOST:PORT` leads to the machine itself.
+fn is_loopback(address: &str) -> bool {
+    match address.parse() {
+        Ok(address) => matches!(reach(address), Reach::Loopback),
+        Err(_) => address.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
     }
 }
 

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
@@ -267,6 +267,7 @@ impl Office {
             core.trust_store();
         }
         let (leader, inbox) = inbox();
+        until.into_iter().for_each(|until| leader.leads_until(until));
         let (teller, current) = (leader.clone(), Arc::new(AtomicU64::new(term.0)));
         let shown = Arc::clone(&current);
         let committer = Committer::start(store, term, move |committed| {
@@ -293,10 +294,9 @@ impl Office {
         };
         let ended = start_leader(lead, until)?;
         let since_ms = clock::wall_ms();
-        let until = Arc::new(Mutex::new(until));
         let streams = Arc::default();
         let leading =
-            Leading { cluster, term: current, since_ms, until, leader, sessions, watchers, events, streams };
+            Leading { cluster, term: current, since_ms, leader, sessions, watchers, events, streams };
         self.front.leads(leading.clone());
         Ok(Government { front: Arc::clone(&self.front), leading, journal, ended })
     }
@@ -437,11 +437,12 @@ async fn govern(
             Reigned::Stopped => break Ok(()),
             Reigned::SteppedDown(StepDown { done, .. }) => {
                 candidate.steps_back();
-                reign.end().await;
-                done.send(()).ok();
+                done.send(reign.end().await).ok();
             }
             // What it did not learn the end of is found when the state is read anew: by whoever is elected next.
-            Reigned::Lost => reign.end().await,
+            Reigned::Lost => {
+                reign.end().await.ok();
+            }
             Reigned::Panicked => break Err(anyhow::anyhow!("the leader's loop panicked")),
         }
     };
@@ -495,7 +496,7 @@ async fn reigns(
                 Ok(longer) => {
                     *until = longer;
                     government.leading.leader.send(ToLeader::Leads(longer)).await;
-                    government.leading.leads_until(longer);
+                    government.leading.leader.leads_until(longer);
                 }
                 Err(reason) => {
                     abandon.now();
@@ -549,7 +550,7 @@ mod tests {
         let [earlier, present] = asked;
         let wanted = wished(&mut wishes, &AtomicU64::new(4)).await;
         earlier.await.expect_err("it is forgotten");
-        wanted.done.send(()).expect("somebody waits");
-        present.await.expect("it steps down");
+        wanted.done.send(Ok(())).expect("somebody waits");
+        present.await.expect("somebody answers").expect("it steps down");
     }
 }

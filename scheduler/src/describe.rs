@@ -19,7 +19,8 @@ use crate::store::etcd::{MemberHealth, Observer};
 #[derive(Debug)]
 pub(crate) struct StepDown {
     pub(crate) term: Term,
-    pub(crate) done: oneshot::Sender<()>,
+    /// What etcd said to that.
+    pub(crate) done: oneshot::Sender<Result<(), muster_etcd::Error>>,
 }
 
 /// Where what is known of this scheduler is found.
@@ -88,7 +89,12 @@ impl Description {
         let wish = StepDown { term: Term(term), done };
         wishes.send(wish).await.map_err(|_| stopped())?;
         // By the time that the wish is read this scheduler may lead no more, or again in another term.
-        stepped_down.await.map_err(|_| not_leading(None))
+        stepped_down.await.map_err(|_| not_leading(None))?.map_err(|error| {
+            Status::unavailable(format!(
+                "it leads no more, but etcd could not be told so ({error}): another scheduler is elected once its election \
+                 is over there"
+            ))
+        })
     }
 }
 

@@ -1,10 +1,9 @@
 //! Whom agents and clients meet: the leader where this scheduler leads, else who says where that is.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use muster_core::ids::{ClusterId, Term};
-use muster_core::time::Time;
 use muster_daemon::clock;
 use muster_proto::not_leading;
 use tonic::Status;
@@ -42,8 +41,6 @@ pub(crate) struct Leading {
     pub(crate) term: Arc<AtomicU64>,
     /// Since when, in ms since 1970.
     pub(crate) since_ms: u64,
-    /// Until when at least, where it was elected for a while.
-    pub(crate) until: Arc<Mutex<Option<Time>>>,
     pub(crate) leader: LeaderHandle,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) watchers: Arc<Watchers>,
@@ -56,14 +53,9 @@ impl Leading {
         Term(self.term.load(Ordering::Relaxed))
     }
 
-    /// It leads until then at least.
-    pub(crate) fn leads_until(&self, until: Time) {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
-    }
-
     /// Whether another may lead by now: this one answers nobody until it knows better.
     fn is_in_doubt(&self) -> bool {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| clock::now() >= until)
+        self.leader.until().is_some_and(|until| clock::now() >= until)
     }
 
     /// Ends all streams.

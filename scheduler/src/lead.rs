@@ -1,8 +1,9 @@
 //! The loop that owns the leader: inputs in, effects out, nothing decided here.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::io::ErrorKind;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use muster_backup::Backup;
@@ -20,7 +21,7 @@ use muster_proto::not_leading;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::Status;
 
 use crate::events::Events;
@@ -43,6 +44,9 @@ const DISCARD: u16 = 9;
 /// hangs. The answer to a question may be long, and waits with it.
 const QUESTIONS: usize = 32;
 const CHANGES: usize = 1024;
+
+/// How long an answer is waited for once another may lead: who asked looks for that one then.
+const IN_DOUBT: Duration = Duration::from_secs(5);
 
 /// What other tasks say to the loop.
 #[derive(Debug)]
@@ -138,6 +142,8 @@ pub(crate) struct LeaderHandle {
     requests: mpsc::Sender<ToLeader>,
     questions: Arc<Semaphore>,
     changes: Arc<Semaphore>,
+    /// Until when it leads at least, where it was elected for a while.
+    until: Arc<Mutex<Option<Time>>>,
     /// What is said to those whose streams end with it, where another leads or may.
     last_word: Arc<OnceLock<Status>>,
 }
@@ -163,6 +169,7 @@ pub(crate) fn inbox() -> (LeaderHandle, Inbox) {
             requests,
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             changes: Arc::new(Semaphore::new(CHANGES)),
+            until: Arc::default(),
             last_word: Arc::default(),
         },
         Inbox { heartbeats: heartbeats_received, urgent: urgent_received, requests: requests_received },
@@ -184,8 +191,42 @@ impl Inbox {
 }
 
 impl LeaderHandle {
-    /// Asks the leader for something, once there is room for that, and waits for the answer.
+    /// It leads until then at least.
+    pub(crate) fn leads_until(&self, until: Time) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    /// Until when it leads at least, where it was elected for a while.
+    pub(crate) fn until(&self) -> Option<Time> {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until another may have led for [`IN_DOUBT`], and this one knows no better.
+    async fn is_long_in_doubt(&self) {
+        loop {
+            let Some(until) = self.until() else { return pending().await };
+            let (now, end) = (clock::now(), until + IN_DOUBT);
+            if now >= end {
+                return;
+            }
+            sleep(end.since(now)).await;
+        }
+    }
+
+    /// Asks the leader for something, once there is room for that, and waits for the answer: not for long where it answers
+    /// nobody since another may lead, as it does for as long as its store is silent.
     pub(crate) async fn ask(&self, ask: Ask) -> Result<Answer, Status> {
+        tokio::select! {
+            biased;
+            answer = self.answer(ask) => answer,
+            () = self.is_long_in_doubt() => Err(Status::unavailable(
+                "this scheduler hears nothing of its store, and another one may lead; whether a command was carried out, its \
+                 repetition will tell",
+            )),
+        }
+    }
+
+    async fn answer(&self, ask: Ask) -> Result<Answer, Status> {
         // A backup takes as much room as the answer to a question may.
         let large = matches!(ask, Ask::Query(_) | Ask::Restore(_));
         let room = if large { &self.questions } else { &self.changes };

@@ -136,7 +136,7 @@ fn an_etcd_that_is_put_back_to_what_it_was_is_read_anew() {
     // As many entries as there were, of which one has followed.
     [5, 6].iter().for_each(|number| store.commit(later, vec![file(*number)]).expect("commit"));
     let now = store.load().expect("load");
-    runtime.block_on(reign.end());
+    runtime.block_on(reign.end()).expect("it is given up");
     let (mut store, _reign) = follower.wins();
     assert_eq!(store.load().expect("load"), now, "nothing is left of what was undone");
 }

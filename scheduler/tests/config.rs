@@ -128,9 +128,22 @@ fn leases_that_contradict_are_refused_with_the_reason() {
 #[test]
 fn what_is_said_of_etcd_must_make_sense() {
     let etcd = |text: &str| error(&format!("[etcd]\n{text}\n"));
-    read("[etcd]\nendpoints = ['http://127.0.0.1:2379', 'http://[::1]:2379', 'http://198.18.0.1:1']")
+    let elsewhere =
+        "[etcd]\nendpoints = ['http://127.0.0.1:2379', 'http://[::1]:2379', 'http://198.18.0.1:1']";
+    let by_name = "[etcd]\nendpoints = ['https://etcd1.example:2379']\nca = '/ca.pem'";
+    for others_reach_it in [
+        "listen = '198.18.0.2:7400'\ninsecure_listen = true\n",
+        "advertise = 'scheduler1:7400'\n",
+        "advertise = '127.0.0.1:7401'\n",
+    ] {
+        read(&format!("{others_reach_it}{elsewhere}")).expect("right");
+        read(&format!("{others_reach_it}{by_name}")).expect("right");
+    }
+    read("[etcd]\nendpoints = ['http://127.0.0.1:2379', 'https://localhost:2379']\nca = '/ca.pem'")
         .expect("right");
-    read("[etcd]\nendpoints = ['https://etcd1.example:2379']\nca = '/ca.pem'").expect("right");
+    assert_snapshot!(error(elsewhere), @r#"scheduler.toml:1: listen = "127.0.0.1:7400" is what this scheduler would have the other schedulers, agents and clients connect to, and on each machine that is the machine itself, while etcd is at http://198.18.0.1:1: give advertise, the HOST:PORT that they reach this scheduler at, or an address of this machine as listen"#);
+    let text = error(&format!("\nlisten = '[::1]:7400'\n{by_name}"));
+    assert!(text.contains(":2: listen = \"[::1]:7400\"") && text.contains("etcd1.example"), "{text}");
     assert_snapshot!(etcd(""), @"scheduler.toml:1: missing field `endpoints`");
     assert_snapshot!(etcd("endpoints = []"), @r#"scheduler.toml:1: etcd.endpoints is empty: name the members, such as ["http://127.0.0.1:2379"]"#);
     assert_snapshot!(etcd("endpoint = 'http://127.0.0.1:2379'"), @r#"scheduler.toml:2: unknown option "endpoint"; did you mean "endpoints"?"#);

@@ -18,6 +18,7 @@ use rustix::process::Signal;
 use uuid::Uuid;
 
 use self::common::etcd::{Scheduler, Start};
+use self::common::proxy::{Fate, Proxy, of_writes};
 
 fn name(number: u64) -> UnitName {
     format!("unit-{number}.service").parse().expect("a name")
@@ -76,6 +77,70 @@ fn a_leader_that_was_overtaken_writes_nothing_and_learns_of_it() {
     assert_eq!(loaded(&runtime, &etcd).files.len(), 2);
 }
 
+/// What the leader of this prefix holds on to.
+fn lease_of_leader(etcd: &Etcd) -> String {
+    let leader = etcd.ctl(&["get", "/muster/leader", "-w", "json"]);
+    let leader: serde_json::Value = serde_json::from_str(&leader).expect("JSON");
+    format!("{:x}", leader["kvs"][0]["lease"].as_i64().expect("a lease"))
+}
+
+/// A write that is under way when its leader's lease ends, and one of a leader that stood still and wakes: only the key of the
+/// election is in their way, since nobody has written that entry.
+#[test]
+fn what_comes_to_etcd_after_its_leaders_election_changes_nothing() {
+    let (etcd, runtime) = (Etcd::start(1, &[]), runtime());
+    let proxy = Proxy::new(&etcd);
+    let state = || {
+        ["cluster", "leader", "log/", "snapshot", "term"]
+            .map(|key| etcd.ctl(&["get", "--prefix", &format!("/muster/{key}")]))
+    };
+    let mut expected = None;
+    for another_leads in [false, true] {
+        let mut old = Scheduler::new(&runtime, proxy.config());
+        let (mut old_store, _reign) = old.wins();
+        let mut durable = old_store.load().expect("load");
+        assert!(expected.is_none_or(|expected| expected == durable));
+        let term = old_store.take_term(Term(0)).expect("term");
+        commit(&mut old_store, term, &mut durable, file(1, 1, 10));
+        let (waited, late) = (proxy.waiting(), proxy.late().len());
+        proxy.rules(of_writes("/muster/log/", || Fate::Waits));
+        let under_way = thread::spawn(move || {
+            let result = old_store.commit(term, vec![file(1, 2, 10)]);
+            (old_store, result)
+        });
+        let is_held = || (proxy.waiting() > waited).then_some(());
+        wait_for("the commit to be under way", is_held, || format!("{}", under_way.is_finished()));
+        etcd.ctl(&["lease", "revoke", &lease_of_leader(&etcd)]);
+        let mut new = another_leads.then(|| {
+            let mut new = Scheduler::new(&runtime, etcd.config());
+            let won = new.wins();
+            (new, won)
+        });
+        let before = state();
+        let held = proxy.waiting() - waited;
+        proxy.rules(|_| Fate::Answered);
+        let (mut old_store, result) = under_way.join().expect("no panic");
+        let refused = |result: Result<(), CommitError>| match result {
+            Err(CommitError::Refused { ours, .. }) => assert_eq!(ours, term),
+            other => panic!("{other:?}"),
+        };
+        refused(result);
+        let judged = || Some(proxy.late().split_off(late)).filter(|judged| judged.len() >= held);
+        let judged = wait_for("what was held to be judged", judged, || format!("{:?}", proxy.late()));
+        assert!(judged.iter().all(|held| !held), "{judged:?}");
+        refused(old_store.commit(term, vec![file(1, 3, 10)]));
+        refused(old_store.take_term(Term(7)).map(drop));
+        refused(old_store.replace(backup(1, 10), Term(7)));
+        assert_eq!(state(), before);
+        if let Some((_, (store, _))) = &mut new {
+            let term = store.take_term(Term(0)).expect("term");
+            commit(store, term, &mut durable, file(2, 4, 10));
+        }
+        expected = Some(durable);
+    }
+    assert!(expected.is_some_and(|expected| loaded(&runtime, &etcd) == expected));
+}
+
 #[test]
 fn a_scheduler_that_was_killed_and_starts_again_need_not_wait_for_itself() {
     let (etcd, runtime, id) = (Etcd::start(1, &[]), runtime(), Uuid::new_v4());
@@ -86,10 +151,7 @@ fn a_scheduler_that_was_killed_and_starts_again_need_not_wait_for_itself() {
     // It ends here, as SIGKILL ends a process; and somebody renews its lease, so that it does not run out.
     std::mem::forget(killed);
     first.shutdown_background();
-    let leader = etcd.ctl(&["get", "/muster/leader", "-w", "json"]);
-    let leader: serde_json::Value = serde_json::from_str(&leader).expect("JSON");
-    let lease = format!("{:x}", leader["kvs"][0]["lease"].as_i64().expect("a lease"));
-    let _renewed = etcd.background(&["lease", "keep-alive", &lease]);
+    let _renewed = etcd.background(&["lease", "keep-alive", &lease_of_leader(&etcd)]);
     Scheduler::start(&runtime, etcd.config(), start()).expect("it can take part").wins();
 }
 
@@ -242,6 +304,7 @@ fn who_follows_reads_a_restored_backup_anew() {
     commit(&mut store, term, &mut expected, file(9, 9, 10));
     follower.follows_up_to(3);
     assert_eq!(follower.observer.standing().cluster, Some(ClusterId::new(7)));
+    assert_eq!(follower.cluster_file(), format!("{}\n", ClusterId::new(7)));
     let left = etcd.ctl(&["get", "--prefix", "/muster/log/", "--keys-only"]).split_whitespace().count();
     assert_eq!(left, 1, "the log begins anew");
     drop(leader);
@@ -428,6 +491,71 @@ fn clusters_are_not_taken_for_one_another() {
     assert_snapshot!(refused("/four/", None), @"etcd, prefix /four/: it is in use by something else than Muster (key /four/registry): choose another prefix");
     etcd.ctl(&["put", "/one/format", "2"]);
     assert_snapshot!(refused("/one/", None), @"etcd, prefix /one/: it has format version 2, this muster-scheduler reads version 1: use the version that wrote it");
+}
+
+#[test]
+fn an_etcd_that_is_too_old_is_refused() {
+    let (etcd, runtime) = (Etcd::start(1, &[]), runtime());
+    let proxy = Proxy::new(&etcd);
+    let start = |version| {
+        proxy.has_version(version);
+        Scheduler::start(&runtime, proxy.config(), Start::default()).map(drop)
+    };
+    let refused =
+        |version| start(version).expect_err("it is refused").replace(&proxy.endpoints()[0], "ENDPOINT");
+    assert_snapshot!(refused("3.3.27"), @"etcd, prefix /muster/: ENDPOINT is etcd 3.3.27: at least 3.4 is needed");
+    assert_snapshot!(refused("2.5.1"), @"etcd, prefix /muster/: ENDPOINT is etcd 2.5.1: at least 3.4 is needed");
+    assert_snapshot!(refused("three"), @"etcd, prefix /muster/: ENDPOINT is etcd three: at least 3.4 is needed");
+    assert_eq!(etcd.ctl(&["get", "--prefix", "/"]), "", "nothing was made");
+    for new in ["3.4.0", "3.10.0-rc.1", "4.0.0"] {
+        start(new).expect("it is new enough");
+    }
+}
+
+/// What a start refuses a scheduler refuses that runs: another cluster is there by now, and has taken this one's place while
+/// it stood still.
+#[test]
+fn who_follows_does_not_go_over_to_another_cluster() {
+    let (etcd, runtime) = (Etcd::start(1, &[]), runtime());
+    let mut leader = Scheduler::new(&runtime, etcd.config());
+    let (mut store, _reign) = leader.wins();
+    let term = store.take_term(Term(0)).expect("term");
+    store.commit(term, vec![file(1, 1, 10)]).expect("commit");
+    let own = store.load().expect("load").cluster;
+    let mut followers = [(); 2].map(|()| Scheduler::new(&runtime, etcd.config()));
+    followers.iter_mut().for_each(|follower| follower.follows_up_to(1));
+    // None of them looks any more.
+    drop(leader);
+    etcd.ctl(&["del", "--prefix", "/muster/"]);
+    let mut other = Scheduler::new(&runtime, etcd.config());
+    let (mut store, _reign) = other.wins();
+    let found = store.load().expect("load").cluster;
+    let term = store.take_term(Term(0)).expect("term");
+    store.commit(term, vec![file(2, 2, 10)]).expect("commit");
+    // All but which schedulers run.
+    let state = || {
+        ["cluster", "formerly", "leader", "log/", "snapshot", "term"]
+            .map(|key| etcd.ctl(&["get", "--prefix", &format!("/muster/{key}")]))
+    };
+    let refused = |follower: &mut Scheduler| {
+        let before = state();
+        let candidate = follower.candidate.as_mut().expect("it is there");
+        let ended = runtime.block_on(async {
+            let wins = candidate.wins(|_| {});
+            tokio::time::timeout(Duration::from_secs(60), wins).await.expect("it ends")
+        });
+        let error = ended.expect_err("it is not elected");
+        assert!(!error.may_pass());
+        assert_eq!((follower.cluster_file(), state()), (format!("{own}\n"), before));
+        error.to_string().replace(&own.to_string(), "OWN").replace(&found.to_string(), "FOUND")
+    };
+    let [first, second] = &mut followers;
+    // While another leads, and where nobody does and it could.
+    assert_snapshot!(refused(first), @"etcd, prefix /muster/: cluster FOUND is there, and this scheduler's state directory says that it belongs to cluster OWN: is it the right prefix, and the right etcd? (To have it join the other cluster, give it an empty state directory)");
+    drop((other, store));
+    let text = refused(second);
+    assert!(text.contains("cluster FOUND is there"), "{text}");
+    assert_eq!(etcd.ctl(&["get", "/muster/leader"]), "");
 }
 
 /// Who follows does not pass over what it does not know, nor leads without it, and changes nothing.

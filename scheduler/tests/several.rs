@@ -3,6 +3,7 @@
 mod common;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use insta::assert_snapshot;
@@ -15,10 +16,11 @@ use muster_proto::{SchedulerRole, SchedulerStatus, StoreStatus, is_not_leading, 
 use muster_scheduler::config::{Config, Etcd as EtcdConfig};
 use muster_scheduler::daemon::Daemon;
 use muster_test_etcd::{Etcd, wait_for};
+use rustix::process::Signal;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use self::common::proxy::{Fate, Proxy, writes};
+use self::common::proxy::{Fate, Proxy, deletes, writes};
 
 async fn start(etcd: &Etcd, directory: &Path, name: &str) -> Daemon {
     Daemon::start(&config(etcd.endpoints(), directory, name)).await.expect("start")
@@ -67,6 +69,10 @@ async fn describes(daemon: &Daemon, what: &str, is: impl Fn(&SchedulerStatus) ->
 
 fn leads(status: &SchedulerStatus) -> bool {
     status.role == SchedulerRole::Leading
+}
+
+async fn step_down(daemon: &Daemon, term: u64) -> Result<(), Status> {
+    SchedulersClient::new(channel(daemon)).step_down(v1::StepDownRequest { term }).await.map(drop)
 }
 
 /// Submits a unit under a command's id.
@@ -123,9 +129,6 @@ async fn a_leader_steps_down_where_another_can_lead() {
     let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
     let first = start(&etcd, directory.path(), "first").await;
     describes(&first, "it leads", leads).await;
-    let step_down = async |daemon: &Daemon, term| {
-        SchedulersClient::new(channel(daemon)).step_down(v1::StepDownRequest { term }).await
-    };
     let refused = step_down(&first, 1).await.expect_err("nobody else could lead");
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     let second = start(&etcd, directory.path(), "second").await;
@@ -141,6 +144,88 @@ async fn a_leader_steps_down_where_another_can_lead() {
     submit(&second, 2, "a.service").await.expect("it leads").expect("it is done");
     first.shutdown().await.expect("shutdown");
     second.shutdown().await.expect("shutdown");
+}
+
+/// `musterctl schedulers` waits for 5 s: what stands still is described, however many members do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduler_describes_itself_where_all_of_etcd_stands_still() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(3, &[])).await.expect("etcd");
+    let first = start(&etcd, directory.path(), "first").await;
+    describes(&first, "it leads", leads).await;
+    (0..3).for_each(|member| etcd.signal(member, Signal::STOP));
+    let silent = |status: &SchedulerStatus| match &status.store {
+        StoreStatus::Etcd(members) => {
+            members.len() == 3 && members.iter().all(|it| it.answer.is_none() && it.problem.is_some())
+        }
+        StoreStatus::Embedded => false,
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // What was asked before they stood still may be answered.
+    let described = loop {
+        let described = tokio::time::timeout(Duration::from_secs(5), describe(&first)).await;
+        if described.as_ref().map_or(true, silent) || Instant::now() > deadline {
+            break described;
+        }
+    };
+    (0..3).for_each(|member| etcd.signal(member, Signal::CONT));
+    let described = described.expect("it answers in time");
+    assert!(silent(&described), "{described:?}");
+    first.shutdown().await.ok();
+}
+
+/// Who is under way when its leader is cut off from etcd is not kept for as long as that lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_leader_in_doubt_is_sent_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
+    let first = start(&etcd, directory.path(), "first").await;
+    describes(&first, "it leads", leads).await;
+    etcd.signal(0, Signal::STOP);
+    let waits = tokio::time::timeout(Duration::from_secs(60), submit(&first, 1, "a.service")).await;
+    etcd.signal(0, Signal::CONT);
+    let error = waits.expect("it is answered").expect_err("nothing is written");
+    assert_eq!((error.code(), is_not_leading(&error)), (Code::Unavailable, false), "{error}");
+    assert_snapshot!(error.message(), @"this scheduler hears nothing of its store, and another one may lead; whether a command was carried out, its repetition will tell");
+    describes(&first, "it leads again", leads).await;
+    submit(&first, 1, "a.service").await.expect("it leads").expect("it is done");
+    first.shutdown().await.expect("shutdown");
+}
+
+/// Who steps down says so once nothing is in the way of another one, and else what is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_cannot_say_that_it_steps_down_does_not_claim_that() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
+    let proxy = tokio::task::block_in_place(|| Proxy::new(&etcd));
+    let first = Daemon::start(&config(proxy.endpoints(), directory.path(), "first")).await.expect("start");
+    describes(&first, "it leads", leads).await;
+    let second = start(&etcd, directory.path(), "second").await;
+    describes(&second, "it follows", |status| status.role == SchedulerRole::Following).await;
+    let is_asked = |transaction: &_| deletes(transaction, "/muster/leader");
+    proxy.rules(move |transaction| {
+        if is_asked(transaction) { Fate::Refused(Status::unavailable("lost")) } else { Fate::Answered }
+    });
+    let error = step_down(&first, 1).await.expect_err("it has not");
+    assert_eq!((error.code(), is_not_leading(&error)), (Code::Unavailable, false), "{error}");
+    let text = error.message().replace(&proxy.endpoints()[0], "ETCD");
+    assert_snapshot!(text, @"it leads no more, but etcd could not be told so (ETCD: lost): another scheduler is elected once its election is over there");
+    // It finds its old key, and ends its election in another way: with its lease, so that it is registered anew.
+    let both = |status: &SchedulerStatus| status.registered.len() == 2;
+    describes(&second, "it leads", |status| leads(status) && status.term.0 == 2 && both(status)).await;
+    step_down(&second, 2).await.expect("it steps down");
+    describes(&first, "it leads", |status| leads(status) && status.term.0 == 3).await;
+    // An answer that is lost is asked for again.
+    let lost = AtomicBool::new(false);
+    proxy.rules(move |transaction| {
+        let loses = is_asked(transaction) && !lost.swap(true, Ordering::AcqRel);
+        if loses { Fate::Done(Status::unavailable("lost")) } else { Fate::Answered }
+    });
+    step_down(&first, 3).await.expect("it steps down");
+    describes(&second, "it leads", |status| leads(status) && status.term.0 == 4).await;
+    first.shutdown().await.expect("shutdown");
+    second.shutdown().await.expect("shutdown");
+    tokio::task::block_in_place(|| drop(proxy));
 }
 
 /// Whose streams end with a leader that was overtaken is told who leads now.

@@ -1,51 +1,76 @@
-//! Files that are read and written for a client.
+//! Files that are read and written for a client: each from a thread of its own, since a mount that hangs may hold up whatever
+//! touches it, to look for a file and to close one as well, and the other streams are none the slower.
 
-use std::fs::{self, Permissions};
-use std::io;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use muster_proto::v1::from_machine::Body;
-use muster_proto::{FileToWrite, v1};
+use muster_proto::{FileToWrite, STREAM_PIECE, v1};
 use tempfile::NamedTempFile;
-use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::{Ended, Input, Output, Said};
+use super::{Ended, Gone, Input, Output, Said};
 
 /// The permissions in a file's mode.
 const PERMISSIONS: u32 = 0o7777;
 
 /// Sends a regular file.
 pub(super) async fn read(path: &str, output: &Output) -> Ended {
-    let (file, mode) = match open(path).await {
-        Ok(opened) => opened,
-        Err(reason) => return Ended::Failed(format!("cannot read {path} there: {reason}")),
-    };
-    if output.send(Body::File(v1::FileInfo { mode })).await.is_err() {
-        return Ended::Unwanted;
-    }
-    match output.send_all(file, Body::Data).await {
+    let (file, output) = (path.to_owned(), output.clone());
+    // Where nobody waits for it any more it ends with the next piece that it sends.
+    let reading = spawn_blocking(move || try_read(&file, &output));
+    match reading.await.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(Ok(())) => Ended::Done(0),
-        Ok(Err(_)) => Ended::Unwanted,
-        Err(error) => Ended::Failed(format!("cannot read {path} there: {error}")),
+        Ok(Err(Gone)) => Ended::Unwanted,
+        Err(reason) => Ended::Failed(format!("cannot read {path} there: {reason}")),
     }
 }
 
-async fn open(path: &str) -> Result<(File, u32), String> {
+fn try_read(path: &str, output: &Output) -> Result<Result<(), Gone>, String> {
+    let text = |error: io::Error| error.to_string();
     is_absolute(path)?;
     // To open a pipe may take for ever, and a device may do anything.
-    let metadata = tokio::fs::metadata(path).await.map_err(|error| error.to_string())?;
+    let metadata = fs::metadata(path).map_err(text)?;
     is_regular(&metadata)?;
-    let file = File::open(path).await.map_err(|error| error.to_string())?;
-    Ok((file, metadata.mode() & PERMISSIONS))
+    let mut file = File::open(path).map_err(text)?;
+    let mut sent = output.send_from_thread(Body::File(v1::FileInfo { mode: metadata.mode() & PERMISSIONS }));
+    let mut piece = vec![0; STREAM_PIECE];
+    while sent.is_ok() {
+        let length = match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(text(error)),
+        };
+        sent = output.send_from_thread(Body::Data(prost::bytes::Bytes::copy_from_slice(&piece[..length])));
+    }
+    Ok(sent)
 }
 
 /// Writes a regular file beside its place, and puts it there once it is whole. Nothing of it is left where it is not.
 pub(super) async fn write(to_write: &FileToWrite, input: &mut Input) -> Ended {
     let path = &to_write.path;
-    match try_write(to_write, input).await {
+    let (pieces, received) = mpsc::channel(1);
+    let file = to_write.clone();
+    // Where nobody waits for it any more it ends as if the client had gone.
+    let mut writing = spawn_blocking(move || try_write(&file, received));
+    let passed = async {
+        loop {
+            let said = input.next().await;
+            let is_last = !matches!(said, Said::Data(_));
+            if pieces.send(said).await.is_err() || is_last {
+                return;
+            }
+        }
+    };
+    let written = tokio::select! {
+        written = &mut writing => written,
+        () = passed => writing.await,
+    };
+    match written.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(true) => Ended::Done(0),
         Ok(false) => Ended::Unwanted,
         Err(reason) => Ended::Failed(format!("cannot write {path} there: {reason}")),
@@ -53,24 +78,20 @@ pub(super) async fn write(to_write: &FileToWrite, input: &mut Input) -> Ended {
 }
 
 /// Whether the input is whole.
-async fn try_write(to_write: &FileToWrite, input: &mut Input) -> Result<bool, String> {
+fn try_write(to_write: &FileToWrite, mut input: mpsc::Receiver<Said>) -> Result<bool, String> {
     let text = |error: io::Error| error.to_string();
     is_absolute(&to_write.path)?;
     let place = place(Path::new(&to_write.path), &to_write.name)?;
     let directory = place.parent().ok_or("it is a directory")?;
-    let temporary = tempfile::Builder::new().prefix(".muster-").tempfile_in(directory).map_err(text)?;
-    let mut file = File::from_std(temporary.as_file().try_clone().map_err(text)?);
+    let mut temporary = tempfile::Builder::new().prefix(".muster-").tempfile_in(directory).map_err(text)?;
     loop {
-        match input.next().await {
-            Said::Data(data) => file.write_all(&data).await.map_err(text)?,
-            Said::End => break,
-            Said::Gone => return Ok(false),
+        match input.blocking_recv() {
+            Some(Said::Data(data)) => temporary.write_all(&data).map_err(text)?,
+            Some(Said::End) => break,
+            Some(Said::Gone) | None => return Ok(false),
         }
     }
-    file.flush().await.map_err(text)?;
-    let mode = to_write.mode & PERMISSIONS;
-    let put = spawn_blocking(move || put(temporary, &place, mode));
-    put.await.map_err(|error| error.to_string())?.map_err(text)?;
+    put(temporary, &place, to_write.mode & PERMISSIONS).map_err(text)?;
     Ok(true)
 }
 

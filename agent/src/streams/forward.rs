@@ -25,7 +25,13 @@ pub(super) async fn port(port: u16, input: &mut Input, output: &Output) -> Ended
 
 /// A unix socket.
 pub(super) async fn socket(path: &str, input: &mut Input, output: &Output) -> Ended {
-    match UnixStream::connect(path).await {
+    // To look for it may take for ever where a mount hangs, and then it is a thread of its own that waits.
+    let found = tokio::fs::metadata(path).await;
+    let connected = match found {
+        Ok(_) => UnixStream::connect(path).await,
+        Err(error) => Err(error),
+    };
+    match connected {
         Ok(mut stream) => {
             let (read, write) = stream.split();
             both_ways(read, write, input, output).await

@@ -219,6 +219,11 @@ impl Output {
         self.0.send(v1::FromMachine { body: Some(body) }).await.map_err(|_| Gone)
     }
 
+    /// The same, from a thread that may wait.
+    fn send_from_thread(&self, body: Body) -> Result<(), Gone> {
+        self.0.blocking_send(v1::FromMachine { body: Some(body) }).map_err(|_| Gone)
+    }
+
     /// Sends all that there is to read, in pieces.
     ///
     /// # Errors

@@ -233,6 +233,56 @@ async fn a_file_is_read() {
     assert_eq!(stream.rest().await, (content, Some(done())));
 }
 
+/// Set in a test that runs in mounts of its own.
+const INSIDE: &str = "MUSTER_TEST_MOUNTS";
+
+/// What is asked of a file system whose server never answers takes for ever, and the other streams go on.
+#[test]
+fn a_mount_that_hangs_holds_up_no_other_stream() {
+    if std::env::var_os(INSIDE).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        return runtime.expect("a runtime").block_on(asks_of_a_mount_that_hangs());
+    }
+    assert!(rustix::process::geteuid().is_root(), "this test mounts a file system: run it as root");
+    let directory = tempfile::tempdir().expect("a directory");
+    let status = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(std::env::current_exe().expect("the test's own program"))
+        .args(["--exact", "streams::tests::a_mount_that_hangs_holds_up_no_other_stream", "--nocapture"])
+        .env(INSIDE, directory.path())
+        .status()
+        .expect("unshare (of util-linux) can be run");
+    assert!(status.success(), "the test failed in its own mounts: {status}");
+}
+
+async fn asks_of_a_mount_that_hangs() {
+    use std::os::fd::AsRawFd;
+    let directory = std::path::PathBuf::from(std::env::var_os(INSIDE).expect("a directory"));
+    let server = fs::File::options().read(true).write(true).open("/dev/fuse").expect("FUSE");
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+    let options = std::ffi::CString::new(options).expect("no zero");
+    rustix::mount::mount("test", &directory, "fuse", rustix::mount::MountFlags::empty(), Some(&*options))
+        .expect("mounted");
+    let file = path(&directory, "a");
+    let mut leader = Leader::new(&StreamKind::ALL).await;
+    let mut hang = Vec::new();
+    for work in [write(&file), Work::ReadFile(file.clone()), Work::Socket(file)] {
+        hang.push(leader.open(work).await);
+        let mut other = leader.open(Work::ReadFile("/proc/self/comm".to_owned())).await;
+        assert!(matches!(other.next().await, Some(from_machine::Body::File(_))));
+        assert_eq!(other.rest().await.1, Some(done()));
+    }
+    for stream in &mut hang {
+        assert!(timeout(STUCK, stream.from.message()).await.is_err(), "it has not ended");
+    }
+    // Its server ends, and so does what waits for that.
+    drop(server);
+    for mut stream in hang {
+        let reason = stream.failure().await;
+        assert!(reason.contains("there: ") && reason.contains("os error"), "{reason}");
+    }
+}
+
 #[tokio::test]
 async fn a_connection_goes_both_ways_and_each_may_end_first() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

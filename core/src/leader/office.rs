@@ -6,6 +6,7 @@
 
 use super::{Effect, Leader, RequestId};
 use crate::planted::{self, Fault};
+use crate::stream::StreamWanted;
 use crate::time::Time;
 
 /// How long the leader leads, and what it has not said since it does not.
@@ -19,6 +20,8 @@ pub(super) struct Office {
     silent: bool,
     /// The answers that clients wait for.
     answers: Vec<Effect>,
+    /// The streams that clients wait for: the agent is asked to dial when they are answered.
+    pub(super) streams: Vec<(RequestId, StreamWanted)>,
     /// Whose backup is to take the place of all that this leader knows: it decides nothing more.
     pub(super) restoring: Option<RequestId>,
 }
@@ -42,6 +45,9 @@ impl Leader {
         if self.leads() {
             for answer in std::mem::take(&mut self.office.answers) {
                 self.outbox.now(answer);
+            }
+            for (request, wanted) in std::mem::take(&mut self.office.streams) {
+                self.open_stream(request, wanted);
             }
             self.tell_longer_leases();
             if std::mem::take(&mut self.office.silent) {

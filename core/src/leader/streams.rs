@@ -7,8 +7,12 @@ use crate::message::LeaderMessage;
 use crate::stream::{StreamError, StreamWanted};
 
 impl Leader {
-    /// Has the machine's agent dial for a stream. That rests on nothing that is to be durable.
+    /// Has the machine's agent dial for a stream, as soon as this leader leads. That rests on nothing that is to be durable.
     pub(super) fn open_stream(&mut self, request: RequestId, wanted: StreamWanted) {
+        if !self.leads() {
+            self.office.streams.push((request, wanted));
+            return;
+        }
         let session = self.session_for(wanted);
         // Who waits is told first: the agent may be fast.
         self.outbox.now(Effect::AnswerStream(request, session.as_ref().map(|_| ()).map_err(Clone::clone)));

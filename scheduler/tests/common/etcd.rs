@@ -17,7 +17,7 @@ pub struct Scheduler {
     pub candidate: Option<Candidate>,
     pub observer: Observer,
     pub runtime: Handle,
-    _home: TempDir,
+    home: TempDir,
 }
 
 /// What a scheduler is started with.
@@ -54,7 +54,12 @@ impl Scheduler {
                 Candidate::start(observer.clone(), start.id, address, home, Duration::from_secs(5));
             Ok::<_, String>((observer, Some(candidate)))
         })?;
-        Ok(Self { candidate, observer, runtime: runtime.handle().clone(), _home: directory })
+        Ok(Self { candidate, observer, runtime: runtime.handle().clone(), home: directory })
+    }
+
+    /// What its state directory says that it belongs to.
+    pub fn cluster_file(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("cluster")).expect("its file")
     }
 
     /// Has it follow until this many entries of the log are taken in.

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use muster_etcd::pb;
@@ -29,7 +29,7 @@ pub enum Fate {
     Refused(Status),
     /// etcd has done it, and this is the answer.
     Done(Status),
-    /// It waits until another rule says something else.
+    /// It waits until another rule says something else, also where nobody waits for the answer any more.
     Waits,
 }
 
@@ -46,6 +46,10 @@ struct Member {
     channel: Channel,
     rule: watch::Sender<Rule>,
     waiting: AtomicUsize,
+    /// Of those that have waited: whether their comparisons held.
+    late: Mutex<Vec<bool>>,
+    /// The version that it says it has, where that is not its own.
+    version: Mutex<Option<&'static str>>,
 }
 
 impl Proxy {
@@ -57,7 +61,13 @@ impl Proxy {
             let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
             let channel = Endpoint::from_shared(etcd.endpoints().remove(0)).expect("a URL").connect_lazy();
             let (rule, _) = watch::channel(Arc::new(|_: &pb::TxnRequest| Fate::Answered) as Rule);
-            let member = Arc::new(Member { channel, rule, waiting: AtomicUsize::new(0) });
+            let member = Arc::new(Member {
+                channel,
+                rule,
+                waiting: AtomicUsize::new(0),
+                late: Mutex::default(),
+                version: Mutex::default(),
+            });
             let server = Server::builder()
                 .add_service(Kv(Arc::clone(&member)))
                 .add_service(Lease(Arc::clone(&member)))
@@ -89,12 +99,30 @@ impl Proxy {
     pub fn waiting(&self) -> usize {
         self.etcd.waiting.load(Ordering::Acquire)
     }
+
+    /// Of the transactions that have waited and were let go: whether etcd has found their comparisons to hold.
+    pub fn late(&self) -> Vec<bool> {
+        self.etcd.late.lock().expect("no panic").clone()
+    }
+
+    /// From now on it says that it is of this version.
+    pub fn has_version(&self, version: &'static str) {
+        *self.etcd.version.lock().expect("no panic") = Some(version);
+    }
 }
 
 /// Whether it writes this key, or one below it.
 pub fn writes(transaction: &pb::TxnRequest, key: &str) -> bool {
     transaction.success.iter().any(|operation| match &operation.request {
         Some(Operation::RequestPut(put)) => put.key.starts_with(key.as_bytes()),
+        _ => false,
+    })
+}
+
+/// Whether it deletes this key.
+pub fn deletes(transaction: &pb::TxnRequest, key: &str) -> bool {
+    transaction.success.iter().any(|operation| match &operation.request {
+        Some(Operation::RequestDeleteRange(delete)) => delete.key == key.as_bytes(),
         _ => false,
     })
 }
@@ -149,6 +177,10 @@ impl Member {
         if request.uri().path().ends_with("/Txn") {
             return Grpc::new(ProstCodec::default()).unary(Transaction(self), request).await;
         }
+        let version = *self.version.lock().expect("no panic");
+        if let Some(version) = version.filter(|_| request.uri().path().ends_with("/Status")) {
+            return Grpc::new(ProstCodec::default()).unary(Version(version), request).await;
+        }
         let mut channel = self.channel.clone();
         let answered = async {
             std::future::poll_fn(|context| channel.poll_ready(context)).await?;
@@ -158,11 +190,12 @@ impl Member {
     }
 
     async fn transact(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
-        let mut rule = self.rule.subscribe();
+        let (mut rule, mut waits) = (self.rule.subscribe(), false);
         let fate = loop {
             let current = Arc::clone(&rule.borrow_and_update());
             match current(request.get_ref()) {
                 Fate::Waits => {
+                    waits = true;
                     self.waiting.fetch_add(1, Ordering::AcqRel);
                     rule.changed().await.ok();
                 }
@@ -173,6 +206,9 @@ impl Member {
             return Err(status);
         }
         let answer = KvClient::new(self.channel.clone()).txn(request).await?;
+        if waits {
+            self.late.lock().expect("no panic").push(answer.get_ref().succeeded);
+        }
         if let Fate::Done(status) = fate { Err(status) } else { Ok(answer) }
     }
 }
@@ -185,6 +221,20 @@ impl UnaryService<pb::TxnRequest> for Transaction {
 
     fn call(&mut self, request: Request<pb::TxnRequest>) -> Self::Future {
         let member = Arc::clone(&self.0);
-        Box::pin(async move { member.transact(request).await })
+        // Who asks may give up meanwhile: a network that was slow delivers it all the same.
+        let transacted = tokio::spawn(async move { member.transact(request).await });
+        Box::pin(async move { transacted.await.expect("no panic") })
+    }
+}
+
+struct Version(&'static str);
+
+impl UnaryService<pb::StatusRequest> for Version {
+    type Response = pb::StatusResponse;
+    type Future = std::future::Ready<Result<Response<pb::StatusResponse>, Status>>;
+
+    fn call(&mut self, _: Request<pb::StatusRequest>) -> Self::Future {
+        let answer = pb::StatusResponse { version: self.0.to_owned(), ..Default::default() };
+        std::future::ready(Ok(Response::new(answer)))
     }
 }

@@ -200,7 +200,7 @@ impl World {
         for job in working {
             match job {
                 Job::Commit(commit, changes) => {
-                    self.take_once(self.scheduler.incarnation, self.store.ours, commit, changes);
+                    self.take_once(self.scheduler.incarnation, self.store.ours, commit, &changes);
                     input = Some(Input::Committed(commit));
                 }
                 Job::TakeTerm(above) => {
@@ -216,7 +216,7 @@ impl World {
     }
 
     /// A batch is taken if it comes after those that were taken of this process, and no later term was taken.
-    fn take_once(&mut self, asks: u64, term: Term, commit: CommitId, changes: Vec<Change>) {
+    fn take_once(&mut self, asks: u64, term: Term, commit: CommitId, changes: &[Change]) {
         if self.store.last.0 == asks
             && commit <= self.store.last.1
             && !planted::is(Fault::AskedAgainAppliedAgain)
@@ -225,9 +225,8 @@ impl World {
         }
         self.store.last = (asks, commit);
         let term = if planted::is(Fault::DeposedCommitTaken) { self.store.disk.term } else { term };
-        let taken = changes.clone();
-        match self.store.disk.commit(term, changes) {
-            Ok(()) => taken.iter().for_each(|change| self.becomes_durable(change)),
+        match self.store.disk.commit(term, changes.to_vec()) {
+            Ok(()) => changes.iter().for_each(|change| self.becomes_durable(change)),
             Err(later) => self.note(|| format!("store: refuses what comes in term {term} after {later}")),
         }
     }
@@ -269,7 +268,7 @@ impl World {
         if self.has_key(asks) || planted::is(Fault::DeposedCommitTaken) {
             for batch in batches {
                 if let Job::Commit(commit, changes) = batch {
-                    self.take_once(asks, term, commit, changes);
+                    self.take_once(asks, term, commit, &changes);
                 }
             }
         } else {

@@ -58,4 +58,15 @@ fn a_leader_that_may_have_been_overtaken_asks_nobody() {
     world.silence(2);
     assert_eq!(ask(&mut world, machine(1)), None);
     assert!(world.agents[&machine(1)].dialled.is_empty());
+    // It was not: who is answered is dialled for.
+    world.step(Input::Leads(world.now + Duration::from_secs(1)));
+    assert_eq!(world.streams.remove(&ASKED), Some(Ok(())));
+    assert_eq!(world.agents[&machine(1)].dialled, [KEY]);
+    // What is answered is what is so by then.
+    world.silence(2);
+    assert_eq!(ask(&mut world, machine(1)), None);
+    world.cut(machine(1));
+    world.step(Input::Leads(world.now + Duration::from_secs(1)));
+    assert_eq!(world.streams.remove(&ASKED), Some(Err(StreamError::NotConnected(machine(1)))));
+    assert_eq!(world.agents[&machine(1)].dialled, [KEY]);
 }

@@ -49,26 +49,27 @@ pub struct Home {
     /// Says which cluster it belongs to.
     path: PathBuf,
     cluster: Option<ClusterId>,
+    /// Whether it says so there.
+    is_written: bool,
     _lock: File,
 }
 
 impl Home {
     /// The file that says which cluster this is, what it says, and what keeps other processes from all that.
     pub fn new(path: PathBuf, cluster: Option<ClusterId>, lock: File) -> Self {
-        Self { path, cluster, _lock: lock }
+        Self { path, cluster, is_written: cluster.is_some(), _lock: lock }
     }
 
     /// It is this cluster: another one only where a backup was restored in this one's place.
     fn belongs_to(&mut self, cluster: ClusterId) {
-        if self.cluster == Some(cluster) {
+        if self.cluster == Some(cluster) && self.is_written {
             return;
         }
-        match replace_on_disk(&self.path, format!("{cluster}\n").as_bytes()) {
-            Ok(()) => self.cluster = Some(cluster),
-            Err(error) => {
-                warn!(path = %self.path.display(), %error, "cannot write down which cluster this is");
-            }
+        let written = replace_on_disk(&self.path, format!("{cluster}\n").as_bytes());
+        if let Err(error) = &written {
+            warn!(path = %self.path.display(), %error, "cannot write down which cluster this is");
         }
+        (self.cluster, self.is_written) = (Some(cluster), written.is_ok());
     }
 }
 
@@ -169,7 +170,7 @@ impl Candidate {
 
     /// Reads what is new, campaigns if nobody leads, else waits until something happens.
     async fn follow(&mut self, news: &mut impl FnMut(&Standing)) -> Result<Option<Elected>, ReadError> {
-        let read = mirror::refresh(&self.client, &self.keys, &mut self.mirror).await?;
+        let read = mirror::refresh(&self.client, &self.keys, self.home.cluster, &mut self.mirror).await?;
         let leader =
             read.leader.as_ref().map(mirror::json::<LeaderRecord>).transpose().map_err(|problem| {
                 mirror::wrong(&self.keys, format!("the leader's key makes no sense: {problem}"))
@@ -232,7 +233,7 @@ impl Candidate {
 
     /// Its key was made at that revision. What was decided before is read to the end: nobody else can write any more.
     async fn is_elected(&mut self, lease: Lease, office: i64) -> Result<Elected, ReadError> {
-        mirror::refresh(&self.client, &self.keys, &mut self.mirror).await?;
+        mirror::refresh(&self.client, &self.keys, self.home.cluster, &mut self.mirror).await?;
         let mirror =
             self.mirror.take().ok_or_else(|| mirror::wrong(&self.keys, "nothing was read".to_owned()))?;
         self.stands(|standing| standing.leader = None);

@@ -120,6 +120,24 @@ struct Head {
     leader: Option<pb::KeyValue>,
 }
 
+impl Head {
+    /// Makes sure that it is this cluster's, where one is known, or that of a backup that was restored in its place.
+    fn is_of(&self, keys: &Keys, known: Option<ClusterId>) -> Result<(), ReadError> {
+        let found = self.cluster;
+        match known {
+            Some(known) if known != found && self.formerly != Some(known) => Err(wrong(
+                keys,
+                format!(
+                    "cluster {found} is there, and this scheduler's state directory says that it belongs to cluster {known}: \
+                     is it the right prefix, and the right etcd? (To have it join the other cluster, give it an empty state \
+                     directory)"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What was read: the state is as of `revision`.
 #[derive(Debug)]
 pub(super) struct AsOf {
@@ -200,18 +218,8 @@ pub(super) async fn prepare(
             None => make(client, keys, cluster).await?,
         }
     };
-    let found = head.cluster;
-    match cluster {
-        Some(cluster) if cluster != found && head.formerly != Some(cluster) => Err(wrong(
-            keys,
-            format!(
-                "cluster {found} is there, and this scheduler's state directory says that it belongs to cluster {cluster}: \
-                 is it the right prefix, and the right etcd? (To have it join the other cluster, give it an empty state \
-                 directory)"
-            ),
-        )),
-        _ => Ok(found),
-    }
+    head.is_of(keys, cluster)?;
+    Ok(head.cluster)
 }
 
 fn parse_version(text: &str) -> Option<(u32, u32)> {
@@ -310,14 +318,16 @@ async fn head(client: &Client, keys: &Keys) -> Result<Option<Head>, ReadError> {
     }))
 }
 
-/// Brings the mirror up to date, or reads everything where there is none.
+/// Brings the mirror up to date, or reads everything where there is none; of this cluster, where one is known.
 pub(super) async fn refresh(
     client: &Client,
     keys: &Keys,
+    cluster: Option<ClusterId>,
     mirror: &mut Option<Mirror>,
 ) -> Result<AsOf, ReadError> {
     let head =
         head(client, keys).await?.ok_or_else(|| wrong(keys, "nothing is there any more".to_owned()))?;
+    head.is_of(keys, cluster)?;
     // What it lacks may be in a snapshot only; and a restored backup is another state altogether.
     let goes_on = |mirror: &Mirror| {
         mirror.durable.cluster == head.cluster

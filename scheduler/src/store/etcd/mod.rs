@@ -55,6 +55,9 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// How long it is asked again for what it did not answer at first and refuses since.
 const REFUSED: Duration = Duration::from_secs(10);
 
+/// How long it is tried to give the leadership up.
+const GIVES_UP: Duration = Duration::from_secs(2);
+
 /// What is wrong where a comparison does not hold that does for as long as this leader has its key.
 const PUT_BACK: &str = "it does not hold what this leader has written: it was put back to an older copy of itself, or somebody \
                         else writes there";
@@ -434,15 +437,32 @@ impl Reign {
         mirror::json::<LeaderRecord>(other).ok().map(|leader| leader.address)
     }
 
-    /// Gives the leadership up, so that another is elected at once.
-    pub async fn end(&self) {
+    /// Gives the leadership up, so that another is elected at once. Asked again for a while where etcd does not answer.
+    ///
+    /// # Errors
+    /// Where that could not be done: the election ends by itself then, with its lease, if nobody renews that.
+    pub async fn end(&self) -> Result<(), Error> {
         let request = pb::TxnRequest {
             compare: vec![op::made_at(self.keys.leader(), self.office)],
             success: vec![op::delete(self.keys.leader(), Vec::new())],
             failure: Vec::new(),
         };
-        if let Err(error) = self.client.txn(request, ANSWER).await {
-            info!(%error, "the leadership could not be given up; it ends by itself");
+        let (deadline, mut pause) = (Instant::now() + GIVES_UP, AGAIN.0);
+        loop {
+            match self.client.txn(request.clone(), ANSWER).await {
+                Ok(_) => return Ok(()),
+                Err(error @ (Error::Unanswered { .. } | Error::Unauthenticated { .. }))
+                    if Instant::now() < deadline =>
+                {
+                    debug!(%error, "the leadership is not given up yet");
+                }
+                Err(error) => {
+                    warn!(%error, "the leadership could not be given up; it ends by itself");
+                    return Err(error);
+                }
+            }
+            sleep(pause).await;
+            pause = (2 * pause).min(AGAIN.1);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::Standing;
 use super::keys::{Keys, op};
 use super::mirror::{self, LeaderRecord, ReadError, SchedulerRecord};
 
-/// How long each question may take: who asks waits for the answer.
+/// How long the questions may take, which are asked together: who asks waits for the answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// Asks etcd for whoever wants to know.
@@ -68,25 +68,30 @@ impl Observer {
         let wrong = |problem| mirror::wrong(&self.keys, problem);
         let applied = self.standing().applied;
         let read = [self.keys.leader(), self.keys.term()].map(op::get).into();
-        let answer = self.client.txn(pb::TxnRequest { success: read, ..Default::default() }, ANSWER).await?;
+        let read = pb::TxnRequest { success: read, ..Default::default() };
+        let count = pb::RangeRequest { count_only: true, ..self.keys.entries_after(applied) };
+        let (answer, there, behind) = tokio::try_join!(
+            self.client.txn(read, ANSWER),
+            self.client.range(self.keys.schedulers(), ANSWER),
+            self.client.range(count, ANSWER),
+        )?;
         let mut values = op::values(answer).into_iter();
         let (leader, term) = (values.next().flatten(), values.next().flatten());
         let leader = leader.as_ref().map(mirror::json).transpose().map_err(wrong)?;
         let term = term.and_then(|kv| String::from_utf8_lossy(&kv.value).parse().ok());
-        let there = self.client.range(self.keys.schedulers(), ANSWER).await?;
         let schedulers: Result<Vec<SchedulerRecord>, _> = there.kvs.iter().map(mirror::json).collect();
         let schedulers = schedulers.map_err(wrong)?.into_iter();
         let mut schedulers: Vec<_> =
             schedulers.map(|it| RegisteredScheduler { address: it.address, version: it.version }).collect();
         schedulers.sort_by(|a, b| a.address.cmp(&b.address));
-        let count = pb::RangeRequest { count_only: true, ..self.keys.entries_after(applied) };
-        let behind = self.client.range(count, ANSWER).await?.count.unsigned_abs();
+        let behind = behind.count.unsigned_abs();
         Ok(Observed { leader, term: Term(term.unwrap_or_default()), schedulers, behind })
     }
 
     /// What each member of etcd says of itself, and which alarms are raised.
     pub async fn health(&self) -> (Vec<MemberHealth>, Vec<pb::AlarmMember>) {
-        let members = self.client.status(ANSWER).await.into_iter().map(|(endpoint, status)| MemberHealth {
+        let (members, alarms) = tokio::join!(self.client.status(ANSWER), self.client.alarms(ANSWER));
+        let members = members.into_iter().map(|(endpoint, status)| MemberHealth {
             endpoint: endpoint.to_owned(),
             status: status.map_err(|error| match error {
                 muster_etcd::Error::Unauthenticated { problem, .. }
@@ -94,7 +99,6 @@ impl Observer {
                 other => other.to_string(),
             }),
         });
-        let members = members.collect();
-        (members, self.client.alarms(ANSWER).await.unwrap_or_default())
+        (members.collect(), alarms.unwrap_or_default())
     }
 }

@@ -23,11 +23,15 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// The shortest lease that etcd grants with its default settings, in seconds: one and a half of its own election time-outs.
 const SHORTEST: u64 = 2;
 
-/// How long a scheduler that is dead counts as alive, in seconds, where machines' leases last so long: two fifths of that.
+/// The longest that is asked for, in seconds: however long machines' leases last, somebody is to lead.
+const LONGEST: u64 = 10;
+
+/// How long a scheduler that is dead counts as alive, in seconds, where machines' leases last so long: two fifths of that, and
+/// 10 s at most.
 /// Another one is elected then (etcd looks for leases that are over twice a second), and each agent finds it before its own
 /// lease is over, so that the death of a leader costs no machine its lease.
 fn ttl(machine_lease: Duration) -> i64 {
-    let seconds = (machine_lease.as_secs() * 2 / 5).max(SHORTEST);
+    let seconds = (machine_lease.as_secs() * 2 / 5).clamp(SHORTEST, LONGEST);
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
@@ -157,5 +161,16 @@ fn complain(last: &mut String, error: &Error) {
     if *last != text {
         warn!(error = text, "etcd does not renew this scheduler's lease; it is tried again");
         *last = text;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_election_goes_by_machines_leases_within_bounds() {
+        let lasts = |seconds| election_lasts(Duration::from_secs(seconds)).as_secs();
+        assert_eq!([4, 5, 9, 10, 20, 25, 26, 300, 86400].map(lasts), [2, 2, 3, 4, 8, 10, 10, 10, 10]);
     }
 }

@@ -2,7 +2,7 @@
 //! nothing that was acknowledged is lost, and somebody leads again.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -74,9 +74,13 @@ impl World {
         })
     }
 
-    /// Submits units until it is told to stop; gives those that were acknowledged.
-    fn submits<T>(&self, prefix: &str, meanwhile: impl FnOnce() -> Result<T>) -> Result<(Vec<String>, T)> {
-        let stop = AtomicBool::new(false);
+    /// Submits units until it is told to stop; gives those that were acknowledged. How many that are is said meanwhile.
+    fn submits<T>(
+        &self,
+        prefix: &str,
+        meanwhile: impl FnOnce(&AtomicUsize) -> Result<T>,
+    ) -> Result<(Vec<String>, T)> {
+        let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
         thread::scope(|scope| {
             let submitting = scope.spawn(|| {
                 let mut acknowledged = Vec::new();
@@ -89,11 +93,12 @@ impl World {
                     // Who is not answered in half a minute says so; that unit is there, or not.
                     if self.try_ctl(&["submit", &path])?.code == Some(0) {
                         acknowledged.push(name);
+                        count.store(acknowledged.len(), Ordering::Release);
                     }
                 }
                 anyhow::Ok(acknowledged)
             });
-            let done = meanwhile();
+            let done = meanwhile(&count);
             stop.store(true, Ordering::Release);
             let acknowledged = submitting.join().map_err(|_| anyhow::anyhow!("it panicked"))??;
             Ok((acknowledged, done?))
@@ -192,6 +197,87 @@ fn whatever_becomes_of_the_leader_another_leads_and_no_unit_is_touched() -> Resu
     goes_on("thawed")
 }
 
+/// A service that writes down each of its starts.
+const STARTS: &str =
+    "[Service]\nExecStart=/bin/sh -c 'echo started >> /var/lib/starts; exec sleep infinity'\n";
+
+/// What was written for commands, in the log: units' files, and the commands themselves.
+fn written(world: &World) -> Result<Vec<String>> {
+    let mut written = Vec::new();
+    for line in log(world)?.lines().filter(|line| line.starts_with('[')) {
+        let changes: Vec<Value> = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        for change in &changes {
+            written.extend(change["PutFile"][0].as_str().map(str::to_owned));
+            written.extend(change["PutCommand"][1]["id"].as_str().map(str::to_owned));
+        }
+    }
+    Ok(written)
+}
+
+/// A client submits all the time. Whom the leader serves that etcd does not hear any more, it has nothing done for.
+#[test]
+fn what_is_asked_while_leaders_are_lost_is_done_once() -> Result<()> {
+    let world = three_schedulers(2)?;
+    world.start("a.service", SLEEP)?;
+    world.home("a.service")?;
+    world.wait_followers(2)?;
+    let before = world.invocations()?;
+    let (acknowledged, ()) = world.submits("during", |count| {
+        // Who waited for the leader that was lost is answered, and so are others after him.
+        let goes_on = || {
+            let before = count.load(Ordering::Acquire);
+            world.cluster.wait_for("submissions to go on", LIMIT, || {
+                ensure!(count.load(Ordering::Acquire) > before + 3, "{before} at first, and now {count:?}");
+                Ok(Some(()))
+            })
+        };
+        goes_on()?;
+        let leader = world.leader_other_than(&[])?;
+        leader.exec(&["systemctl", "kill", "--signal=KILL", "muster-scheduler"])?.ok()?;
+        goes_on()?;
+        world.wait_followers(2)?;
+        let leader = world.leader_other_than(&[])?;
+        leader.freeze()?;
+        world.leader_other_than(&[leader.name()])?;
+        goes_on()?;
+        leader.thaw()?;
+        world.wait_followers(2)?;
+        let leader = world.leader_other_than(&[])?;
+        leader.cut()?;
+        world.leader_other_than(&[leader.name()])?;
+        goes_on()?;
+        leader.heal()?;
+        world.wait_followers(2)?;
+        // Agents and clients hear this one still.
+        let leader = world.leader_other_than(&[])?;
+        world.etcd().iter().try_for_each(|member| leader.lose(member))?;
+        let (address, path) = (format!("{}:7400", leader.address()), world.file("asked.service", STARTS)?);
+        // It is sent on, and knows of nobody else.
+        let asked = world.try_ctl(&["--endpoint", &address, "start", &path])?;
+        ensure!(asked.code != Some(0), "{asked:?}");
+        world.leader_other_than(&[leader.name()])?;
+        goes_on()?;
+        leader.heal()?;
+        world.wait_followers(2)
+    })?;
+    world.has_all(&acknowledged)?;
+    let written = written(&world)?;
+    let once: BTreeSet<_> = written.iter().collect();
+    ensure!(acknowledged.iter().all(|name| once.contains(name)), "{written:?}");
+    ensure!(once.len() == written.len(), "something was done twice: {written:?}");
+    // Whether it was done then or is now: nobody has started it whom another one had overtaken.
+    world.start("asked.service", STARTS)?;
+    world.home("asked.service")?;
+    world.wait_machines_up(2)?;
+    let workers = world.cluster.machines().filter(|machine| machine.role().works());
+    let starts: Result<Vec<_>> =
+        workers.map(|worker| Ok(worker.exec(&["cat", "/var/lib/starts"])?.stdout.lines().count())).collect();
+    ensure!(starts.as_ref().is_ok_and(|starts| starts.iter().sum::<usize>() == 1), "{starts:?}");
+    let after = world.invocations()?;
+    ensure!(before.iter().all(|(unit, ran)| after.get(unit) == Some(ran)), "{before:#?} {after:#?}");
+    Ok(())
+}
+
 /// The old leader hears its agents and not etcd: it grants nothing more, so that what it does not know happens once.
 #[test]
 fn a_leader_that_is_cut_off_from_etcd_renews_no_lease() -> Result<()> {
@@ -234,7 +320,7 @@ fn no_member_of_etcd_is_needed_and_without_a_majority_units_run_on() -> Result<(
     }
     world.wait_followers(2)?;
     let before = world.invocations()?;
-    let (acknowledged, ()) = world.submits("during", || {
+    let (acknowledged, ()) = world.submits("during", |_| {
         // A member is killed (and started again by its systemd), one is frozen, one is cut off: the leader of etcd each time.
         let member = world.etcd_leader()?;
         member.exec(&["systemctl", "kill", "--signal=KILL", "etcd"])?.ok()?;
