@@ -18,13 +18,13 @@ fn alone(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
 /// fleet: `TestClientHelpFlag`
 #[test]
 fn test_client_help_flag() -> Result<()> {
-    for arguments in ["--help", "-h", "help"] {
-        let (code, out, errors) = alone(&[arguments])?;
-        ensure!(code == Some(0) && out.contains("Usage: musterctl"), "{arguments}: {code:?} {out} {errors}");
+    for arguments in [&["--help"][..], &["-h"], &["help"], &[]] {
+        let (code, out, errors) = alone(arguments)?;
+        ensure!(
+            code == Some(0) && out.contains("Usage: musterctl"),
+            "{arguments:?}: {code:?} {out} {errors}"
+        );
     }
-    // Nothing that was asked for was done, and a script is to see that: fleetctl ended with 0.
-    let (code, out, errors) = alone(&[])?;
-    ensure!(code == Some(2) && errors.contains("Usage: musterctl"), "{code:?} {out} {errors}");
     Ok(())
 }
 
@@ -32,24 +32,19 @@ fn test_client_help_flag() -> Result<()> {
 #[test]
 fn test_client_version_flag() -> Result<()> {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
-    // As fleetctl's command, and as other programs answer the flag.
-    for (argument, expected) in
-        [("version", "musterctl version "), ("--version", "musterctl "), ("-V", "musterctl ")]
-    {
+    for argument in ["version", "--version", "-v", "-V"] {
         let (code, out, errors) = alone(&[argument])?;
-        let expected = format!("{expected}{VERSION}\n");
+        let expected = format!("musterctl version {VERSION}\n");
         ensure!(code == Some(0) && out == expected, "{argument}: {code:?} {out} {errors}");
     }
     Ok(())
 }
 
 /// fleet: `TestClientVersionHelpOutput`
-///
-/// Its help had the version in it; ours says how to ask for that, as other programs do.
 #[test]
 fn test_client_version_help_output() -> Result<()> {
     let (_, out, _) = alone(&["help"])?;
-    ensure!(out.contains("Show the version of musterctl") && out.contains("-V, --version"), "{out}");
+    ensure!(out.starts_with(concat!("musterctl version ", env!("CARGO_PKG_VERSION"), "\n")), "{out}");
     Ok(())
 }
 
