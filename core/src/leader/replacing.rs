@@ -224,6 +224,11 @@ impl Leader {
                 {
                     return None;
                 }
+                // One that is on its way stays where it goes until it has left where it was: two that replace it would move it
+                // to and fro.
+                if self.placer.copies(&member).nth(1).is_some() {
+                    return None;
+                }
                 let here = |name: &&UnitName| {
                     self.units.get(name).is_some_and(|unit| unit.placements.contains_key(&machine))
                 };

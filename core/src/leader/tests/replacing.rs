@@ -1,6 +1,6 @@
 //! `Replaces=`: what is in the way is placed elsewhere first, or the unit waits.
 
-use super::world::{World, drain, machine, name};
+use super::world::{World, drain, machine, name, service};
 use crate::command::Verb;
 use crate::ids::MachineId;
 use crate::leader::{Event, PlaceReason};
@@ -229,6 +229,18 @@ fn what_is_tied_to_several_that_make_room_goes_with_all_of_them() {
     for unit in ["old1.service", "old2.service", "both.service"] {
         assert_eq!(world.running(unit), [M2]);
     }
+}
+
+#[test]
+fn two_that_replace_the_same_unit_do_not_move_it_to_and_fro() {
+    let mut world = with_old("");
+    slow(&mut world, M2, true);
+    let file = service(REPLACES);
+    world.command(Verb::Start, &[("new1.service", Some(&file)), ("new2.service", Some(&file))]).unwrap();
+    assert_eq!(world.running("old.service"), [M1, M2]);
+    slow(&mut world, M2, false);
+    assert_eq!(world.running("old.service"), [M2]);
+    assert_eq!((world.running("new1.service"), world.running("new2.service")), (vec![M1], vec![M1]));
 }
 
 #[test]
