@@ -13,36 +13,18 @@ use muster_proto::v1::agents_client::AgentsClient;
 use muster_proto::v1::muster_client::MusterClient;
 use muster_proto::v1::schedulers_client::SchedulersClient;
 use muster_proto::{SchedulerRole, SchedulerStatus, StoreStatus, is_not_leading, leader_of, v1};
-use muster_scheduler::config::{Config, Etcd as EtcdConfig};
+use muster_scheduler::config::Config;
 use muster_scheduler::daemon::Daemon;
 use muster_test_etcd::{Etcd, wait_for};
 use rustix::process::Signal;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use self::common::on_etcd;
 use self::common::proxy::{Fate, Proxy, deletes, writes};
 
 async fn start(etcd: &Etcd, directory: &Path, name: &str) -> Daemon {
-    Daemon::start(&config(etcd.endpoints(), directory, name)).await.expect("start")
-}
-
-fn config(endpoints: Vec<String>, directory: &Path, name: &str) -> Config {
-    let [state_dir, runtime_dir] = ["state", "run"].map(|kind| directory.join(format!("{name}-{kind}")));
-    Config {
-        listen: "127.0.0.1:0".parse().expect("an address"),
-        state_dir,
-        runtime_dir: Some(runtime_dir),
-        etcd: Some(EtcdConfig {
-            endpoints,
-            prefix: "/muster/".to_owned(),
-            ca: None,
-            cert: None,
-            key: None,
-            user: None,
-            password_file: None,
-        }),
-        ..Config::default()
-    }
+    Daemon::start(&on_etcd(etcd.endpoints(), directory, name)).await.expect("start")
 }
 
 fn channel(daemon: &Daemon) -> Channel {
@@ -198,7 +180,7 @@ async fn a_leader_that_cannot_say_that_it_steps_down_does_not_claim_that() {
     let directory = tempfile::tempdir().expect("a directory");
     let etcd = tokio::task::spawn_blocking(|| Etcd::start(1, &[])).await.expect("etcd");
     let proxy = tokio::task::block_in_place(|| Proxy::new(&etcd));
-    let first = Daemon::start(&config(proxy.endpoints(), directory.path(), "first")).await.expect("start");
+    let first = Daemon::start(&on_etcd(proxy.endpoints(), directory.path(), "first")).await.expect("start");
     describes(&first, "it leads", leads).await;
     let second = start(&etcd, directory.path(), "second").await;
     describes(&second, "it follows", |status| status.role == SchedulerRole::Following).await;
@@ -279,7 +261,7 @@ async fn one_that_is_stopped_while_it_takes_its_term_leaves_nothing_behind() {
         let begins = writes(transaction, "/muster/term") && !writes(transaction, "/muster/cluster");
         if begins { Fate::Waits } else { Fate::Answered }
     });
-    let first = Daemon::start(&config(proxy.endpoints(), directory.path(), "first")).await.expect("start");
+    let first = Daemon::start(&on_etcd(proxy.endpoints(), directory.path(), "first")).await.expect("start");
     let leader = || tokio::task::block_in_place(|| etcd.ctl(&["get", "/muster/leader"]));
     tokio::task::block_in_place(|| {
         wait_for("its term to be asked for", || (proxy.waiting() > 0).then_some(()), leader);
@@ -302,8 +284,8 @@ async fn one_that_is_stopped_while_it_takes_its_term_leaves_nothing_behind() {
 async fn files_that_are_not_what_they_should_be_or_are_others_are_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     // None of this needs etcd.
-    let one = config(vec!["http://127.0.0.1:1".to_owned()], directory.path(), "one");
-    let other = config(vec!["http://127.0.0.1:1".to_owned()], directory.path(), "other");
+    let one = on_etcd(vec!["http://127.0.0.1:1".to_owned()], directory.path(), "one");
+    let other = on_etcd(vec!["http://127.0.0.1:1".to_owned()], directory.path(), "other");
     let refused = async |config: &Config| {
         let error = Daemon::start(config).await.expect_err("it is refused");
         error.to_string().replace(&directory.path().display().to_string(), "DIR")

@@ -100,6 +100,16 @@ impl Leader {
         unit.options.tied_to().filter(known)
     }
 
+    /// Whether all that these are tied to is on this machine, or among them.
+    pub(super) fn targets_are_on(&self, party: &[UnitName], machine: MachineId) -> bool {
+        let targets =
+            party.iter().filter_map(|name| self.units.get(name)).flat_map(|unit| self.targets(unit));
+        targets.into_iter().all(|target| {
+            let there = |unit: &Unit| unit.placements.contains_key(&machine);
+            party.contains(target) || self.units.get(target).is_some_and(there)
+        })
+    }
+
     fn tie(&self, unit: &UnitName, target: &UnitName) -> Tie {
         let named = self.units.get(unit).is_some_and(|unit| unit.options.machine_of.contains(target));
         Tie { unit: unit.clone(), target: target.clone(), activates: !named }

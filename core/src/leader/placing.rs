@@ -480,11 +480,7 @@ impl Leader {
     /// Whether the unit may stay on the machine with its present options. A machine that takes nothing new keeps what
     /// it has.
     fn still_fits(&self, name: &UnitName, machine: MachineId) -> bool {
-        let there = |target: &UnitName| {
-            self.units.get(target).is_some_and(|unit| unit.placements.contains_key(&machine))
-        };
-        let with_targets = self.units.get(name).is_some_and(|unit| self.targets(unit).all(there));
-        with_targets && self.placer.may_stay(name, machine)
+        self.targets_are_on(std::slice::from_ref(name), machine) && self.placer.may_stay(name, machine)
     }
 }
 

@@ -259,14 +259,4 @@ impl Leader {
             && copy.is_none_or(super::Copy::is_at_work)
             && !planted::is(Fault::DrainRunsAgain)
     }
-
-    /// Whether all that these are tied to is on this machine, or among them.
-    fn targets_are_on(&self, party: &[UnitName], machine: MachineId) -> bool {
-        let targets =
-            party.iter().filter_map(|name| self.units.get(name)).flat_map(|unit| self.targets(unit));
-        targets.into_iter().all(|target| {
-            let there = |unit: &Unit| unit.placements.contains_key(&machine);
-            party.contains(target) || self.units.get(target).is_some_and(there)
-        })
-    }
 }

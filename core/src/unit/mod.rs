@@ -11,6 +11,7 @@ pub mod install;
 mod keys;
 mod merge;
 mod name;
+mod normal;
 mod options;
 mod quantity;
 pub mod specifier;
@@ -23,6 +24,7 @@ pub use file::{ContentHash, ContentHashError, Entry, MAX_UNIT_FILE_BYTES, UnitFi
 pub use glob::{Glob, GlobError};
 pub use merge::merge;
 pub use name::{MAX_UNIT_NAME_BYTES, UnitName, UnitNameError, UnitType};
+pub use normal::normal_form;
 pub(crate) use options::EXCLUSIVE_STOPS;
 pub use options::{MachineIdMatch, Options, Parsed, Reschedule};
 pub use quantity::{Bytes, MilliCpu, QuantityError, time_span};

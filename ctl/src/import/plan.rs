@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use muster_core::command::{UnitArgument, UnitStatus, Verb};
 use muster_core::state::DesiredState;
-use muster_core::unit::{Options, UnitFile, UnitName};
+use muster_core::unit::{Options, UnitFile, UnitName, normal_form};
 
 use super::api::{FleetOption, FleetUnit};
 
@@ -148,19 +148,9 @@ fn settings(file: &UnitFile) -> BTreeMap<String, Vec<(String, String)>> {
     sections
 }
 
-/// The unit file that fleet writes, and shows with `cat`: sections in the order in which they come first, an empty line
-/// between them.
+/// The unit file that fleet writes, and shows with `cat`.
 fn text(options: &[FleetOption]) -> String {
-    let mut sections: Vec<(&str, String)> = Vec::new();
-    for FleetOption { section, name, value } in options {
-        let line = format!("{name}={value}\n");
-        match sections.iter_mut().find(|(known, _)| known == section) {
-            Some((_, lines)) => lines.push_str(&line),
-            None => sections.push((section, line)),
-        }
-    }
-    let sections: Vec<String> = sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}")).collect();
-    sections.join("\n")
+    normal_form(options.iter().map(|option| (&*option.section, &*option.name, &*option.value)))
 }
 
 #[cfg(test)]

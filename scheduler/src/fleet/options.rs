@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use muster_core::unit::normal_form;
 use sha1::{Digest, Sha1};
 
 use super::wire::{Refused, UnitOption};
@@ -73,17 +74,7 @@ fn grouped(options: Vec<UnitOption>) -> Vec<UnitOption> {
 
 /// The unit file that has these assignments: fleet's normal form.
 pub(super) fn text(options: &[UnitOption]) -> String {
-    let mut text = String::new();
-    let mut section = None;
-    for UnitOption { section: own, name, value } in &grouped(options.to_vec()) {
-        if section.as_ref() != Some(own) {
-            let blank = if section.is_some() { "\n" } else { "" };
-            let _ = writeln!(text, "{blank}[{own}]");
-            section = Some(own.clone());
-        }
-        let _ = writeln!(text, "{name}={value}");
-    }
-    text
+    normal_form(options.iter().map(|option| (&*option.section, &*option.name, &*option.value)))
 }
 
 /// fleet's hash of a unit file: the SHA-1 of its normal form, in hexadecimal digits.

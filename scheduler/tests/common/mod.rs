@@ -9,6 +9,28 @@ pub mod proxy;
 use std::path::Path;
 use std::process::Command;
 
+use muster_scheduler::config::{Config, Etcd as EtcdConfig};
+
+/// Of a scheduler on loopback that keeps its state in this etcd, with directories of its own here.
+pub fn on_etcd(endpoints: Vec<String>, directory: &Path, name: &str) -> Config {
+    let [state_dir, runtime_dir] = ["state", "run"].map(|kind| directory.join(format!("{name}-{kind}")));
+    Config {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        state_dir,
+        runtime_dir: Some(runtime_dir),
+        etcd: Some(EtcdConfig {
+            endpoints,
+            prefix: "/muster/".to_owned(),
+            ca: None,
+            cert: None,
+            key: None,
+            user: None,
+            password_file: None,
+        }),
+        ..Config::default()
+    }
+}
+
 /// Set in a test that runs in mounts of its own.
 const INSIDE: &str = "MUSTER_TEST_MOUNTS";
 

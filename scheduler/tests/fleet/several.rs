@@ -2,32 +2,17 @@
 
 use std::path::Path;
 
-use muster_scheduler::config::{Config, Etcd as EtcdConfig, FleetApi};
+use muster_scheduler::config::{Config, FleetApi};
 use muster_scheduler::daemon::Daemon;
+use muster_test_etcd::Etcd;
 use serde_json::json;
 
+use crate::common::on_etcd;
 use crate::http::{Http, soon};
-use muster_test_etcd::Etcd;
 
 async fn start(endpoints: Vec<String>, directory: &Path, name: &str) -> (Daemon, Http) {
-    let [state_dir, runtime_dir] = ["state", "run"].map(|kind| directory.join(format!("{name}-{kind}")));
-    std::fs::create_dir_all(&runtime_dir).expect("a directory");
-    let config = Config {
-        listen: "127.0.0.1:0".parse().expect("an address"),
-        state_dir,
-        runtime_dir: Some(runtime_dir),
-        etcd: Some(EtcdConfig {
-            endpoints,
-            prefix: "/muster/".to_owned(),
-            ca: None,
-            cert: None,
-            key: None,
-            user: None,
-            password_file: None,
-        }),
-        fleet_api: Some(FleetApi { listen: Some("127.0.0.1:0".parse().expect("an address")), socket: None }),
-        ..Config::default()
-    };
+    let fleet_api = FleetApi { listen: Some("127.0.0.1:0".parse().expect("an address")), socket: None };
+    let config = Config { fleet_api: Some(fleet_api), ..on_etcd(endpoints, directory, name) };
     let daemon = Daemon::start(&config).await.expect("start");
     let http = Http::Tcp(daemon.fleet_address().expect("on TCP"));
     (daemon, http)
